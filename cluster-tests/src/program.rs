@@ -1,0 +1,150 @@
+//! Running the product's binary, apart from the user's own configuration.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// The command line answers within seconds, or says why not.
+const WITHIN: Duration = Duration::from_mins(1);
+
+/// The binary, and the configuration directory that it sees.
+#[derive(Clone, Debug)]
+pub struct Program {
+    binary: PathBuf,
+    config_home: PathBuf,
+}
+
+/// What a finished command left.
+#[derive(Clone, Debug)]
+pub struct Output {
+    command: String,
+    /// The exit code; `None` where a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed as data.
+    pub stdout: String,
+    /// What it said beside.
+    pub stderr: String,
+}
+
+// === impl Program ===
+
+impl Program {
+    /// The binary at this path, with a configuration directory of its own.
+    pub fn new(binary: &str, config_home: PathBuf) -> Self {
+        Self { binary: PathBuf::from(binary), config_home }
+    }
+
+    /// The configuration directory that it sees.
+    pub fn config_home(&self) -> &Path {
+        &self.config_home
+    }
+
+    /// A command that sees nothing of the user's settings.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("MODE_ENVOY_") || name_text == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.env("XDG_CONFIG_HOME", &self.config_home).env("HOME", &self.config_home).kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started, or does not end.
+    pub async fn run(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        self.run_with(arguments, input, &[]).await
+    }
+
+    /// Runs it to its end with variables of its own.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started, or does not end.
+    pub async fn run_with(
+        &self,
+        arguments: &[&str],
+        input: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Output> {
+        let command = format!("mode-envoy {}", arguments.join(" "));
+        let mut child = self
+            .command()
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {command}"))?;
+        let mut stdin = child.stdin.take().context("a piped standard input")?;
+        let feed = async move {
+            // A command that does not read its input closes it early.
+            let _ = stdin.write_all(input.as_bytes()).await;
+            drop(stdin);
+        };
+        let (output, ()) = tokio::join!(tokio::time::timeout(WITHIN, child.wait_with_output()), feed);
+        let output = output
+            .with_context(|| format!("{command} did not end within {} s", WITHIN.as_secs()))?
+            .with_context(|| format!("running {command}"))?;
+        Ok(Output {
+            command,
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    /// What it printed, if it went well.
+    ///
+    /// # Errors
+    ///
+    /// It ended with another code than 0.
+    pub fn ok(self) -> Result<String> {
+        ensure!(self.code == Some(0), "{self}");
+        Ok(self.stdout)
+    }
+
+    /// What it printed, as JSON, if it went well.
+    ///
+    /// # Errors
+    ///
+    /// It ended with another code than 0, or printed no JSON.
+    pub fn json(self) -> Result<Value> {
+        let command = self.command.clone();
+        let text = self.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("reading what {command} printed: {text}"))
+    }
+
+    /// What it said, if it ended with this code.
+    ///
+    /// # Errors
+    ///
+    /// It ended with another.
+    pub fn fails(self, code: i32) -> Result<String> {
+        ensure!(self.code == Some(code), "expected exit code {code}: {self}");
+        ensure!(!self.stderr.trim().is_empty(), "{self} does not say why it failed");
+        Ok(self.stderr)
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { command, code, stdout, stderr } = self;
+        write!(f, "{command} ended with {code:?}; it printed {stdout:?} and said {stderr:?}")
+    }
+}

@@ -1,0 +1,166 @@
+//! The README's second screen, typed as it stands.
+//!
+//! The blocks after its `readme-test` markers are fed to one bash, in order, with `mode-envoy` on its path and a home of its
+//! own. Between the blocks passes what a reader would wait for: the nodes say that they are ready.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use mode_envoy_cluster_tests::{http, wait};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+
+const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
+const READY: Duration = Duration::from_mins(1);
+const END: Duration = Duration::from_mins(1);
+const PORTS: [u16; 9] = [8080, 7070, 7071, 8180, 7170, 7171, 8280, 7270, 7271];
+
+/// A bash in a group of processes of its own, which ends with the value.
+struct Shell {
+    child: Child,
+    dir: TempDir,
+}
+
+#[tokio::test]
+async fn the_second_screen_works_as_typed() -> Result<()> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
+    let blocks = blocks(&readme)?;
+    let names: Vec<_> = blocks.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(names == ["serve", "apply", "call"], "the README's blocks are {names:?}");
+    for port in PORTS {
+        let free = std::net::TcpListener::bind(("127.0.0.1", port));
+        free.with_context(|| format!("the README's nodes need port {port} of 127.0.0.1; stop what listens there"))?;
+    }
+
+    let mut shell = Shell::start()?;
+    for (name, lines) in &blocks {
+        shell.write(lines).await?;
+        if name == "serve" {
+            shell.wait_ready().await?;
+        }
+    }
+    // Ends what the first block put into the background; `wait` tells how each of them ended.
+    shell.write("for job in $(jobs -p); do kill $job; done; for job in $(jobs -p); do wait $job; done\n").await?;
+    let (code, out) = shell.end().await?;
+    ensure!(code == Some(0), "the README's lines end with {code:?}: {out}");
+    for expected in [
+        // The answer of the embedded model, from node two.
+        "Hello from node two",
+        "\"chat.completion\"",
+        // The usage table, from node three.
+        "mobile-app",
+        "fast",
+        // The cluster's status, from node one.
+        "leader",
+        "follower",
+        "127.0.0.1:7271",
+    ] {
+        ensure!(out.contains(expected), "the README's lines do not print {expected:?}: {out}");
+    }
+    Ok(())
+}
+
+// === impl Shell ===
+
+impl Shell {
+    fn start() -> Result<Self> {
+        let dir = TempDir::with_prefix("mode-envoy-readme-").context("making a directory")?;
+        let bin = dir.path().join("bin");
+        std::fs::create_dir(&bin)?;
+        std::os::unix::fs::symlink(NODE, bin.join("mode-envoy"))?;
+        let path = std::env::var("PATH").context("reading PATH")?;
+        let out = std::fs::File::create(dir.path().join("out"))?;
+        let mut command = Command::new("bash");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MODE_ENVOY_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .args(["-e", "-o", "pipefail", "-s"])
+            .current_dir(dir.path())
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env("HOME", dir.path())
+            .env("XDG_CONFIG_HOME", dir.path().join("config"))
+            .stdin(Stdio::piped())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0)
+            .spawn()
+            .context("starting bash")?;
+        Ok(Self { child, dir })
+    }
+
+    async fn write(&mut self, lines: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("bash's standard input")?;
+        let written = stdin.write_all(lines.as_bytes()).await;
+        written.with_context(|| format!("bash has ended: {}", self.out()))
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        for admin in ["127.0.0.1:7070", "127.0.0.1:7170", "127.0.0.1:7270"] {
+            let ready = wait::until("a node of the README to be ready", READY, async || {
+                http::get(admin, "/readyz", None).await?.expect(200)
+            });
+            ready.await.with_context(|| self.out())?;
+        }
+        Ok(())
+    }
+
+    /// Lets bash come to its end; its exit code and everything that was printed.
+    async fn end(mut self) -> Result<(Option<i32>, String)> {
+        drop(self.child.stdin.take());
+        let status = tokio::time::timeout(END, self.child.wait()).await;
+        let status = status.with_context(|| format!("bash does not end: {}", self.out()))??;
+        Ok((status.code(), self.out()))
+    }
+
+    fn out(&self) -> String {
+        let bytes = std::fs::read(self.dir.path().join("out")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // Its nodes too, if the test failed half-way. A group that is gone is what is wanted.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+// === free functions ===
+
+/// The fenced blocks after the markers, with the markers' names.
+fn blocks(readme: &str) -> Result<Vec<(String, String)>> {
+    let mut blocks = Vec::new();
+    let mut lines = readme.lines();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix("<!-- readme-test: ").and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
+        ensure!(lines.next() == Some("```sh"), "no block after the marker {name}");
+        let mut block = String::new();
+        loop {
+            match lines.next() {
+                Some("```") => break,
+                Some(line) => block.extend([line, "\n"]),
+                None => bail!("the block {name} has no end"),
+            }
+        }
+        blocks.push((name.to_owned(), block));
+    }
+    Ok(blocks)
+}
+
+/// The path of the binary, which the shell knows as `mode-envoy`.
+#[test]
+fn the_binary_under_test_exists() {
+    assert!(PathBuf::from(NODE).is_file(), "{NODE} was not built");
+}

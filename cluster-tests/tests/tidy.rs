@@ -1,0 +1,224 @@
+//! The rules of the tree that a machine can check, as ordinary tests.
+//!
+//! Each rule names the file and says what to do. A rule is changed here, in the open, or kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const MAX_LINES: usize = 800;
+const LINES_THAT_NEED_A_REASON: usize = 500;
+
+/// The only files that may hold `unsafe`.
+const UNSAFE_FILES: &[&str] = &["storage/src/spool/map.rs"];
+
+/// The only places with timers in tests.
+const TIMER_FILES: &[&str] = &["cluster-tests/src/wait.rs", "cluster-tests/src/load.rs"];
+
+#[test]
+fn every_rust_file_opens_with_a_doc_comment() {
+    for (path, text) in rust_files() {
+        assert!(
+            text.starts_with("//!"),
+            "{path}: open the file with `//!` saying why it exists and what it keeps true"
+        );
+    }
+}
+
+#[test]
+fn files_stay_within_their_size() {
+    for (path, text) in rust_files() {
+        let lines = production(&text).lines().count();
+        assert!(text.lines().count() <= MAX_LINES, "{path}: more than {MAX_LINES} lines; split it");
+        if lines > LINES_THAT_NEED_A_REASON {
+            let doc: String = text.lines().take_while(|l| l.starts_with("//!")).collect();
+            assert!(
+                doc.contains("Size:"),
+                "{path}: {lines} lines without tests; split it, or say why in its `//!` (`Size: …`)"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_unfinished_or_switched_off() {
+    let unfinished = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let off = [concat!("#[ig", "nore"), concat!("todo", "!("), concat!("unimplemented", "!(")];
+    for (path, text) in rust_files() {
+        for word in unfinished.iter().chain(&off) {
+            assert!(!text.contains(word), "{path}: contains {word}; finish it or leave it out");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_in_one_file() {
+    for (path, text) in rust_files() {
+        if UNSAFE_FILES.contains(&path.as_str()) {
+            continue;
+        }
+        let offending = text
+            .lines()
+            .find(|l| !l.trim_start().starts_with("//") && l.contains(concat!("unsafe", " ")));
+        assert!(offending.is_none(), "{path}: unsafe code outside {UNSAFE_FILES:?}: {offending:?}");
+    }
+}
+
+#[test]
+fn tests_wait_for_values_and_never_sleep() {
+    let sleeps = [concat!("sle", "ep("), concat!("sleep_", "until(")];
+    for (path, text) in rust_files() {
+        let in_tests = path.starts_with("cluster-tests/") || path.contains("/tests/");
+        let checked = if in_tests { text.as_str() } else { tests_of(&text) };
+        if TIMER_FILES.contains(&path.as_str()) {
+            continue;
+        }
+        for sleep in sleeps {
+            assert!(
+                !checked.contains(sleep),
+                "{path}: a test sleeps; wait for a value with wait.rs, or pace load with load.rs"
+            );
+        }
+    }
+}
+
+#[test]
+fn bincode_has_one_user() {
+    for (path, text) in rust_files() {
+        assert!(
+            path == "storage/src/codec.rs" || !text.contains(concat!("bincode", "::")),
+            "{path}: use storage's codec, which has limits and versions"
+        );
+    }
+}
+
+#[test]
+fn crates_depend_downwards_only() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("proto", &[] as &[_]),
+        ("storage", &[]),
+        ("model", &[]),
+        ("ai", &[]),
+        ("raft", &["proto", "storage", "model"]),
+        ("node", &["proto", "storage", "model", "ai", "raft"]),
+        ("cluster-tests", &["node", "proto", "storage", "model", "ai", "raft"]),
+    ]);
+    for package in metadata().workspace_packages() {
+        let name = short(&package.name);
+        let may = allowed.get(name).unwrap_or_else(|| panic!("{name}: add it to the map of levels"));
+        for dependency in &package.dependencies {
+            if dependency.name.starts_with("mode-envoy-") {
+                let on = short(&dependency.name);
+                assert!(may.contains(&on), "{name} must not depend on {on}: see ARCHITECTURE.md");
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_crates_stay_pure() {
+    let banned = ["tokio", "hyper", "http", "tonic", "rand", "ring", "mio", "socket2"];
+    for package in metadata().workspace_packages() {
+        if !["model", "ai"].contains(&short(&package.name)) {
+            continue;
+        }
+        for dependency in &package.dependencies {
+            assert!(
+                !banned.contains(&dependency.name.as_str()),
+                "{}: pure crates take values and time; {} does I/O or is random",
+                package.name,
+                dependency.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_architecture_decision_has_a_status() {
+    let dir = root().join("docs/adr");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.lines().any(|l| l.starts_with("Status: ")),
+            "{}: say `Status: accepted` or `Status: superseded by NNNN`",
+            path.display()
+        );
+        seen += 1;
+    }
+    assert!(seen > 0, "docs/adr is empty");
+}
+
+#[test]
+fn metric_names_are_well_formed_and_declared_once() {
+    let mut seen = BTreeSet::new();
+    for (path, text) in rust_files() {
+        if !path.ends_with("src/metrics.rs") {
+            continue;
+        }
+        for name in text.split('"').filter(|s| s.starts_with("mode_envoy_")) {
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{path}: {name} is not a metric name"
+            );
+            assert!(seen.insert(name.to_owned()), "{path}: {name} is declared twice");
+        }
+    }
+    assert!(!seen.is_empty(), "no metrics.rs declares a metric");
+    for (path, text) in rust_files() {
+        let declared = path.ends_with("src/metrics.rs") || path.starts_with("cluster-tests/");
+        let stray = text.split('"').find(|s| s.starts_with("mode_envoy_") && !s.contains("_node"));
+        assert!(declared || stray.is_none(), "{path}: declare {stray:?} in its crate's metrics.rs");
+    }
+}
+
+// === helpers ===
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every Rust file of the tree with its path from the root, sorted.
+fn rust_files() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    collect(&root(), &mut found);
+    found.sort();
+    assert!(found.len() > 50, "the walk lost its way");
+    found
+}
+
+fn collect(dir: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                collect(&path, found);
+            }
+        } else if name.ends_with(".rs") {
+            let from_root = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((from_root, std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn production(text: &str) -> &str {
+    text.split_once("#[cfg(test)]\nmod ").map_or(text, |(before, _)| before)
+}
+
+fn tests_of(text: &str) -> &str {
+    text.split_once("#[cfg(test)]\nmod ").map_or("", |(_, after)| after)
+}
+
+fn metadata() -> cargo_metadata::Metadata {
+    cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .other_options(vec!["--offline".to_owned()])
+        .exec()
+        .unwrap()
+}
+
+fn short(package: &str) -> &str {
+    package.strip_prefix("mode-envoy-").unwrap_or(package)
+}

@@ -1,0 +1,57 @@
+# `just verify` never writes; `just fix` does. CI calls only these verbs and the README's commands.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Everything that must hold before a change lands, except the tests with foreign clients (`just external`).
+verify: lock fmt-check clippy doc deny test doctest
+
+# The lock file is current.
+lock:
+    cargo metadata --locked --format-version 1 >/dev/null
+
+fmt-check:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked -p mode-envoy-cluster-tests --all-targets --features external -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# Without the advisories, which need network: see `just advisories`.
+deny:
+    cargo deny --offline check --hide-inclusion-graph bans licenses sources
+
+advisories:
+    cargo deny check advisories
+
+test:
+    cargo nextest run --locked --workspace
+
+doctest:
+    cargo test --locked --workspace --doc
+
+# Tests that need Python clients; see `cluster-tests/external/requirements.txt`.
+external:
+    cargo nextest run --locked -p mode-envoy-cluster-tests --features external --run-ignored default -E 'binary(/external/)'
+
+# Format, and apply what clippy can.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# One crate's tests: `just crate storage`.
+crate name:
+    cargo nextest run -p mode-envoy-{{name}}
+
+# Benchmarks; docs/performance.md says how to read them.
+bench *args:
+    cargo bench --workspace {{args}}
+
+# Three nodes on loopback, an embedded model, live calls.
+demo:
+    cargo run --release -- demo
+
+# Accept the current bytes and texts as golden; review the diff.
+golden:
+    REWRITE=1 cargo test --workspace golden

@@ -1,0 +1,67 @@
+//! One entry of the log, as a value, and what applying its items comes to.
+
+use crate::event::Event;
+use crate::usage::batch::{Register, UsageBatch};
+
+/// One entry of the log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Batch {
+    /// The leader's monotone clock.
+    pub lease_clock_ms: u64,
+    /// The leader's wall clock, made monotone; Unix milliseconds.
+    pub wall_ms: u64,
+    /// Applied in order.
+    pub items: Vec<Item>,
+}
+
+/// One item of a batch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Item {
+    /// A change of the configuration.
+    ChangeSet(ChangeSet),
+    /// A node starts a new incarnation of its usage stream.
+    Register(Register),
+    /// Usage that a node has aggregated.
+    Usage(UsageBatch),
+}
+
+/// Accepted as a whole if the state is still at `base_revision`, else void.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ChangeSet {
+    /// The revision it was decided on.
+    pub base_revision: u64,
+    /// Who asked: the name of an admin token, or `cluster`.
+    pub actor: String,
+    /// Never empty.
+    pub events: Vec<Event>,
+}
+
+/// What applying an item came to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The change set is in force.
+    Changed {
+        /// The revision it made.
+        revision: u64,
+    },
+    /// The change set was decided on another revision and is void.
+    Stale {
+        /// The revision now.
+        revision: u64,
+    },
+    /// The usage stream has this incarnation now.
+    Registered {
+        /// The log index of the entry.
+        incarnation: u64,
+    },
+    /// The usage is counted.
+    Counted,
+    /// The batch is of an incarnation that is over; nothing was counted.
+    Fenced,
+    /// Another batch is next; nothing was counted.
+    ExpectSeq(u64),
+    /// A range does not start where the last one ended; nothing was counted.
+    RangeMismatch,
+    /// The batch breaks a rule (an unknown series id, a row that names no series, …); nothing was counted.
+    Malformed,
+}

@@ -1,0 +1,147 @@
+//! Put: creates or replaces objects, all or none.
+//!
+//! The list is tried on a draft, a copy of the catalog; what objects refer to is looked up there, so references may
+//! point within the list in any order.
+
+use std::collections::BTreeSet;
+
+use crate::catalog::Catalog;
+use crate::catalog::faults::{Faults, refuse};
+use crate::command::{Change, ChangeKind, Decision, Rejected, RejectedCode, Violation};
+use crate::event::Event;
+use crate::limits;
+use crate::object::{Kind, Object};
+use crate::provider::Provider;
+
+// === impl Catalog ===
+
+impl Catalog {
+    pub(super) fn decide_put(
+        &self,
+        objects: &[Object],
+        dry_run: bool,
+    ) -> Result<Decision, Rejected> {
+        if objects.len() > limits::PUT_OBJECTS {
+            let problem = format!(
+                "there are {} objects, and at most {} go in one request; send them in parts",
+                objects.len(),
+                limits::PUT_OBJECTS
+            );
+            return Err(refuse(RejectedCode::Limit, "objects", problem));
+        }
+        let mut objects: Vec<Object> = objects
+            .iter()
+            .map(|o| self.with_stored_secrets(o))
+            .collect();
+        objects.sort_by_key(|object| object.reference().kind);
+        let changes: Vec<Change> = objects
+            .iter()
+            .map(|object| self.change_by(object))
+            .collect();
+        let changed: Vec<&Object> = objects
+            .iter()
+            .zip(&changes)
+            .filter(|(_, change)| change.what != ChangeKind::Unchanged)
+            .map(|(object, _)| object)
+            .collect();
+        let events: Vec<Event> = changed.iter().map(|object| put_event(object)).collect();
+
+        let mut faults = Faults::default();
+        check_distinct(&objects, &mut faults);
+        let mut draft = self.clone();
+        for (object, event) in changed.iter().zip(&events) {
+            faults.add_all(RejectedCode::Invalid, object.validate());
+            draft.evolve(event);
+        }
+        for object in &changed {
+            draft.check_references(object, &mut faults);
+        }
+        draft.check_routing(&changed, &mut faults);
+        draft.check_counts(&mut faults);
+        faults.done()?;
+        Ok(Decision {
+            events: if dry_run { Vec::new() } else { events },
+            changes,
+        })
+    }
+
+    /// What putting an object would do to it.
+    fn change_by(&self, object: &Object) -> Change {
+        let at = object.reference();
+        let what = match self.object(&at) {
+            Some((_, stored)) if stored == *object => ChangeKind::Unchanged,
+            Some(_) => ChangeKind::Updated,
+            None => ChangeKind::Created,
+        };
+        Change {
+            kind: at.kind.singular(),
+            tenant: at.tenant,
+            name: at.name,
+            what,
+        }
+    }
+
+    /// A provider's secrets, as they are stored where the cluster knows them: the same secret is encrypted to other
+    /// bytes each time, and a secret that is only referred to comes without any.
+    fn with_stored_secrets(&self, object: &Object) -> Object {
+        let Object::Provider(provider) = object else {
+            return object.clone();
+        };
+        let Some(stored) = self.provider(&provider.name) else {
+            return object.clone();
+        };
+        let stored = &stored.value.keys;
+        let keys = provider.keys.iter().map(|key| {
+            stored
+                .iter()
+                .find(|s| s.fingerprint == key.fingerprint)
+                .unwrap_or(key)
+                .clone()
+        });
+        Object::Provider(Provider {
+            keys: keys.collect(),
+            ..provider.clone()
+        })
+    }
+
+    fn check_counts(&self, faults: &mut Faults) {
+        let counts = [
+            (Kind::Tenant, self.tenants.len(), limits::TENANTS),
+            (Kind::Consumer, self.consumers.len(), limits::CONSUMERS),
+            (Kind::Provider, self.providers.len(), limits::PROVIDERS),
+            (Kind::Model, self.models.len(), limits::MODELS),
+            (Kind::Service, self.services.len(), limits::SERVICES),
+            (Kind::Route, self.routes.len(), limits::ROUTES),
+        ];
+        for (kind, count, limit) in counts {
+            if count > limit {
+                let path = kind.plural().to_owned();
+                let problem =
+                    format!("there would be {count}, and a cluster holds {limit} at most");
+                faults.add(RejectedCode::Limit, Violation { path, problem });
+            }
+        }
+    }
+}
+
+fn check_distinct(objects: &[Object], faults: &mut Faults) {
+    let mut seen = BTreeSet::new();
+    for at in objects.iter().map(Object::reference) {
+        let path = at.path();
+        if !seen.insert(at) {
+            let problem = "it is there twice; keep one".to_owned();
+            faults.add(RejectedCode::Invalid, Violation { path, problem });
+        }
+    }
+}
+
+fn put_event(object: &Object) -> Event {
+    match object {
+        Object::Tenant(o) => Event::TenantPut(o.clone()),
+        Object::Consumer(o) => Event::ConsumerPut(o.clone()),
+        Object::Provider(o) => Event::ProviderPut(o.clone()),
+        Object::Model(o) => Event::ModelPut(o.clone()),
+        Object::Service(o) => Event::ServicePut(o.clone()),
+        Object::Route(o) => Event::RoutePut(o.clone()),
+    }
+}

@@ -1,0 +1,168 @@
+//! A state taken apart, as checkpoints hold it, and put together again.
+//!
+//! Invariant: `State::from_parts(state.parts())` equals `state`. Indexes and counts are not in the parts; they are
+//! found again from the objects, the dictionary and the cells.
+
+use std::sync::Arc;
+
+use crate::catalog::{Catalog, Founded, Record};
+use crate::state::State;
+use crate::usage::Usage;
+use crate::usage::cells::{Chunk, Resolution};
+use crate::usage::series::SeriesKey;
+use crate::usage::streams::Stream;
+
+/// A state, taken apart. What it holds is shared with the state, not copied.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Parts {
+    /// How many change sets were accepted.
+    pub revision: u64,
+    /// The version of messages that may stand in the log.
+    pub format_version: u32,
+    /// The cluster's identity, once it has one.
+    pub founded: Option<Founded>,
+    /// The leader's monotone clock.
+    pub lease_clock_ms: u64,
+    /// The leader's wall clock; Unix milliseconds.
+    pub wall_ms: u64,
+    /// Everything in the catalog, with the revision that set it.
+    pub records: Vec<(u64, Record)>,
+    /// The dictionary, by number.
+    pub series: Vec<(u32, Arc<SeriesKey>)>,
+    /// The usage streams, by node.
+    pub streams: Vec<(u64, Arc<Stream>)>,
+    /// The cells, by resolution and bucket.
+    pub cells: Vec<(Resolution, u32, Chunk)>,
+}
+
+/// Why parts are not a state: they are damaged, or of a newer version.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PartsError {
+    /// Two entries of the dictionary clash.
+    #[error(
+        "restoring a checkpoint: series {0} is there twice; take the checkpoint of another node"
+    )]
+    SeriesTwice(u32),
+    /// A cell names a series that the dictionary does not have.
+    #[error(
+        "restoring a checkpoint: a {resolution:?} cell of bucket {bucket} names series {series}, which the \
+         dictionary does not have; take the checkpoint of another node"
+    )]
+    UnknownSeries {
+        /// Resolution of the cell.
+        resolution: Resolution,
+        /// Bucket of the cell.
+        bucket: u32,
+        /// What it names.
+        series: u32,
+    },
+    /// A bucket beyond what minutes can express.
+    #[error(
+        "restoring a checkpoint: there is no {0:?} bucket {1}; take the checkpoint of another node"
+    )]
+    NoBucket(Resolution, u32),
+    /// Records of the catalog contradict one another.
+    #[error(
+        "restoring a checkpoint: {dropped} records of the catalog contradict others; take the checkpoint of another \
+         node"
+    )]
+    Contradiction {
+        /// How many could not be restored.
+        dropped: usize,
+    },
+}
+
+// === impl State ===
+
+impl State {
+    /// Takes the state apart.
+    pub fn parts(&self) -> Parts {
+        let cells = Resolution::ALL.into_iter().flat_map(|resolution| {
+            let chunks = self.usage.cells.chunks(resolution);
+            chunks
+                .iter()
+                .map(move |(&bucket, chunk)| (resolution, bucket, chunk.clone()))
+        });
+        let series = self
+            .usage
+            .series
+            .iter()
+            .map(|(id, key)| (id, Arc::clone(key)));
+        let streams = self
+            .usage
+            .streams
+            .iter()
+            .map(|(node, stream)| (node, Arc::clone(stream)));
+        Parts {
+            revision: self.catalog.revision(),
+            format_version: self.catalog.format_version(),
+            founded: self.catalog.founded().cloned(),
+            lease_clock_ms: self.lease_clock_ms,
+            wall_ms: self.wall_ms,
+            records: self.catalog.records().collect(),
+            series: series.collect(),
+            streams: streams.collect(),
+            cells: cells.collect(),
+        }
+    }
+
+    /// Puts a state together.
+    ///
+    /// # Errors
+    /// Where the parts contradict one another, which checksums should have told before.
+    pub fn from_parts(parts: Parts) -> Result<Self, PartsError> {
+        let mut usage = Usage::default();
+        for (id, key) in parts.series {
+            if !usage.series.restore(id, key) {
+                return Err(PartsError::SeriesTwice(id));
+            }
+        }
+        for (node, stream) in parts.streams {
+            usage.streams.restore(node, stream);
+        }
+        for (resolution, bucket, chunk) in parts.cells {
+            restore_chunk(&mut usage, resolution, bucket, chunk)?;
+        }
+        let expected = parts.records.len();
+        let Parts {
+            founded,
+            format_version,
+            revision,
+            ..
+        } = parts;
+        let catalog = Catalog::restore(founded, format_version, revision, parts.records);
+        let dropped = expected.saturating_sub(catalog.records().count());
+        if dropped > 0 {
+            return Err(PartsError::Contradiction { dropped });
+        }
+        Ok(Self {
+            catalog: Arc::new(catalog),
+            usage,
+            lease_clock_ms: parts.lease_clock_ms,
+            wall_ms: parts.wall_ms,
+        })
+    }
+}
+
+fn restore_chunk(
+    usage: &mut Usage,
+    resolution: Resolution,
+    bucket: u32,
+    chunk: Chunk,
+) -> Result<(), PartsError> {
+    if bucket > resolution.bucket_of(u32::MAX) {
+        return Err(PartsError::NoBucket(resolution, bucket));
+    }
+    for &series in chunk.keys() {
+        if usage.series.get(series).is_none() {
+            return Err(PartsError::UnknownSeries {
+                resolution,
+                bucket,
+                series,
+            });
+        }
+        usage.series.retain(series, resolution);
+    }
+    usage.cells.restore(resolution, bucket, chunk);
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! What happened to the configuration. Applying an event never fails; see [`crate::catalog::Catalog::evolve`].
+
+use crate::consumer::Consumer;
+use crate::key::Key;
+use crate::model::Model;
+use crate::object::Name;
+use crate::provider::Provider;
+use crate::route::Route;
+use crate::service::Service;
+use crate::tenant::Tenant;
+use crate::token::Token;
+
+/// A fact.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// The cluster has an identity and an encryption key.
+    Founded {
+        /// Random, chosen at formation.
+        cluster_id: [u8; 16],
+        /// The cluster's encryption key, wrapped by the cluster secret.
+        wrapped_key: Vec<u8>,
+    },
+    /// Messages of this version may stand in the log.
+    FormatRaised {
+        /// The new version.
+        version: u32,
+    },
+    /// A tenant was created or replaced.
+    TenantPut(Tenant),
+    /// A tenant was deleted.
+    TenantDeleted(Name),
+    /// A consumer was created or replaced.
+    ConsumerPut(Consumer),
+    /// A consumer was deleted.
+    ConsumerDeleted {
+        /// Owner.
+        tenant: Name,
+        /// Name.
+        name: Name,
+    },
+    /// A provider was created or replaced.
+    ProviderPut(Provider),
+    /// A provider was deleted.
+    ProviderDeleted(Name),
+    /// A model was created or replaced.
+    ModelPut(Model),
+    /// A model was deleted.
+    ModelDeleted(Name),
+    /// A service was created or replaced.
+    ServicePut(Service),
+    /// A service was deleted.
+    ServiceDeleted(Name),
+    /// A route was created or replaced.
+    RoutePut(Route),
+    /// A route was deleted.
+    RouteDeleted {
+        /// Owner.
+        tenant: Name,
+        /// Name.
+        name: Name,
+    },
+    /// A key was created, or its secret replaced.
+    KeyPut(Key),
+    /// A key was revoked.
+    KeyRevoked {
+        /// Owner.
+        tenant: Name,
+        /// Name.
+        name: Name,
+    },
+    /// An admin token was created.
+    TokenPut(Token),
+    /// An admin token was revoked.
+    TokenRevoked(Name),
+}

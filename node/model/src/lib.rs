@@ -1,0 +1,36 @@
+//! The replicated state of a cluster, as values: nothing here reads a clock, a file or a socket.
+//!
+//! ```text
+//! Command --decide(catalog, now)--> Events | Rejected        (on the leader)
+//! Batch   --State::apply(index)--->  Outcome per item        (on every node, deterministic, total)
+//! ```
+//!
+//! Reading order: the objects, what may be asked ([`command`]), what happened ([`event`]), the [`catalog`] they
+//! add up to, the [`usage`] cells beside it, the [`state`] that applies batches to
+//! both, and the [`checkpoint`] that it is taken apart into.
+
+pub mod limits;
+pub mod object;
+pub mod url;
+
+mod check;
+
+pub mod consumer;
+pub mod key;
+pub mod model;
+pub mod price;
+pub mod provider;
+pub mod route;
+pub mod service;
+pub mod tenant;
+pub mod token;
+
+pub mod command;
+pub mod event;
+
+pub mod catalog;
+pub mod usage;
+
+pub mod batch;
+pub mod checkpoint;
+pub mod state;

@@ -1,0 +1,105 @@
+//! Every bound of the replicated state, in one place, so that no message can make a replica allocate without end.
+//!
+//! What a user sends is refused beyond these by `decide`; what stands in the log is held to them again by `apply`.
+
+/// Newest version of log messages that this build writes and reads; a cluster starts at it.
+pub const FORMAT_VERSION: u32 = 1;
+
+// === Counts of objects ===
+
+/// Tenants of a cluster.
+pub const TENANTS: usize = 10_000;
+/// Consumers of a cluster.
+pub const CONSUMERS: usize = 100_000;
+/// Providers of a cluster.
+pub const PROVIDERS: usize = 1_000;
+/// Models of a cluster.
+pub const MODELS: usize = 10_000;
+/// Services of a cluster.
+pub const SERVICES: usize = 10_000;
+/// Routes of a cluster.
+pub const ROUTES: usize = 10_000;
+/// API keys of a cluster.
+pub const KEYS: usize = 200_000;
+/// Admin tokens of a cluster.
+pub const TOKENS: usize = 1_000;
+
+// === Counts within an object or a message ===
+
+/// Objects in one `Put`.
+pub const PUT_OBJECTS: usize = 20_000;
+/// Events in one change set: one for every object of a `Put`.
+pub const EVENTS_PER_CHANGE_SET: usize = PUT_OBJECTS;
+/// Violations that one refusal lists; what is beyond is only counted.
+pub const VIOLATIONS: usize = 100;
+/// Endpoints of a service.
+pub const ENDPOINTS: usize = 256;
+/// Credentials of a provider.
+pub const PROVIDER_KEYS: usize = 16;
+/// Hosts of a route.
+pub const ROUTE_HOSTS: usize = 32;
+/// Paths of a route.
+pub const ROUTE_PATHS: usize = 32;
+/// Methods of a route.
+pub const ROUTE_METHODS: usize = 7;
+/// Hosts times paths of a route, since each pair is one entry of the routing table.
+pub const ROUTE_PATTERNS: usize = 256;
+/// Entries of a model's access list.
+pub const ACCESS_ENTRIES: usize = 1_000;
+
+// === Lengths of text, in bytes ===
+
+/// A name.
+pub const NAME: usize = 63;
+/// A URL.
+pub const URL: usize = 2_048;
+/// A host name.
+pub const HOST: usize = 253;
+/// A path of a route.
+pub const PATH: usize = 1_024;
+/// A provider's own name of a model.
+pub const UPSTREAM_MODEL: usize = 256;
+/// A dimension of a usage series.
+pub const DIMENSION: usize = 256;
+/// Who asked for a change set.
+pub const ACTOR: usize = 256;
+/// The cluster's encryption key, wrapped.
+pub const WRAPPED_KEY: usize = 1_024;
+/// The ciphertext of one secret.
+pub const CIPHERTEXT: usize = 16_384;
+
+// === Times and prices ===
+
+/// Longest timeout: one hour, in milliseconds.
+pub const TIMEOUT_MS: u64 = 3_600_000;
+/// Longest time for which a rotated key's old secret is still accepted: 30 days, in milliseconds.
+pub const GRACE_MS: u64 = 30 * 86_400_000;
+/// Highest price: one dollar per token, in pico-dollars.
+pub const PRICE_PICO_USD: u64 = 1_000_000_000_000;
+
+// === Usage ===
+
+/// Nodes that ever had a usage stream.
+pub const STREAMS: usize = 1_024;
+/// Spools of one node.
+pub const SPOOLS: usize = 256;
+/// Rows of one usage batch.
+pub const BATCH_ROWS: usize = 16_384;
+/// Series that one usage batch refers to.
+pub const BATCH_SERIES: usize = 16_384;
+/// How far ahead of the state's wall clock a row may be, in milliseconds.
+pub const ROW_AHEAD_MS: u64 = 5_000;
+/// Minutes are kept for 48 hours.
+pub const MINUTES_KEPT: u32 = 48 * 60;
+/// Hours are kept for 35 days.
+pub const HOURS_KEPT: u32 = 35 * 24;
+/// Days are kept for 400 days.
+pub const DAYS_KEPT: u32 = 400;
+/// Series in all that keep every dimension; `usage/series.rs` says what happens beyond.
+pub const SERIES: u32 = 100_000;
+/// Series at minute resolution, over the minutes kept, that keep every dimension.
+pub const MINUTE_SERIES: u32 = 20_000;
+/// Rows of one report.
+pub const REPORT_ROWS: usize = 100_000;
+/// Filters of one query.
+pub const QUERY_FILTERS: usize = 100;

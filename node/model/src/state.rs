@@ -1,0 +1,72 @@
+//! The replicated state, and how a batch of the log changes it.
+//!
+//! `apply` is total and deterministic: replicas that apply the same batches are equal. It never fails and never
+//! panics; an item that breaks a rule changes nothing and says so in its outcome. Clocks only move forward.
+
+use std::sync::Arc;
+
+use crate::batch::{Batch, Item, Outcome};
+use crate::catalog::Catalog;
+use crate::usage::Usage;
+use crate::usage::cells::minute_of;
+
+/// Everything the cluster agrees on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct State {
+    /// The configuration; replaced by a changed copy, so that readers keep theirs.
+    pub catalog: Arc<Catalog>,
+    /// What was used.
+    pub usage: Usage,
+    /// The leader's monotone clock, as of the last batch.
+    pub lease_clock_ms: u64,
+    /// The leader's wall clock, as of the last batch; Unix milliseconds.
+    pub wall_ms: u64,
+}
+
+// === impl State ===
+
+impl State {
+    /// Before the first entry of the log.
+    pub fn new() -> Self {
+        Self {
+            catalog: Arc::new(Catalog::empty()),
+            usage: Usage::default(),
+            lease_clock_ms: 0,
+            wall_ms: 0,
+        }
+    }
+
+    /// Applies the entry at `index` of the log; one outcome per item, in order.
+    pub fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Outcome> {
+        self.lease_clock_ms = self.lease_clock_ms.max(batch.lease_clock_ms);
+        if batch.wall_ms > self.wall_ms {
+            let edge = minute_of(batch.wall_ms) > minute_of(self.wall_ms);
+            self.wall_ms = batch.wall_ms;
+            if edge {
+                self.usage.expire(self.wall_ms);
+            }
+        }
+        batch
+            .items
+            .iter()
+            .map(|item| self.apply_item(index, item))
+            .collect()
+    }
+
+    fn apply_item(&mut self, index: u64, item: &Item) -> Outcome {
+        match item {
+            Item::ChangeSet(set) => match self.catalog.check_change_set(set) {
+                Ok(()) => Arc::make_mut(&mut self.catalog).apply_change_set(set),
+                Err(outcome) => outcome,
+            },
+            Item::Register(register) => self.usage.register(index, register),
+            Item::Usage(batch) => self.usage.count(batch, self.wall_ms),
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}

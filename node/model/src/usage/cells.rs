@@ -1,0 +1,163 @@
+//! The numbers: one cell per (bucket, series) at each of three resolutions.
+//!
+//! Every row goes to its minute, its hour and its day at once, so no later job can be late or differ. Minutes keep
+//! counters only. Maps are persistent: a query holds the cells as they were while `apply` goes on, and only what it
+//! touches is copied. Cells past their retention go when the wall clock passes the edge of their bucket.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::limits;
+use crate::usage::batch::UsageRow;
+use crate::usage::counters::Counters;
+use crate::usage::histogram::Histogram;
+
+/// Minutes of an hour.
+pub const HOUR: u32 = 60;
+/// Minutes of a day.
+pub const DAY: u32 = 1_440;
+/// Milliseconds of a minute.
+pub const MINUTE_MS: u64 = 60_000;
+
+/// How long a bucket is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Resolution {
+    /// Minutes since 1970.
+    Minute,
+    /// Hours since 1970.
+    Hour,
+    /// Days since 1970.
+    Day,
+}
+
+/// What one series came to in one bucket.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cell {
+    /// The integers.
+    pub counters: Counters,
+    /// Duration of calls; empty at minute resolution.
+    pub latency: Histogram,
+    /// Time to the first byte; empty at minute resolution.
+    pub ttft: Histogram,
+}
+
+/// The cells of one bucket, by series.
+pub type Chunk = OrdMap<u32, Arc<Cell>>;
+
+/// Every cell.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cells {
+    minutes: OrdMap<u32, Chunk>,
+    hours: OrdMap<u32, Chunk>,
+    days: OrdMap<u32, Chunk>,
+}
+
+// === impl Resolution ===
+
+impl Resolution {
+    /// Every resolution, the finest first.
+    pub const ALL: [Self; 3] = [Self::Minute, Self::Hour, Self::Day];
+
+    /// The bucket that a minute is in.
+    pub const fn bucket_of(self, minute: u32) -> u32 {
+        minute / self.minutes()
+    }
+
+    /// How many minutes a bucket has.
+    pub const fn minutes(self) -> u32 {
+        match self {
+            Self::Minute => 1,
+            Self::Hour => HOUR,
+            Self::Day => DAY,
+        }
+    }
+
+    /// The oldest bucket that is kept.
+    pub fn oldest(self, wall_ms: u64) -> u32 {
+        let kept = match self {
+            Self::Minute => limits::MINUTES_KEPT,
+            Self::Hour => limits::HOURS_KEPT,
+            Self::Day => limits::DAYS_KEPT,
+        };
+        self.bucket_of(minute_of(wall_ms)).saturating_sub(kept)
+    }
+}
+
+// === impl Cells ===
+
+impl Cells {
+    /// The buckets of one resolution, the oldest first.
+    pub const fn chunks(&self, resolution: Resolution) -> &OrdMap<u32, Chunk> {
+        match resolution {
+            Resolution::Minute => &self.minutes,
+            Resolution::Hour => &self.hours,
+            Resolution::Day => &self.days,
+        }
+    }
+
+    /// Adds a row to a cell; whether the cell is new.
+    pub(crate) fn add(
+        &mut self,
+        resolution: Resolution,
+        bucket: u32,
+        series: u32,
+        row: &UsageRow,
+    ) -> bool {
+        let chunks = self.chunks_mut(resolution);
+        let chunk = match chunks.get_mut(&bucket) {
+            Some(chunk) => chunk,
+            None => chunks.entry(bucket).or_default(),
+        };
+        let (cell, new) = match chunk.get_mut(&series) {
+            Some(cell) => (cell, false),
+            None => (chunk.entry(series).or_default(), true),
+        };
+        let cell = Arc::make_mut(cell);
+        cell.counters.add(&row.counters);
+        if resolution != Resolution::Minute {
+            cell.latency.merge(&row.latency);
+            cell.ttft.merge(&row.ttft);
+        }
+        new
+    }
+
+    /// Drops the buckets past their retention and says which cells went.
+    pub(crate) fn expire(&mut self, wall_ms: u64, mut gone: impl FnMut(Resolution, u32)) {
+        for resolution in Resolution::ALL {
+            let oldest = resolution.oldest(wall_ms);
+            let chunks = self.chunks_mut(resolution);
+            while let Some(&(bucket, _)) = chunks.get_min()
+                && bucket < oldest
+            {
+                if let Some(chunk) = chunks.remove(&bucket) {
+                    chunk.keys().for_each(|&series| gone(resolution, series));
+                }
+            }
+        }
+    }
+
+    /// Puts a chunk of a checkpoint back.
+    pub(crate) fn restore(&mut self, resolution: Resolution, bucket: u32, chunk: Chunk) {
+        self.chunks_mut(resolution).insert(bucket, chunk);
+    }
+
+    const fn chunks_mut(&mut self, resolution: Resolution) -> &mut OrdMap<u32, Chunk> {
+        match resolution {
+            Resolution::Minute => &mut self.minutes,
+            Resolution::Hour => &mut self.hours,
+            Resolution::Day => &mut self.days,
+        }
+    }
+}
+
+/// The minute of a wall clock, as far as minutes reach.
+pub fn minute_of(wall_ms: u64) -> u32 {
+    u32::try_from(wall_ms / MINUTE_MS).unwrap_or(u32::MAX)
+}
+
+/// The minute in which a row counts: its own, unless that is no longer kept or lies ahead of the wall clock.
+pub(crate) fn clamp_minute(minute: u32, wall_ms: u64) -> u32 {
+    let newest = minute_of(wall_ms.saturating_add(limits::ROW_AHEAD_MS));
+    minute.clamp(Resolution::Minute.oldest(wall_ms), newest)
+}

@@ -1,0 +1,245 @@
+//! Generators. Names, hosts and secrets come from small pools, so that things meet.
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::consumer::Consumer;
+use mode_envoy_model::event::Event;
+use mode_envoy_model::key::Key;
+use mode_envoy_model::model::{AccessEntry, Model, Target};
+use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
+use mode_envoy_model::price::Price;
+use mode_envoy_model::provider::{Protocol, Provider, SealedSecret};
+use mode_envoy_model::route::{Auth, Route};
+use mode_envoy_model::service::{Endpoint, Service, Timeouts};
+use mode_envoy_model::tenant::Tenant;
+use mode_envoy_model::token::{Role, Token};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+mod log;
+
+pub(crate) use log::{Mend, counters, histogram, log, series};
+
+/// How many cases a property runs; without files of failures beside the tests.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+pub(crate) fn name() -> impl Strategy<Value = Name> {
+    prop_oneof![99 => select(vec!["a", "b"]), 1 => Just("Bad Name")].prop_map(Name::from)
+}
+
+fn texts(pool: &'static [&'static str], max: usize) -> impl Strategy<Value = Vec<Name>> {
+    vec(select(pool).prop_map(Name::from), 0..=max)
+}
+
+pub(crate) fn secret() -> impl Strategy<Value = SealedSecret> {
+    (0_u8..3, vec(any::<u8>(), 0..3)).prop_map(|(n, ciphertext)| SealedSecret {
+        wrapped_data_key: [n].into(),
+        ciphertext: ciphertext.into(),
+        fingerprint: [n; 16],
+    })
+}
+
+fn consumer() -> impl Strategy<Value = Consumer> {
+    (name(), name(), option::of(name())).prop_map(|(tenant, name, team)| Consumer {
+        tenant,
+        name,
+        team,
+    })
+}
+
+fn provider() -> impl Strategy<Value = Provider> {
+    let keys = vec(secret(), 0..3);
+    (name(), any::<bool>(), keys, option::of(0_u64..3)).prop_map(|(name, openai, keys, idle_ms)| {
+        Provider {
+            name,
+            protocol: if openai {
+                Protocol::Openai
+            } else {
+                Protocol::Embedded
+            },
+            base_url: if openai {
+                "https://a.test/v1".into()
+            } else {
+                "".into()
+            },
+            keys: if openai { keys } else { Vec::new() },
+            timeouts: Timeouts {
+                idle_ms,
+                ..Timeouts::default()
+            },
+        }
+    })
+}
+
+fn price() -> impl Strategy<Value = Price> {
+    (0_u64..10, 0_u64..10, option::of(0_u64..10)).prop_map(|(input, output, cached_input)| Price {
+        input,
+        output,
+        cached_input,
+        cache_write: None,
+    })
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let target = (name(), option::of(price())).prop_map(|(provider, price)| Target {
+        provider,
+        model: "m".into(),
+        price,
+    });
+    let entry = (name(), option::of(name()))
+        .prop_map(|(tenant, consumer)| AccessEntry { tenant, consumer });
+    (
+        name(),
+        vec(target, 1..=1),
+        option::of(price()),
+        option::weighted(0.3, vec(entry, 1..3)),
+    )
+        .prop_map(|(name, targets, price, access)| Model {
+            name,
+            targets,
+            price,
+            access,
+        })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let urls = prop_oneof![
+        30 => select(vec!["http://a:1", "http://b:2", "https://c/d"]),
+        1 => Just("nonsense"),
+    ];
+    (name(), vec(urls, 1..3)).prop_map(|(name, urls)| Service {
+        name,
+        endpoints: urls
+            .into_iter()
+            .map(|url| Endpoint { url: url.into() })
+            .collect(),
+        timeouts: Timeouts::default(),
+    })
+}
+
+fn route() -> impl Strategy<Value = Route> {
+    let paths = subsequence(vec!["/x", "/y", "/x/{*rest}", "/z"], 1..=2);
+    let paths = prop_oneof![30 => paths, 1 => Just(vec!["/v1/x"])];
+    let paths = paths.prop_map(|paths| paths.into_iter().map(Name::from).collect());
+    let methods = texts(&["GET", "POST"], 1);
+    let hosts = subsequence(vec!["a.test", "b.test", "c.test"], 0..=2)
+        .prop_map(|hosts| hosts.into_iter().map(Name::from).collect());
+    (name(), name(), name(), hosts, paths, methods).prop_map(
+        |(tenant, name, service, hosts, paths, methods)| Route {
+            tenant,
+            name,
+            service,
+            hosts,
+            paths,
+            methods,
+            auth: Auth::Key,
+            strip_prefix: None,
+        },
+    )
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    let previous = option::weighted(0.2, (0_u8..6, 0_u64..2_000_000));
+    (name(), name(), name(), 0_u8..6, 0_u8..6, previous).prop_map(
+        |(tenant, consumer, name, id, hash, previous)| Key {
+            tenant,
+            consumer,
+            name,
+            id: format!("id{id}").as_str().into(),
+            hash: [hash; 32],
+            created_ms: 0,
+            expires_ms: None,
+            previous: previous.map(|(hash, until)| ([hash; 32], until)),
+        },
+    )
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    (name(), select(Role::ALL.to_vec()), 0_u8..4).prop_map(|(name, role, hash)| Token {
+        name,
+        role,
+        hash: [hash; 32],
+        created_ms: 0,
+    })
+}
+
+pub(crate) fn object() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        name().prop_map(|name| Object::Tenant(Tenant { name })),
+        consumer().prop_map(Object::Consumer),
+        provider().prop_map(Object::Provider),
+        model().prop_map(Object::Model),
+        service().prop_map(Object::Service),
+        route().prop_map(Object::Route),
+    ]
+}
+
+fn object_ref() -> impl Strategy<Value = ObjectRef> {
+    (select(Kind::ALL.to_vec()), name(), name()).prop_map(|(kind, tenant, name)| ObjectRef {
+        kind,
+        tenant: kind.has_tenant().then_some(tenant),
+        name,
+    })
+}
+
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    let key_name = || {
+        prop_oneof![
+            name(),
+            (0_u8..6).prop_map(|n| format!("id{n}").as_str().into())
+        ]
+    };
+    prop_oneof![
+        8 => (vec(object(), 1..4), prop::bool::weighted(0.1))
+            .prop_map(|(objects, dry_run)| Command::Put { objects, dry_run }),
+        4 => object_ref().prop_map(Command::Delete),
+        4 => key().prop_map(|key| Command::CreateKey(Key { previous: None, ..key })),
+        4 => (option::of(name()), key_name(), 0_u8..9, 0_u64..100).prop_map(|(tenant, name, hash, grace_ms)| {
+            Command::RotateKey { tenant, name, hash: [hash; 32], grace_ms }
+        }),
+        2 => (option::of(name()), key_name())
+            .prop_map(|(tenant, name)| Command::RevokeKey { tenant, name }),
+        2 => token().prop_map(Command::CreateToken),
+        1 => name().prop_map(|name| Command::RevokeToken { name }),
+        1 => (0_u8..2, token()).prop_map(|(id, root)| Command::Found {
+            cluster_id: [id; 16],
+            wrapped_key: vec![1],
+            root,
+        }),
+        1 => (0_u32..3).prop_map(|version| Command::RaiseFormat { version }),
+    ]
+}
+
+/// Any event at all, whether or not `decide` would ever make it.
+pub(crate) fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => object().prop_map(|object| match object {
+            Object::Tenant(o) => Event::TenantPut(o),
+            Object::Consumer(o) => Event::ConsumerPut(o),
+            Object::Provider(o) => Event::ProviderPut(o),
+            Object::Model(o) => Event::ModelPut(o),
+            Object::Service(o) => Event::ServicePut(o),
+            Object::Route(o) => Event::RoutePut(o),
+        }),
+        4 => key().prop_map(Event::KeyPut),
+        2 => token().prop_map(Event::TokenPut),
+        1 => (any::<[u8; 16]>(), vec(any::<u8>(), 0..3))
+            .prop_map(|(cluster_id, wrapped_key)| Event::Founded { cluster_id, wrapped_key }),
+        1 => any::<u32>().prop_map(|version| Event::FormatRaised { version }),
+        1 => name().prop_map(Event::TenantDeleted),
+        1 => name().prop_map(Event::ProviderDeleted),
+        1 => name().prop_map(Event::ModelDeleted),
+        1 => name().prop_map(Event::ServiceDeleted),
+        1 => name().prop_map(Event::TokenRevoked),
+        1 => (name(), name()).prop_map(|(tenant, name)| Event::ConsumerDeleted { tenant, name }),
+        1 => (name(), name()).prop_map(|(tenant, name)| Event::RouteDeleted { tenant, name }),
+        2 => (name(), name()).prop_map(|(tenant, name)| Event::KeyRevoked { tenant, name }),
+    ]
+}

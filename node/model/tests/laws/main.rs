@@ -1,0 +1,20 @@
+//! The laws of the replicated state, as tests on its public interface.
+//!
+//! Properties run on generated input; proptest prints the smallest input that breaks one. Nothing is persisted.
+#![cfg(test)]
+
+mod arb;
+mod samples;
+mod usage_samples;
+
+mod catalog;
+mod credentials;
+mod decide;
+mod exactly_once;
+mod folding;
+mod histogram;
+mod queries;
+mod questions;
+mod replay;
+mod retention;
+mod stream_faults;

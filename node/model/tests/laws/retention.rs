@@ -1,0 +1,164 @@
+//! What is kept, and for how long; where a row counts that comes late or early.
+
+use mode_envoy_model::batch::{Batch, Item, Outcome};
+use mode_envoy_model::state::State;
+use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch};
+use mode_envoy_model::usage::cells::Resolution;
+
+use crate::usage_samples::{apply, counted, one_call, series};
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+fn buckets(state: &State) -> [Vec<u32>; 3] {
+    Resolution::ALL.map(|resolution| {
+        state
+            .usage
+            .cells
+            .chunks(resolution)
+            .keys()
+            .copied()
+            .collect()
+    })
+}
+
+/// Counts one call of a series at a wall clock.
+fn count(state: &mut State, wall_ms: u64, key: &str, minute: u32) {
+    let stream = state.usage.streams.get(1).expect("registered");
+    let at = stream.spools[&0].acked_to;
+    let batch = UsageBatch {
+        node: 1,
+        incarnation: stream.incarnation,
+        seq: stream.next_seq,
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [0; 16],
+            from: at,
+            to: at + 1,
+        }],
+        series: vec![SeriesRef::New(series(key, "m"))],
+        rows: vec![one_call(minute)],
+    };
+    assert_eq!(
+        apply(state, 9, wall_ms, Item::Usage(batch)),
+        Outcome::Counted
+    );
+}
+
+#[test]
+fn a_row_counts_within_what_is_kept_and_not_ahead_of_the_clock() {
+    let wall = 10 * DAY_MS + 59_000;
+    let minute = 10 * 1_440;
+    let mut state = State::new();
+    let register = Register {
+        node: 1,
+        spools: vec![(0, [0; 16])],
+    };
+    apply(&mut state, 1, wall, Item::Register(register));
+    for claimed in [0, minute - 2_881, minute, minute + 1, u32::MAX] {
+        count(&mut state, wall, "k", claimed);
+    }
+    assert_eq!(buckets(&state)[0], [minute - 2_880, minute, minute + 1]);
+    count(&mut state, wall + 1_000, "k", minute + 7);
+    assert_eq!(buckets(&state)[0], [minute, minute + 1]);
+}
+
+#[test]
+fn cells_go_when_the_clock_passes_the_edge_of_their_bucket() {
+    let mut state = counted(&[one_call(0)]);
+    let mut at = |wall_ms| {
+        state.apply(
+            9,
+            &Batch {
+                wall_ms,
+                ..Batch::default()
+            },
+        );
+        buckets(&state).map(|buckets| buckets.len())
+    };
+    assert_eq!(at(48 * HOUR_MS + 59_999), [1, 1, 1]);
+    assert_eq!(at(48 * HOUR_MS + 60_000), [0, 1, 1]);
+    assert_eq!(at(35 * DAY_MS + HOUR_MS - 1), [0, 1, 1]);
+    assert_eq!(at(35 * DAY_MS + HOUR_MS), [0, 0, 1]);
+    assert_eq!(at(401 * DAY_MS - 1), [0, 0, 1]);
+    assert_eq!(at(401 * DAY_MS), [0, 0, 0]);
+}
+
+#[test]
+fn a_series_without_cells_is_forgotten_and_its_number_is_not_used_again() {
+    let mut state = counted(&[one_call(0)]);
+    count(&mut state, 0, "k2", 0);
+    let far = 500 * DAY_MS;
+    state.apply(
+        9,
+        &Batch {
+            wall_ms: far,
+            ..Batch::default()
+        },
+    );
+    let numbers = |state: &State| {
+        state
+            .usage
+            .series
+            .iter()
+            .map(|(id, _)| id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&state), [1]); // the largest number stays, so that the next one is new
+    assert_eq!(state.usage.series.live(), 0);
+
+    let restored = State::from_parts(state.parts()).expect("sound");
+    assert_eq!(restored, state);
+    count(&mut state, far, "k3", 0);
+    assert_eq!(numbers(&state), [2]);
+}
+
+#[test]
+fn a_clock_that_goes_back_changes_nothing() {
+    let mut state = counted(&[one_call(0)]);
+    state.apply(
+        9,
+        &Batch {
+            wall_ms: DAY_MS,
+            lease_clock_ms: 7,
+            items: Vec::new(),
+        },
+    );
+    let before = state.clone();
+    state.apply(
+        10,
+        &Batch {
+            wall_ms: 5,
+            lease_clock_ms: 6,
+            items: Vec::new(),
+        },
+    );
+    assert_eq!(state, before);
+}
+
+#[test]
+fn the_end_of_time_is_survived() {
+    let mut state = counted(&[one_call(0)]);
+    state.apply(
+        9,
+        &Batch {
+            wall_ms: u64::MAX,
+            lease_clock_ms: u64::MAX,
+            items: Vec::new(),
+        },
+    );
+    assert_eq!(buckets(&state), [vec![], vec![], vec![]]);
+    count(&mut state, u64::MAX, "k", u32::MAX);
+    assert_eq!(buckets(&state)[0], [u32::MAX]);
+}
+
+#[test]
+fn a_snapshot_does_not_see_what_comes_after() {
+    let mut state = counted(&[one_call(0)]);
+    let snapshot = state.usage.snapshot();
+    count(&mut state, 0, "k", 0);
+    let calls = |cells: &mode_envoy_model::usage::cells::Cells| {
+        cells.chunks(Resolution::Day)[&0][&0].counters.calls
+    };
+    assert_eq!((calls(&snapshot.cells), calls(&state.usage.cells)), (1, 2));
+}

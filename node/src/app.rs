@@ -1,0 +1,295 @@
+//! The composition root of a node: the only place that knows everything, in the order in which it starts.
+//!
+//! ```text
+//! listeners -> admin (so that /readyz speaks) -> raft: form or rejoin, replay -> found the cluster -> credentials
+//!  -> usage: spools, flusher -> gateway -> table -> ready ... signal -> drain -> flush -> raft -> end
+//! ```
+//!
+//! Three kinds of runtime, so that none starves another: two threads for raft and peers, one for the admin API and
+//! everything that only waits, and the gateway's own (one thread each). The flusher has a thread of its own.
+//!
+//! Invariants: nothing that started outlives [`run`]; a fatal error ends the process by the same steps as a signal,
+//! with another status.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use mode_envoy_raft::secret::SecretError;
+use mode_envoy_raft::{ClusterSecret, Phase, StartError};
+
+use crate::config::{ListenerKind, Settings};
+use crate::control::Control;
+use crate::gateway::{self, Gateway};
+use crate::metrics;
+use crate::readiness::{Readiness, Stage};
+use crate::secrets::KeyringSource;
+use crate::supervisor::Supervisor;
+use crate::usage::flush::{self, FlushHandle};
+use crate::usage::recovery::RecoveryError;
+
+use self::founding::FoundingError;
+use self::gauges::Gauges;
+use self::listeners::{BindError, Bound, Listeners};
+use self::signals::Signals;
+
+mod admin;
+mod credentials;
+mod data_plane;
+mod founding;
+mod gauges;
+mod listeners;
+mod member;
+mod signals;
+
+/// What is in flight may take so long to finish.
+const DRAIN: Duration = Duration::from_secs(30);
+/// The last flush may take so long; what is not counted then stays in the spool.
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// Every task may take so long to end.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Why a node does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    /// A runtime or a thread.
+    #[error("starting the threads of the {0}")]
+    Threads(&'static str, #[source] io::Error),
+    /// Signals.
+    #[error("listening for SIGTERM and SIGINT")]
+    Signals(#[source] io::Error),
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Metrics.
+    #[error("setting up metrics")]
+    Metrics(#[source] metrics_exporter_prometheus::BuildError),
+    /// The cluster's secret.
+    #[error("reading the cluster's secret")]
+    Secret(#[from] SecretError),
+    /// The member did not start.
+    #[error("starting as a member of the cluster")]
+    Member(#[from] StartError),
+    /// The cluster could not be founded.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// The usage spools.
+    #[error(transparent)]
+    Usage(#[from] RecoveryError),
+    /// What the gateway's workers share.
+    #[error("reading the roots that https upstreams are checked against")]
+    Roots(#[from] gateway::SharedError),
+    /// The gateway.
+    #[error("starting the gateway on {addr}")]
+    Gateway {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A task that this process cannot do without has ended.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// What every step of the start may use.
+struct App {
+    settings: Settings,
+    bound: Bound,
+    supervisor: Supervisor,
+    readiness: Readiness,
+    gauges: Arc<Gauges>,
+    phase: watch::Sender<Phase>,
+    raft_runtime: RuntimeHandle,
+    /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
+    raft_stop: CancellationToken,
+    secret: ClusterSecret,
+    keyring: KeyringSource,
+    /// The revision in force in the gateway.
+    table_revision: Arc<AtomicU64>,
+}
+
+/// What runs once the start is over.
+struct Running {
+    member: mode_envoy_raft::Handle,
+    flush: FlushHandle,
+    gateway: Gateway,
+}
+
+/// Runs a node until it is told to end, or cannot go on.
+///
+/// # Errors
+///
+/// The node did not start, or something it cannot do without is gone.
+pub(crate) fn run(settings: Settings) -> Result<(), AppError> {
+    let raft = runtime("raft", 2).map_err(|source| AppError::Threads("raft runtime", source))?;
+    let admin = runtime("admin", 1).map_err(|source| AppError::Threads("admin runtime", source))?;
+    let result = admin.block_on(serve(settings, raft.handle().clone()));
+    raft.shutdown_timeout(STOP);
+    admin.shutdown_timeout(STOP);
+    result
+}
+
+async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), AppError> {
+    let mut signals = Signals::listen().map_err(AppError::Signals)?;
+    let listeners = Listeners::bind(&settings)?;
+    let app = App::new(settings, listeners.bound, raft_runtime)?;
+    let control = watch::Sender::new(None);
+    admin::spawn(
+        &app,
+        listeners.admin,
+        app.phase.subscribe(),
+        control.subscribe(),
+    )?;
+
+    let started = tokio::select! {
+        running = app.start(listeners.peer, &control) => running.map(Some),
+        reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
+        signal = signals.next() => {
+            tracing::info!(signal, "told to end while starting");
+            Ok(None)
+        }
+    };
+    let Ok(Some(running)) = started else {
+        app.give_up().await;
+        return started.map(|_| ());
+    };
+    let ended = tokio::select! {
+        reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
+        reason = running.gateway.failed() => Err(AppError::Fatal(reason)),
+        signal = signals.next() => {
+            tracing::info!(signal, "told to end; draining");
+            Ok(())
+        }
+    };
+    app.readiness.set(match &ended {
+        Ok(()) => Stage::Draining,
+        Err(error) => Stage::Failed(error.to_string()),
+    });
+    app.end(running, &mut signals).await;
+    ended
+}
+
+// === impl App ===
+
+impl App {
+    fn new(
+        settings: Settings,
+        bound: Bound,
+        raft_runtime: RuntimeHandle,
+    ) -> Result<Self, AppError> {
+        warn_of_waivers(&settings);
+        let secret = settings.secret.load()?;
+        let phase = watch::Sender::new(Phase::Starting);
+        let readiness = Readiness::new(phase.subscribe());
+        let table_revision = Arc::new(AtomicU64::new(0));
+        let prometheus = metrics::install().map_err(AppError::Metrics)?;
+        let gauges = Gauges::new(prometheus, readiness.clone(), Arc::clone(&table_revision));
+        Ok(Self {
+            supervisor: Supervisor::new(),
+            gauges: Arc::new(gauges),
+            raft_stop: CancellationToken::new(),
+            keyring: KeyringSource::new(secret.clone()),
+            settings,
+            bound,
+            readiness,
+            phase,
+            raft_runtime,
+            secret,
+            table_revision,
+        })
+    }
+
+    /// Everything between the admin listener and being ready, in order.
+    async fn start(
+        &self,
+        peer: std::net::TcpListener,
+        control: &watch::Sender<Option<Arc<Control>>>,
+    ) -> Result<Running, AppError> {
+        let stage = |what| self.readiness.set(Stage::Starting(what));
+        let (flush, flush_requests) = flush::channel();
+        stage("becoming a member of the cluster");
+        let member = member::start(self, peer, &flush).await?;
+        self.gauges.set_member(member.clone());
+        admin::open(self, &member, &flush, control);
+
+        stage("waiting for a leader to found the cluster");
+        founding::founded(&member, &self.secret).await?;
+        credentials::write(self, &member);
+
+        stage("settling the usage of the last run");
+        let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+        stage("starting the gateway");
+        let gateway = data_plane::start_gateway(self, &member, recorders).await?;
+        self.readiness.set(Stage::Serving);
+        tracing::info!(node = self.settings.node_id, "ready");
+        Ok(Running {
+            member,
+            flush,
+            gateway,
+        })
+    }
+
+    /// Ends what a start that did not come to its end had begun.
+    async fn give_up(&self) {
+        self.raft_stop.cancel();
+        self.supervisor.stop(STOP).await;
+    }
+
+    /// Ends everything, the clients' side first. A second signal skips the waits.
+    async fn end(&self, running: Running, signals: &mut Signals) {
+        let Running {
+            member,
+            flush,
+            gateway,
+        } = running;
+        let in_order = async {
+            gateway.drain(DRAIN).await;
+            match tokio::time::timeout(LAST_FLUSH, flush.flush()).await {
+                Ok(Ok(())) => tracing::info!("usage is flushed"),
+                Ok(Err(_)) | Err(_) => {
+                    tracing::warn!(
+                        "the last usage could not be counted; it is in the spool and counts at the next start"
+                    );
+                }
+            }
+        };
+        tokio::select! {
+            () = in_order => {}
+            signal = signals.next() => tracing::warn!(signal, "told again to end; not waiting any longer"),
+        }
+        // The flusher ends before the log it writes to.
+        let ended = self.supervisor.stop(STOP).await;
+        member.shutdown().await;
+        tracing::info!(in_order = ended, "ended");
+    }
+}
+
+fn warn_of_waivers(settings: &Settings) {
+    for listener in [&settings.gateway, &settings.admin] {
+        if listener.waived {
+            let kind = listener.kind.as_str();
+            tracing::warn!(listener = kind, addr = %listener.bind, "serves without TLS beyond loopback (--insecure)");
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+}
+
+/// Logs where a listener is, once it is known.
+fn announce(kind: ListenerKind, addr: SocketAddr, advertised: &str) {
+    tracing::info!(listener = kind.as_str(), %addr, advertised, "listening");
+}

@@ -1,0 +1,79 @@
+//! What lets the operator of this machine in: `DIR/admin.token`, and the entry of the user's context file.
+//!
+//! The token is derived from the secret, so it is the same on every node and is written again at each start. A
+//! context that cannot be written costs convenience only; a token file that cannot be written is an error in the
+//! log, since the cluster serves all the same.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use mode_envoy_raft::Handle;
+
+use super::App;
+use crate::context;
+use crate::supervisor::Chain;
+
+const TOKEN_FILE: &str = "admin.token";
+const OWNER_ONLY: u32 = 0o600;
+
+pub(super) fn write(app: &App, handle: &Handle) {
+    let token_file = app.settings.data_dir.join(TOKEN_FILE);
+    let token = app.secret.root_token(&handle.cluster_id());
+    if let Err(error) = replace(&token_file, &token) {
+        tracing::error!(path = %token_file.display(), %error, "the admin token could not be written");
+        return;
+    }
+    let token_file = token_file.canonicalize().unwrap_or(token_file);
+    let url = app.bound.admin_url();
+    let entry = context::Entry {
+        token_file,
+        ca: None,
+    };
+    if let Err(error) = context::record(&url, &entry) {
+        let error = Chain(&error).to_string();
+        tracing::warn!(
+            error,
+            "the context file could not be written; give the CLI --token or MODE_ENVOY_TOKEN_FILE"
+        );
+    }
+}
+
+/// Written beside and renamed, so that a reader sees a whole token, and nobody else's eyes see it on the way.
+fn replace(path: &Path, token: &str) -> io::Result<()> {
+    let beside = path.with_extension("token.new");
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_ONLY)
+        .open(&beside)?;
+    writeln!(file, "{token}")?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_file_is_replaced_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TOKEN_FILE);
+        replace(&path, "met-1").unwrap();
+        replace(&path, "met-2").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "met-2\n");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            OWNER_ONLY
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! The data plane: usage first, since no call is served that cannot be recorded; then the gateway, then its table.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ::metrics::counter;
+use arc_swap::ArcSwap;
+
+use mode_envoy_raft::Handle;
+use mode_envoy_storage::spool::DEFAULT_SEGMENT_BYTES;
+
+use super::{App, AppError, announce};
+use crate::config::ListenerKind;
+use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
+use crate::metrics as names;
+use crate::supervisor::TaskKind;
+use crate::usage::flush::FlushRequests;
+use crate::usage::flusher::{Core, Flusher};
+use crate::usage::recorder::Recorder;
+use crate::usage::recovery::{self, SpoolSettings};
+
+const SPOOL_DIR: &str = "usage";
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Opens the spools, settles the last run and starts the flusher.
+pub(super) async fn start_usage(
+    app: &App,
+    member: &Handle,
+    requests: FlushRequests,
+) -> Result<Vec<Recorder>, AppError> {
+    let settings = SpoolSettings {
+        dir: app.settings.data_dir.join(SPOOL_DIR),
+        workers: app.settings.gateway_workers,
+        segment_bytes: DEFAULT_SEGMENT_BYTES,
+        max_bytes: app.settings.spool_bytes,
+        cluster_id: member.cluster_id(),
+        node_id: app.settings.node_id,
+    };
+    let dir = settings.dir.clone();
+    let recovered = tokio::task::spawn_blocking(move || recovery::open(&settings))
+        .await
+        .map_err(|error| {
+            AppError::Fatal(format!("settling the usage of the last run: {error}"))
+        })??;
+    if recovered.presumed > 0 {
+        tracing::warn!(
+            calls = recovered.presumed,
+            "calls that the last run left open are presumed failed"
+        );
+        counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
+    }
+    let core = Core::new(app.settings.node_id, dir, recovered.spools);
+    let flusher = Flusher::new(core, member.clone(), requests);
+    let stopping = app.supervisor.stopping();
+    app.supervisor
+        .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))
+        .map_err(|source| AppError::Threads("usage flusher", source))?;
+    Ok(recovered.recorders)
+}
+
+/// Compiles the first table and keeps it current, then starts the workers.
+pub(super) async fn start_gateway(
+    app: &App,
+    member: &Handle,
+    recorders: Vec<Recorder>,
+) -> Result<Gateway, AppError> {
+    let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
+    keep_current(app, member, &table);
+    in_force(app, member.catalog().revision()).await;
+
+    let addr = app.bound.gateway;
+    let settings = GatewaySettings::new(addr, recorders.len(), app.settings.node_id);
+    let gateway = gateway::start(settings, table, recorders, Shared::new()?)
+        .map_err(|source| AppError::Gateway { addr, source })?;
+    announce(
+        ListenerKind::Gateway,
+        gateway.local_addr(),
+        &app.bound.advertise.gateway,
+    );
+    Ok(gateway)
+}
+
+fn keep_current(app: &App, member: &Handle, table: &Arc<ArcSwap<Table>>) {
+    let publisher = gateway::publish(
+        member.watch_catalog(),
+        app.keyring.clone(),
+        Arc::clone(table),
+        Arc::clone(&app.table_revision),
+        app.supervisor.stopping(),
+    );
+    app.supervisor
+        .spawn("table", TaskKind::Essential, async move {
+            publisher.await;
+            Ok(())
+        });
+}
+
+/// Waits until the table has caught up with what this node had applied.
+async fn in_force(app: &App, revision: u64) {
+    while app.table_revision.load(Ordering::Acquire) < revision {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

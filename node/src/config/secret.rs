@@ -1,0 +1,61 @@
+//! Where the cluster's secret is.
+//!
+//! While every listener is on loopback a secret in the user's own configuration directory will do, made on first
+//! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident.
+
+use std::path::PathBuf;
+
+use mode_envoy_raft::ClusterSecret;
+use mode_envoy_raft::secret::{SecretError, default_secret_path};
+
+use super::settings::ConfigError;
+
+/// Where the cluster's secret is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SecretFile {
+    /// A file that must be there.
+    Named(PathBuf),
+    /// The user's own, made where it is missing.
+    OwnDefault(PathBuf),
+}
+
+// === impl SecretFile ===
+
+impl SecretFile {
+    pub(super) fn choose(named: Option<PathBuf>, all_loopback: bool) -> Result<Self, ConfigError> {
+        match named {
+            Some(path) => Ok(Self::Named(path)),
+            None if !all_loopback => Err(ConfigError::SecretNotNamed),
+            None => default_secret_path()
+                .map(Self::OwnDefault)
+                .ok_or(ConfigError::NoConfigDirectory),
+        }
+    }
+
+    /// Reads the secret, or makes it where that is allowed.
+    ///
+    /// # Errors
+    ///
+    /// The file is missing, unreadable or holds no secret.
+    pub fn load(&self) -> Result<ClusterSecret, SecretError> {
+        match self {
+            Self::Named(path) => ClusterSecret::load(path),
+            Self::OwnDefault(path) => ClusterSecret::load_or_create(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn off_loopback_the_secret_must_be_named() {
+        assert!(matches!(
+            SecretFile::choose(None, false),
+            Err(ConfigError::SecretNotNamed)
+        ));
+        let named = SecretFile::choose(Some(PathBuf::from("/s")), false).unwrap();
+        assert_eq!(named, SecretFile::Named(PathBuf::from("/s")));
+    }
+}

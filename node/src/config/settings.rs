@@ -1,0 +1,419 @@
+//! Options, checked and completed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mode_envoy_raft::formation::{FormationError, parse_initial_cluster};
+use mode_envoy_raft::{PeerPki, Timers};
+
+use super::listener::{Listener, ListenerKind};
+use super::options::{LogFormat, Options};
+use super::secret::SecretFile;
+
+const GATEWAY_ADDR: &str = "127.0.0.1:8080";
+const ADMIN_ADDR: &str = "127.0.0.1:7070";
+const PEER_ADDR: &str = "127.0.0.1:7071";
+
+const MIB: u64 = 1 << 20;
+const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
+const CHECKPOINT_EVERY: u64 = 10_000;
+const USAGE_SPOOL_BYTES: u64 = 8 << 30;
+/// The smallest bound of one worker's usage: eight segments.
+const USAGE_SPOOL_BYTES_MIN: u64 = 64 * MIB;
+/// As many as the log takes spools of one node, half of them for workers that are no more.
+const GATEWAY_WORKERS_MAX: u32 = 128;
+const TIMER_MS_MAX: u64 = 60_000;
+
+/// What this process runs with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Number in the cluster.
+    pub node_id: u64,
+    /// Everything this node keeps.
+    pub data_dir: PathBuf,
+    /// Where clients connect.
+    pub gateway: Listener,
+    /// Where operators connect.
+    pub admin: Listener,
+    /// Where other nodes connect.
+    pub peer: Listener,
+    /// The nodes of a new cluster; a cluster of one where absent.
+    pub initial_cluster: Option<BTreeMap<u64, String>>,
+    /// Where the cluster's secret is.
+    pub secret: SecretFile,
+    /// Certificates of the operator's own.
+    pub pki: Option<PeerPki>,
+    /// Threads that serve clients.
+    pub gateway_workers: u32,
+    /// Bytes that the usage of one worker may take on disk.
+    pub spool_bytes: u64,
+    /// Bytes of one segment of the replicated log.
+    pub wal_segment_bytes: u64,
+    /// Entries between two checkpoints.
+    pub checkpoint_every: u64,
+    /// How fast a lost leader is noticed.
+    pub timers: Timers,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// How and what to log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogSettings {
+    /// How logs look.
+    pub format: LogFormat,
+    /// What is logged; `RUST_LOG` or `info` where absent.
+    pub filter: Option<String>,
+}
+
+/// Why `serve` does not start with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The settings file cannot be read.
+    #[error("reading the settings file {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The settings file is no settings file.
+    #[error("the settings file {} has {len} bytes; is it the right file? at most 1 MiB is read", path.display())]
+    FileTooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+    },
+    /// The settings file has a fault.
+    #[error("the settings file {}: {problem}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and fault.
+        problem: String,
+    },
+    /// An address is none.
+    #[error("{flag} {value}: {problem}; give HOST:PORT")]
+    Address {
+        /// Which flag.
+        flag: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A listener would leave loopback without TLS.
+    #[error(
+        "the {kind} listener {bind} leaves loopback without TLS, which comes in a later version: listen on loopback \
+         behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
+    )]
+    Exposed {
+        /// Which one.
+        kind: ListenerKind,
+        /// Where.
+        bind: SocketAddr,
+    },
+    /// Others could not be told where a listener is.
+    #[error(
+        "the {kind} listener is bound to {bind}, every address of this machine: name the one that others use with \
+         --advertise-{kind} HOST:PORT"
+    )]
+    Wildcard {
+        /// Which one.
+        kind: ListenerKind,
+        /// Where.
+        bind: SocketAddr,
+    },
+    /// The secret must be named.
+    #[error(
+        "a listener leaves loopback, so the cluster's secret must be named: make one with `mode-envoy certs secret`, \
+         copy it to every node, and give --cluster-secret-file FILE"
+    )]
+    SecretNotNamed,
+    /// There is no place for a secret of one's own.
+    #[error("neither XDG_CONFIG_HOME nor HOME is set: give --cluster-secret-file FILE")]
+    NoConfigDirectory,
+    /// No data directory.
+    #[error(
+        "--data-dir is missing: give a folder for what this node keeps (made where it is missing)"
+    )]
+    NoDataDir,
+    /// No node id, or one that does not fit the cluster.
+    #[error("--node-id {0}")]
+    NodeId(String),
+    /// The initial cluster does not parse.
+    #[error("--initial-cluster")]
+    InitialCluster(#[source] FormationError),
+    /// A number is out of its range.
+    #[error("--{flag} {value} is out of range: give {min} to {max}")]
+    Range {
+        /// Which flag.
+        flag: &'static str,
+        /// Its value.
+        value: u64,
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// The timers contradict one another.
+    #[error(
+        "--heartbeat-ms {heartbeat} < --election-min-ms {min} < --election-max-ms {max} must hold"
+    )]
+    Timers {
+        /// Heartbeat.
+        heartbeat: u64,
+        /// Shortest election timeout.
+        min: u64,
+        /// Longest election timeout.
+        max: u64,
+    },
+    /// Some of the three files is missing.
+    #[error("--peer-cert, --peer-key and --peer-ca belong together: give all three or none")]
+    PeerPki,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Checks and completes what `serve` was told.
+    ///
+    /// # Errors
+    ///
+    /// Something is missing, contradicts itself or would be unsafe; the message says what to give.
+    pub fn resolve(options: Options) -> Result<Self, ConfigError> {
+        let initial_cluster = options
+            .initial_cluster
+            .as_deref()
+            .map(parse_initial_cluster);
+        let initial_cluster = initial_cluster
+            .transpose()
+            .map_err(ConfigError::InitialCluster)?;
+        let node_id = node_id(options.node_id, initial_cluster.as_ref())?;
+        let [gateway, admin, peer] = listeners(&options, node_id, initial_cluster.as_ref())?;
+        let all_loopback = [&gateway, &admin, &peer]
+            .iter()
+            .all(|listener| listener.is_loopback());
+        let gateway_workers = workers(options.gateway_workers)?;
+        Ok(Self {
+            node_id,
+            secret: SecretFile::choose(options.cluster_secret_file.clone(), all_loopback)?,
+            pki: pki(&options)?,
+            gateway,
+            admin,
+            peer,
+            initial_cluster,
+            gateway_workers,
+            spool_bytes: spool_bytes(options.usage_spool_bytes, gateway_workers)?,
+            wal_segment_bytes: ranged(
+                "wal-segment-bytes",
+                options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),
+                (MIB, 1 << 30),
+            )?,
+            checkpoint_every: ranged(
+                "checkpoint-every",
+                options.checkpoint_every.unwrap_or(CHECKPOINT_EVERY),
+                (1, 10_000_000),
+            )?,
+            timers: timers(&options)?,
+            log: LogSettings {
+                format: options.log_format.unwrap_or_default(),
+                filter: options.log_level,
+            },
+            data_dir: options.data_dir.ok_or(ConfigError::NoDataDir)?,
+        })
+    }
+}
+
+fn node_id(
+    given: Option<u64>,
+    cluster: Option<&BTreeMap<u64, String>>,
+) -> Result<u64, ConfigError> {
+    match (given, cluster) {
+        (Some(0), _) => Err(ConfigError::NodeId("0: ids begin at 1".to_owned())),
+        (Some(id), Some(cluster)) if !cluster.contains_key(&id) => Err(ConfigError::NodeId(
+            format!("{id} is not one of --initial-cluster, which must list this node too"),
+        )),
+        (None, Some(_)) => Err(ConfigError::NodeId(
+            "is missing: say which node of --initial-cluster this is".to_owned(),
+        )),
+        (given, _) => Ok(given.unwrap_or(1)),
+    }
+}
+
+fn listeners(
+    options: &Options,
+    node_id: u64,
+    cluster: Option<&BTreeMap<u64, String>>,
+) -> Result<[Listener; 3], ConfigError> {
+    let listed = cluster
+        .and_then(|cluster| cluster.get(&node_id))
+        .map(String::as_str);
+    let listener = |kind, addr: &Option<String>, default, advertise: Option<&str>| {
+        Listener::resolve(
+            kind,
+            addr.as_deref().unwrap_or(default),
+            advertise,
+            &options.insecure,
+        )
+    };
+    Ok([
+        listener(
+            ListenerKind::Gateway,
+            &options.gateway_addr,
+            GATEWAY_ADDR,
+            options.advertise_gateway.as_deref(),
+        )?,
+        listener(
+            ListenerKind::Admin,
+            &options.admin_addr,
+            ADMIN_ADDR,
+            options.advertise_admin.as_deref(),
+        )?,
+        listener(
+            ListenerKind::Peer,
+            &options.peer_addr,
+            PEER_ADDR,
+            options.advertise_peer.as_deref().or(listed),
+        )?,
+    ])
+}
+
+fn pki(options: &Options) -> Result<Option<PeerPki>, ConfigError> {
+    match (&options.peer_cert, &options.peer_key, &options.peer_ca) {
+        (None, None, None) => Ok(None),
+        (Some(cert), Some(key), Some(ca)) => Ok(Some(PeerPki {
+            cert: cert.clone(),
+            key: key.clone(),
+            ca: ca.clone(),
+        })),
+        _ => Err(ConfigError::PeerPki),
+    }
+}
+
+fn workers(given: Option<u32>) -> Result<u32, ConfigError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = u32::try_from(cores)
+        .unwrap_or(GATEWAY_WORKERS_MAX)
+        .min(GATEWAY_WORKERS_MAX);
+    let range = (1, u64::from(GATEWAY_WORKERS_MAX));
+    ranged("gateway-workers", u64::from(given.unwrap_or(cores)), range)?;
+    Ok(given.unwrap_or(cores))
+}
+
+/// What all workers may take together, shared out among them.
+fn spool_bytes(given: Option<u64>, workers: u32) -> Result<u64, ConfigError> {
+    let workers = u64::from(workers);
+    let smallest = USAGE_SPOOL_BYTES_MIN.saturating_mul(workers);
+    let all = given.unwrap_or(USAGE_SPOOL_BYTES.max(smallest));
+    Ok(ranged("usage-spool-bytes", all, (smallest, 1 << 50))? / workers)
+}
+
+fn timers(options: &Options) -> Result<Timers, ConfigError> {
+    let default = Timers::default();
+    let heartbeat = options.heartbeat_ms.unwrap_or(default.heartbeat_ms);
+    let min = options.election_min_ms.unwrap_or(default.election_min_ms);
+    let max = options.election_max_ms.unwrap_or(default.election_max_ms);
+    ranged("heartbeat-ms", heartbeat, (10, TIMER_MS_MAX))?;
+    ranged("election-max-ms", max, (10, TIMER_MS_MAX))?;
+    if heartbeat >= min || min >= max {
+        return Err(ConfigError::Timers {
+            heartbeat,
+            min,
+            max,
+        });
+    }
+    Ok(Timers {
+        heartbeat_ms: heartbeat,
+        election_min_ms: min,
+        election_max_ms: max,
+    })
+}
+
+fn ranged(flag: &'static str, value: u64, (min, max): (u64, u64)) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError::Range {
+            flag,
+            value,
+            min,
+            max,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            data_dir: Some(PathBuf::from("/data")),
+            cluster_secret_file: Some(PathBuf::from("/secret")),
+            ..Options::default()
+        }
+    }
+
+    fn refusal(options: Options) -> String {
+        Settings::resolve(options).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn without_a_cluster_it_is_a_cluster_of_one_on_loopback() {
+        let settings = Settings::resolve(options()).unwrap();
+        assert_eq!((settings.node_id, settings.initial_cluster), (1, None));
+        assert_eq!(settings.gateway.bind.to_string(), GATEWAY_ADDR);
+        assert_eq!(settings.admin.bind.to_string(), ADMIN_ADDR);
+        assert_eq!(settings.peer.bind.to_string(), PEER_ADDR);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_must_say_which_one_it_is() {
+        let cluster = Some("1=127.0.0.1:7071,2=127.0.0.2:7071".to_owned());
+        let with = |node_id| Options {
+            initial_cluster: cluster.clone(),
+            node_id,
+            ..options()
+        };
+        assert!(refusal(with(None)).contains("say which node"));
+        assert!(refusal(with(Some(3))).contains("not one of --initial-cluster"));
+        assert!(refusal(with(Some(0))).contains("begin at 1"));
+        let settings = Settings::resolve(with(Some(2))).unwrap();
+        assert_eq!(settings.peer.advertise.as_deref(), Some("127.0.0.2:7071"));
+    }
+
+    #[test]
+    fn what_is_out_of_range_or_incomplete_is_refused_by_name() {
+        let workers = Options {
+            gateway_workers: Some(0),
+            ..options()
+        };
+        assert!(refusal(workers).starts_with("--gateway-workers 0"));
+        let timers = Options {
+            heartbeat_ms: Some(600),
+            ..options()
+        };
+        assert!(refusal(timers).contains("--heartbeat-ms 600 < --election-min-ms 500"));
+        let pki = Options {
+            peer_cert: Some(PathBuf::from("c")),
+            ..options()
+        };
+        assert!(refusal(pki).contains("all three or none"));
+        let spool = Options {
+            gateway_workers: Some(2),
+            usage_spool_bytes: Some(5),
+            ..options()
+        };
+        assert!(refusal(spool).starts_with("--usage-spool-bytes 5"));
+        let nowhere = Options {
+            data_dir: None,
+            ..options()
+        };
+        assert!(refusal(nowhere).starts_with("--data-dir is missing"));
+    }
+}

@@ -1,0 +1,106 @@
+//! What a person or a script may do with the cluster, and who may: the admin API is a thin skin over this.
+//!
+//! ```text
+//! Principal --authorize--> a reading (barrier, then the catalog of this node)
+//!                          a Command (proposed to the leader, which authorises it again and decides)
+//! ```
+//!
+//! * [`authorize`] is the only place that knows roles.
+//! * A reading is linearizable unless the caller asks for this node's own view.
+//! * A write answers within [`WRITE_DEADLINE`]: it is in force, it is refused, or the answer says that its outcome is
+//!   not known. After a write, this node has applied it.
+//! * Secrets are sealed before they leave this process, and none is ever part of an answer but the one that it made.
+
+pub mod authorize;
+pub mod check;
+pub mod document;
+pub mod error;
+pub mod principal;
+
+mod apply;
+mod cluster;
+mod keys;
+mod read;
+mod time;
+mod tokens;
+mod usage;
+
+use std::time::Duration;
+
+use mode_envoy_model::command::Command;
+use mode_envoy_raft::{Accepted, Handle};
+
+use crate::secrets::KeyringSource;
+use crate::usage::Queries;
+
+pub use self::apply::Applied;
+pub use self::authorize::hook as authorize_hook;
+pub use self::cluster::ClusterStatus;
+pub use self::error::ControlError;
+pub use self::keys::{Grace, NewKey, ShownKey};
+pub use self::principal::Principal;
+pub use self::read::Exported;
+pub use self::time::{format_minute, format_ms, parse_time};
+pub use self::tokens::ShownToken;
+pub use self::usage::{UsageAnswer, UsageQuestion};
+
+/// How long a write may take before its outcome counts as unknown.
+pub const WRITE_DEADLINE: Duration = Duration::from_millis(4_500);
+/// How long a reading waits for the cluster to confirm that this node is up to date.
+pub const READ_DEADLINE: Duration = Duration::from_millis(4_500);
+/// How long `wait` waits for every node to have a change in force.
+pub const WAIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Everything that may be asked of the cluster, on this node.
+pub struct Control {
+    handle: Handle,
+    keyring: KeyringSource,
+    usage: Queries,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Over a member of the cluster.
+    pub const fn new(handle: Handle, keyring: KeyringSource, usage: Queries) -> Self {
+        Self {
+            handle,
+            keyring,
+            usage,
+        }
+    }
+
+    /// Proposes a command and waits until this node has applied it.
+    async fn propose(&self, who: &Principal, command: Command) -> Result<Accepted, ControlError> {
+        authorize::check_command(who.role, &command)?;
+        let accepted = self
+            .handle
+            .propose(command, &who.caller(), WRITE_DEADLINE)
+            .await?;
+        // The change is in force whatever comes of this: it only lets the caller read here what it wrote.
+        let _ = self
+            .handle
+            .wait_applied(accepted.index, READ_DEADLINE)
+            .await;
+        Ok(accepted)
+    }
+
+    /// Makes sure that this node has applied everything that was acknowledged before now.
+    async fn up_to_date(&self, local: bool) -> Result<(), ControlError> {
+        if !local {
+            self.handle
+                .read_barrier(READ_DEADLINE)
+                .await
+                .map_err(ControlError::of_reading)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("node", &self.handle.node_id())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+//! Apply and delete: a document becomes one command, in force as a whole or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mode_envoy_model::command::{Change, Command};
+use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
+use mode_envoy_model::provider::SealedSecret;
+use tokio::time::{Instant, sleep};
+
+use super::authorize::{Action, check};
+use super::document::{self, Draft, SecretRef, SecretSource};
+use super::{Control, ControlError, Principal, WAIT_DEADLINE};
+use crate::secrets::{Keyring, Place};
+
+/// Between two looks at the members while waiting for a change to be in force.
+const WAIT_STEP: Duration = Duration::from_millis(20);
+/// How long the members have to answer one look.
+const WAIT_LOOK: Duration = Duration::from_secs(1);
+
+/// What an apply came to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Applied {
+    /// One line per object of the document.
+    pub changes: Vec<Change>,
+    /// The revision that it is in force from.
+    pub revision: u64,
+    /// With `wait`: members that did not confirm it.
+    pub missing_nodes: Vec<u64>,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Creates and updates every object of a document.
+    ///
+    /// # Errors
+    ///
+    /// Every fault of the document, or what keeps the cluster from deciding; nothing is changed then.
+    pub async fn apply(
+        &self,
+        who: &Principal,
+        text: &str,
+        dry_run: bool,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        check(who.role, Action::ChangeConfig)?;
+        let document = document::read(text).map_err(ControlError::Document)?;
+        let keyring = self.keyring.of(&self.handle.catalog())?;
+        let objects = document
+            .drafts
+            .into_iter()
+            .map(|draft| seal(draft, keyring.as_deref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let accepted = self.propose(who, Command::Put { objects, dry_run }).await?;
+        let missing_nodes = if wait && !dry_run {
+            self.wait_in_force(accepted.revision).await
+        } else {
+            Vec::new()
+        };
+        Ok(Applied {
+            changes: accepted.changes,
+            revision: accepted.revision,
+            missing_nodes,
+        })
+    }
+
+    /// Deletes one object; answers the revision.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, something refers to it, or the cluster cannot decide.
+    pub async fn delete(
+        &self,
+        who: &Principal,
+        kind: &str,
+        name: &str,
+        tenant: &str,
+    ) -> Result<u64, ControlError> {
+        check(who.role, Action::ChangeConfig)?;
+        let at = object_ref(kind, name, tenant)?;
+        Ok(self.propose(who, Command::Delete(at)).await?.revision)
+    }
+
+    /// Waits until every member that can be reached has `revision` in force; answers those that did not confirm it.
+    async fn wait_in_force(&self, revision: u64) -> Vec<u64> {
+        let deadline = Instant::now() + WAIT_DEADLINE;
+        loop {
+            let members = self.handle.statuses(WAIT_LOOK).await;
+            let behind = |reachable| {
+                members
+                    .iter()
+                    .filter(move |m| m.reachable == reachable && m.table_revision < revision)
+                    .map(|m| m.id)
+            };
+            let late = behind(true).next().is_some();
+            if !late || Instant::now() >= deadline {
+                let mut missing: Vec<_> = behind(true).chain(behind(false)).collect();
+                missing.sort_unstable();
+                return missing;
+            }
+            sleep(WAIT_STEP).await;
+        }
+    }
+}
+
+// === free functions ===
+
+/// Reads a kind as the caller wrote it.
+pub(super) fn parse_kind(text: &str) -> Result<Kind, ControlError> {
+    Kind::parse(text).ok_or_else(|| {
+        let kinds: Vec<_> = Kind::ALL.into_iter().map(Kind::plural).collect();
+        let problem = format!("`{text}` is not a kind; the kinds are {}", kinds.join(", "));
+        ControlError::invalid("kind", problem)
+    })
+}
+
+fn object_ref(kind: &str, name: &str, tenant: &str) -> Result<ObjectRef, ControlError> {
+    let kind = parse_kind(kind)?;
+    let tenant = match (kind.has_tenant(), tenant) {
+        (true, "") => {
+            let problem = format!("a {kind} belongs to a tenant: name it (--tenant)");
+            return Err(ControlError::invalid("tenant", problem));
+        }
+        (true, tenant) => Some(Name::from(tenant)),
+        (false, "") => None,
+        (false, _) => {
+            let problem = format!("a {kind} belongs to the cluster; leave the tenant out");
+            return Err(ControlError::invalid("tenant", problem));
+        }
+    };
+    if name.is_empty() {
+        return Err(ControlError::invalid("name", format!("name the {kind}")));
+    }
+    Ok(ObjectRef {
+        kind,
+        tenant,
+        name: name.into(),
+    })
+}
+
+/// Puts a draft's secrets into its object, sealed.
+fn seal(draft: Draft, keyring: Option<&Keyring>) -> Result<Object, ControlError> {
+    let label = document::label(&draft.reference());
+    let Object::Provider(mut provider) = draft.object else {
+        return Ok(draft.object);
+    };
+    let name = Name::clone(&provider.name);
+    for (i, key) in draft.keys.iter().enumerate() {
+        let path = format!("{label}.keys[{i}]");
+        provider.keys.push(seal_one(key, &name, &path, keyring)?);
+    }
+    Ok(Object::Provider(provider))
+}
+
+fn seal_one(
+    key: &SecretRef,
+    provider: &str,
+    path: &str,
+    keyring: Option<&Keyring>,
+) -> Result<SealedSecret, ControlError> {
+    match &key.source {
+        SecretSource::Value(secret) => {
+            let keyring = keyring.ok_or_else(|| {
+                let why = "the cluster has no encryption key yet, since it is still being founded";
+                ControlError::Unavailable(why.to_owned())
+            })?;
+            Ok(keyring.seal(secret, Place::provider_keys(provider))?)
+        }
+        // The leader puts in what the catalog holds under this fingerprint, and refuses one that it does not know.
+        SecretSource::Stored(fingerprint) => Ok(SealedSecret {
+            wrapped_data_key: Arc::from([]),
+            ciphertext: Arc::from([]),
+            fingerprint: *fingerprint,
+        }),
+        SecretSource::Env(_) | SecretSource::File(_) => {
+            let problem = "a node reads no environment variables and files for its callers: \
+                           `mode-envoy apply` puts the value in, other clients send {value: TEXT}";
+            Err(ControlError::invalid(
+                path,
+                format!("line {}: {problem}", key.at.line),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_named_with_its_tenant_where_its_kind_has_one() {
+        let route = object_ref("route", "orders", "acme").unwrap();
+        assert_eq!(route.to_string(), "route acme/orders");
+        assert_eq!(
+            object_ref("services", "orders", "").unwrap().to_string(),
+            "service orders"
+        );
+        for (kind, name, tenant, path) in [
+            ("routes", "orders", "", "tenant"),
+            ("services", "orders", "acme", "tenant"),
+            ("tenants", "", "", "name"),
+            ("limits", "x", "", "kind"),
+        ] {
+            let refused = object_ref(kind, name, tenant).unwrap_err().to_string();
+            assert!(
+                refused.starts_with(&format!("refused: {path}: ")),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_refuses_to_read_its_own_environment_for_a_caller() {
+        let text = "providers:\n  - name: o\n    protocol: openai\n    keys: [{env: HOME}]\n";
+        let draft = document::read(text).unwrap().drafts.remove(0);
+        let refused = seal(draft, None).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("refused: providers[o].keys[0]: line 4: a node reads no"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_stored_secret_travels_as_its_fingerprint() {
+        let text = format!(
+            "providers:\n  - name: o\n    protocol: openai\n    keys: [{{stored: {}}}]\n",
+            "ab".repeat(16)
+        );
+        let draft = document::read(&text).unwrap().drafts.remove(0);
+        let Object::Provider(provider) = seal(draft, None).unwrap() else {
+            panic!()
+        };
+        assert_eq!(provider.keys[0].fingerprint, [0xab; 16]);
+        assert!(provider.keys[0].ciphertext.is_empty());
+    }
+}

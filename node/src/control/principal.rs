@@ -1,0 +1,64 @@
+//! Who asks: an admin token, as the catalog of this node knows it.
+
+use mode_envoy_model::catalog::Catalog;
+use mode_envoy_model::key::SecretHash;
+use mode_envoy_model::object::Name;
+use mode_envoy_model::token::Role;
+use mode_envoy_raft::Caller;
+
+use super::{Control, ControlError};
+use crate::secrets::{hash_admin_token, same_hash};
+
+/// Longest admin token that is looked at.
+const MAX_TOKEN_BYTES: usize = 512;
+
+/// Who asks, and what it may do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Principal {
+    /// Name of the token.
+    pub name: Name,
+    /// Role of the token.
+    pub role: Role,
+    /// Hash of the token, by which the leader authorises again.
+    pub hash: SecretHash,
+}
+
+// === impl Principal ===
+
+impl Principal {
+    /// As the log and the leader know it.
+    pub fn caller(&self) -> Caller {
+        Caller {
+            actor: self.name.to_string(),
+            token_hash: Some(self.hash),
+        }
+    }
+
+    /// The owner of a token; `None` where no token of the catalog is this one.
+    pub fn of(catalog: &Catalog, token: &str) -> Option<Self> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return None;
+        }
+        let hash = hash_admin_token(token);
+        let stored = catalog.token_by_hash(&hash)?;
+        // The lookup compares byte by byte; what it found is held to the whole hash in constant time.
+        same_hash(&stored.hash, &hash).then(|| Self {
+            name: Name::clone(&stored.name),
+            role: stored.role,
+            hash,
+        })
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Who a token belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Unauthenticated`] if the cluster knows no such token.
+    pub fn authenticate(&self, token: &str) -> Result<Principal, ControlError> {
+        Principal::of(&self.handle.catalog(), token).ok_or(ControlError::Unauthenticated)
+    }
+}

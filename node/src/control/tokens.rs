@@ -1,0 +1,91 @@
+//! Admin tokens: made here, shown once, kept as hashes only.
+
+use std::sync::Arc;
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::token::{Role, Token};
+
+use super::authorize::{Action, check};
+use super::time::now_ms;
+use super::{Control, ControlError, Principal};
+use crate::secrets::{Secret, hash_admin_token, new_admin_token};
+
+/// A token with its secret, which is never seen again.
+#[derive(Debug)]
+pub struct ShownToken {
+    /// The token.
+    pub token: Token,
+    /// Its secret.
+    pub secret: Secret,
+    /// The revision that it is in force from.
+    pub revision: u64,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Makes a token.
+    ///
+    /// # Errors
+    ///
+    /// The role is none, the name is taken, or the cluster cannot decide.
+    pub async fn create_token(
+        &self,
+        who: &Principal,
+        name: &str,
+        role: &str,
+    ) -> Result<ShownToken, ControlError> {
+        check(who.role, Action::Tokens)?;
+        let role = Role::parse(role).ok_or_else(|| {
+            let problem = format!("`{role}` is not a role; the roles are root, admin and viewer");
+            ControlError::invalid("role", problem)
+        })?;
+        let secret = new_admin_token()?;
+        let token = Token {
+            name: name.into(),
+            role,
+            hash: hash_admin_token(secret.expose()),
+            created_ms: now_ms(),
+        };
+        let accepted = self
+            .propose(who, Command::CreateToken(token.clone()))
+            .await?;
+        Ok(ShownToken {
+            token,
+            secret,
+            revision: accepted.revision,
+        })
+    }
+
+    /// Every token, and the revision they were read at.
+    ///
+    /// # Errors
+    ///
+    /// The cluster did not confirm that this node is up to date.
+    pub async fn list_tokens(
+        &self,
+        who: &Principal,
+        local: bool,
+    ) -> Result<(Vec<Arc<Token>>, u64), ControlError> {
+        check(who.role, Action::Tokens)?;
+        self.up_to_date(local).await?;
+        let catalog = self.handle.catalog();
+        Ok((
+            catalog.tokens().map(|t| Arc::clone(&t.value)).collect(),
+            catalog.revision(),
+        ))
+    }
+
+    /// Removes a token for good; answers the revision.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, it is the last root token, or the cluster cannot decide.
+    pub async fn revoke_token(&self, who: &Principal, name: &str) -> Result<u64, ControlError> {
+        check(who.role, Action::Tokens)?;
+        Ok(self
+            .propose(who, Command::RevokeToken { name: name.into() })
+            .await?
+            .revision)
+    }
+}

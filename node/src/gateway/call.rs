@@ -1,0 +1,272 @@
+//! One call from its head to its record: who, what, how long, how much.
+//!
+//! ```text
+//! arrived --open--> open --end--> ended          Close with what was used
+//!    |                |
+//!    +---refuse-------+--- drop: the client left ---> 499, or cut
+//! ```
+//!
+//! Invariants:
+//! * nothing is sent to an upstream before `open` has recorded the call;
+//! * every call is closed once: by its end, its error, or its drop;
+//! * a call that the client left is recorded with what its provider may have charged.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderValue};
+use mode_envoy_ai::usage::{Usage, UsageSource as Counted};
+use mode_envoy_ai::{estimate, price};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::hygiene::REQUEST_ID;
+use super::ids;
+use super::table::{KeyEntry, ModelEntry};
+use super::view::View;
+use super::worker::Worker;
+use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
+
+/// What a client that left before its answer began is recorded with.
+const CLIENT_LEFT: u16 = 499;
+/// The longest label that a client may give its request.
+const REQUEST_ID_MAX: usize = 128;
+
+/// A call.
+#[derive(Debug)]
+pub(crate) struct Call {
+    worker: Rc<Worker>,
+    view: Rc<View>,
+    id: CallId,
+    client: IpAddr,
+    request_id: HeaderValue,
+    started: Instant,
+    dims: Rc<Dims>,
+    stage: Stage,
+    /// What the client was answered; 0 before its answer began.
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    ttft_us: Option<u64>,
+    /// The tokens of an AI call, once they are known.
+    tokens: Option<(Usage, Counted)>,
+    /// Bytes of the prompt that a provider has been sent.
+    prompt_bytes: Option<u64>,
+    price: Option<(price::Price, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Arrived,
+    Open,
+    Ended,
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// As it should.
+    Whole,
+    /// Before its time.
+    Cut,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn begin(worker: &Rc<Worker>, client: IpAddr, headers: &HeaderMap) -> Self {
+        let view = worker.view();
+        let id = worker.ids.next();
+        Self {
+            request_id: label(headers).unwrap_or_else(|| ids::header_value(id)),
+            dims: view.empty(),
+            worker: Rc::clone(worker),
+            view,
+            id,
+            client,
+            started: Instant::now(),
+            stage: Stage::Arrived,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            ttft_us: None,
+            tokens: None,
+            prompt_bytes: None,
+            price: None,
+        }
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) fn view(&self) -> &Rc<View> {
+        &self.view
+    }
+
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    pub(crate) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    pub(crate) fn id(&self) -> CallId {
+        self.id
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Says whom and what the call is about, as far as that is known.
+    pub(crate) fn about(&mut self, dims: Rc<Dims>) {
+        self.dims = dims;
+    }
+
+    /// Says whom and which built-in route the call is about.
+    pub(crate) fn about_builtin(&mut self, key: &KeyEntry, route: &'static str) {
+        self.dims = self.view.of_builtin(key, route);
+    }
+
+    /// Says which model is asked, and what it costs.
+    pub(crate) fn about_model(&mut self, key: &KeyEntry, route: &'static str, model: &ModelEntry) {
+        self.dims = self.view.of_model(key, route, model);
+        self.price = model.price;
+    }
+
+    /// Records the call before an upstream sees a byte of it.
+    pub(crate) fn open(&mut self, bytes_in: u64, prompt_bytes: Option<u64>) -> Result<(), Error> {
+        self.bytes_in = bytes_in;
+        let opened = Opened {
+            call: self.id,
+            attempt: 0,
+            dims: &self.dims,
+            reserved_input: prompt_bytes.map_or(0, estimate::tokens),
+            bytes_in,
+        };
+        self.worker.recorder.open(&opened).map_err(Error::Unrecordable)?;
+        self.prompt_bytes = prompt_bytes;
+        self.stage = Stage::Open;
+        Ok(())
+    }
+
+    /// Nothing of the prompt has reached a provider, or it will charge nothing for it.
+    pub(crate) fn nothing_charged(&mut self) {
+        self.prompt_bytes = None;
+    }
+
+    /// The tokens that the call took.
+    pub(crate) fn took(&mut self, tokens: (Usage, Counted)) {
+        self.tokens = Some(tokens);
+    }
+
+    /// What the tokens so far cost, in nano-dollars; `None` where there are none or no price.
+    pub(crate) fn nano_usd(&self) -> Option<u64> {
+        let (usage, _) = self.tokens.as_ref()?;
+        let (price, _) = self.price.as_ref()?;
+        Some(price::cost(usage, price))
+    }
+
+    /// The answer begins.
+    pub(crate) fn answer_begins(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// More of the request's body has come.
+    pub(crate) fn received(&mut self, bytes_in: u64) {
+        self.bytes_in = self.bytes_in.max(bytes_in);
+    }
+
+    /// More of the answer's body leaves.
+    pub(crate) fn sends(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// The first byte of the answer's body leaves; of a metered stream, the first token.
+    pub(crate) fn first_byte(&mut self) {
+        if self.ttft_us.is_none() && self.stage == Stage::Open {
+            self.ttft_us = Some(self.elapsed_us());
+        }
+    }
+
+    /// The answer has ended; the call is recorded.
+    pub(crate) fn end(&mut self, end: End) {
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Ended => {}
+            Stage::Arrived => self.record(end == End::Cut, Self::refusal),
+            Stage::Open => {
+                self.estimate_what_is_missing();
+                self.record(end == End::Cut, |worker, closed| worker.recorder.close(closed));
+            }
+        }
+    }
+
+    /// Where the provider was asked and nothing is known, a quarter of the bytes.
+    fn estimate_what_is_missing(&mut self) {
+        if let (None, Some(prompt)) = (self.tokens, self.prompt_bytes) {
+            let answered = (200..300).contains(&self.status);
+            let output_bytes = if answered { self.bytes_out } else { 0 };
+            self.tokens = Some((estimate::usage(prompt, output_bytes), Counted::Estimated));
+        }
+    }
+
+    fn refusal(worker: &Worker, closed: &Closed<'_>) -> Result<(), crate::usage::recorder::RecordError> {
+        worker.recorder.refuse(closed)
+    }
+
+    fn record(
+        &self,
+        cut: bool,
+        write: impl FnOnce(&Worker, &Closed<'_>) -> Result<(), crate::usage::recorder::RecordError>,
+    ) {
+        let (usage, source) = match self.tokens {
+            Some((usage, Counted::Reported)) => (usage, UsageSource::Reported),
+            Some((usage, Counted::Estimated)) => (usage, UsageSource::Estimated),
+            None => (Usage::default(), UsageSource::None),
+        };
+        let nano_usd = self.nano_usd();
+        let closed = Closed {
+            status: if self.status == 0 { CLIENT_LEFT } else { self.status },
+            cut,
+            usage_source: source,
+            input_uncached: usage.input_uncached,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            output: usage.output,
+            reasoning: usage.reasoning,
+            nano_usd: nano_usd.unwrap_or(0),
+            priced: nano_usd.is_some(),
+            price_version: nano_usd.and(self.price).map_or(0, |(_, version)| version),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            latency_us: self.elapsed_us(),
+            ttft_us: self.ttft_us,
+            ..Closed::of(self.id, 0, &self.dims)
+        };
+        if let Err(error) = write(&self.worker, &closed) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the end of a call could not be recorded");
+        }
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Call {
+    /// The client left: hyper dropped the work on its answer.
+    fn drop(&mut self) {
+        self.end(End::Cut);
+    }
+}
+
+/// The client's own label, where it is one.
+fn label(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(REQUEST_ID)?;
+    let bytes = value.as_bytes();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let fits = (1..=REQUEST_ID_MAX).contains(&bytes.len()) && bytes.iter().all(allowed);
+    fits.then(|| value.clone())
+}

@@ -1,0 +1,280 @@
+//! Why the gateway answers a request itself, and the one mapping from that to what the client sees.
+//!
+//! Invariants:
+//! * every such answer carries `x-mode-envoy-error` with a code of the contract;
+//! * what went wrong behind the gateway is told in general words; names of upstreams and texts of the system go to
+//!   the log only;
+//! * "could not check" is never told as the client's fault, and neither is a provider that refuses our key.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use mode_envoy_ai::error::{ErrorBody, ErrorCode};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::upstream::UpstreamError;
+use crate::usage::recorder::RecordError;
+
+/// The header that names why the gateway answered itself.
+pub(crate) const ERROR_HEADER: HeaderName = HeaderName::from_static("x-mode-envoy-error");
+
+/// Why the gateway answers itself.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// The head cannot be taken.
+    #[error("{0}")]
+    Head(&'static str),
+    /// The head is over the limit.
+    #[error("the request's head is longer than {limit} bytes; send fewer or shorter header fields")]
+    HeadTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body is over the limit.
+    #[error("the request's body is longer than {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// No such path.
+    #[error("nothing is served at this host and path")]
+    UnknownPath,
+    /// The path does not take this method.
+    #[error("this path does not take the method; see the Allow header")]
+    Method {
+        /// What it takes.
+        allow: HeaderValue,
+    },
+    /// There is no credential.
+    #[error("an API key is needed: send it as `Authorization: Bearer <key>` or `x-api-key: <key>`")]
+    NoCredential,
+    /// There are two that differ.
+    #[error("the request carries two different credentials; send one")]
+    TwoCredentials,
+    /// The credential is not known.
+    #[error("the API key is not valid; it may be mistyped, expired or revoked")]
+    UnknownCredential,
+    /// The key belongs to another tenant.
+    #[error("this API key may not call this route")]
+    OtherTenant,
+    /// An AI call is refused in its dialect.
+    #[error("{}", .0.message)]
+    Dialect(ErrorBody),
+    /// The node has too many connections, or cannot record usage.
+    #[error("the gateway cannot record the call's usage right now; try again later")]
+    Unrecordable(#[source] RecordError),
+    /// A service without endpoints.
+    #[error("no upstream is configured for this route")]
+    NoEndpoint,
+    /// The upstream failed.
+    #[error("the upstream failed")]
+    Upstream(#[source] UpstreamError),
+    /// The provider refused our key.
+    #[error("the provider refused the gateway's own credentials (status {status}); the operator must correct the provider's key")]
+    ProviderKey {
+        /// What the provider answered.
+        status: u16,
+    },
+    /// The provider failed without an answer that a client could read.
+    #[error("the provider failed (status {status})")]
+    ProviderStatus {
+        /// What the provider answered.
+        status: u16,
+    },
+    /// The provider answered 200 with an error in it.
+    #[error("the provider answered with an error: {0}")]
+    InBand(String),
+}
+
+/// How errors are written for a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Dialect {
+    /// `application/problem+json`, RFC 9457.
+    Problem,
+    /// OpenAI's error object.
+    Openai,
+}
+
+/// What the client is answered.
+#[derive(Debug)]
+pub(crate) struct ErrorAnswer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The code of the contract.
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Head(_) | Self::Method { .. } => ErrorCode::RequestInvalid,
+            Self::HeadTooLarge { .. } => ErrorCode::HeaderTooLarge,
+            Self::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            Self::UnknownPath => ErrorCode::NotFound,
+            Self::NoCredential | Self::TwoCredentials | Self::UnknownCredential => {
+                ErrorCode::Unauthenticated
+            }
+            Self::OtherTenant => ErrorCode::Forbidden,
+            Self::Dialect(body) => body.gateway,
+            Self::Unrecordable(_) => ErrorCode::Overloaded,
+            Self::NoEndpoint => ErrorCode::NoHealthyUpstream,
+            Self::Upstream(error) => of_upstream(error),
+            Self::ProviderKey { .. } | Self::ProviderStatus { .. } | Self::InBand(_) => {
+                ErrorCode::UpstreamFailed
+            }
+        }
+    }
+
+    /// What the client is answered, in its dialect.
+    pub(crate) fn answer(&self, dialect: Dialect) -> ErrorAnswer {
+        let code = self.code();
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(ERROR_HEADER, HeaderValue::from_static(code.as_str()));
+        let mut status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        if let Self::Method { allow } = self {
+            status = StatusCode::METHOD_NOT_ALLOWED;
+            headers.insert(ALLOW, allow.clone());
+        }
+        let (content_type, body) = match dialect {
+            Dialect::Openai => ("application/json", self.in_openai().to_json()),
+            Dialect::Problem => ("application/problem+json", self.problem(status)),
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        ErrorAnswer { status, headers, body }
+    }
+
+    /// The error as OpenAI's clients read it.
+    pub(crate) fn in_openai(&self) -> ErrorBody {
+        match self {
+            Self::Dialect(body) => body.clone(),
+            other => ErrorBody::new(other.code(), other.told()),
+        }
+    }
+
+    fn problem(&self, status: StatusCode) -> Bytes {
+        let told = self.told();
+        let problem = Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: &told,
+            code: self.code().as_str(),
+        };
+        // Texts and numbers cannot fail to be written; an empty body would still carry the status.
+        Bytes::from(serde_json::to_vec(&problem).unwrap_or_default())
+    }
+
+    /// What is told to the client.
+    fn told(&self) -> String {
+        match self {
+            Self::Upstream(error) => told_of_upstream(error),
+            other => other.to_string(),
+        }
+    }
+}
+
+fn of_upstream(error: &UpstreamError) -> ErrorCode {
+    match error {
+        UpstreamError::Timeout { .. } => ErrorCode::UpstreamTimeout,
+        UpstreamError::Connect { .. }
+        | UpstreamError::Broken { .. }
+        | UpstreamError::Malformed { .. } => ErrorCode::UpstreamFailed,
+        UpstreamError::ClientBody(_) | UpstreamError::ClientStalled => ErrorCode::RequestInvalid,
+        UpstreamError::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+    }
+}
+
+fn told_of_upstream(error: &UpstreamError) -> String {
+    match error {
+        UpstreamError::Timeout { waited, .. } => format!("the upstream did not answer in time: {waited}"),
+        UpstreamError::Connect { .. } => "no connection to the upstream could be made".to_owned(),
+        UpstreamError::Broken { .. } => "the upstream closed the connection before it answered".to_owned(),
+        UpstreamError::Malformed { .. } => "the upstream's answer is not valid HTTP/1.1".to_owned(),
+        UpstreamError::ClientBody(_) => "the request's body did not arrive whole".to_owned(),
+        UpstreamError::ClientStalled | UpstreamError::BodyTooLarge { .. } => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::upstream::Waited;
+
+    fn every_error() -> Vec<(Error, u16, &'static str)> {
+        let origin = || Arc::<str>::from("http://secret-host:1");
+        let io = || std::io::Error::other("secret cause");
+        let allow = HeaderValue::from_static("GET");
+        vec![
+            (Error::Head("bad"), 400, "request_invalid"),
+            (Error::HeadTooLarge { limit: 1 }, 431, "header_too_large"),
+            (Error::BodyTooLarge { limit: 1 }, 413, "request_too_large"),
+            (Error::UnknownPath, 404, "not_found"),
+            (Error::Method { allow }, 405, "request_invalid"),
+            (Error::NoCredential, 401, "unauthenticated"),
+            (Error::TwoCredentials, 401, "unauthenticated"),
+            (Error::UnknownCredential, 401, "unauthenticated"),
+            (Error::OtherTenant, 403, "forbidden"),
+            (Error::Dialect(ErrorBody::model_not_found("m")), 404, "not_found"),
+            (Error::Unrecordable(RecordError::Full), 503, "overloaded"),
+            (Error::NoEndpoint, 503, "no_healthy_upstream"),
+            (Error::ProviderKey { status: 401 }, 502, "upstream_failed"),
+            (Error::ProviderStatus { status: 500 }, 502, "upstream_failed"),
+            (Error::InBand("x".to_owned()), 502, "upstream_failed"),
+            (Error::Upstream(UpstreamError::Connect { origin: origin(), source: io() }), 502, "upstream_failed"),
+            (Error::Upstream(UpstreamError::Timeout { origin: origin(), waited: Waited::Total }), 504, "upstream_timeout"),
+            (Error::Upstream(UpstreamError::Broken { origin: origin(), stale: false, source: io() }), 502, "upstream_failed"),
+            (Error::Upstream(UpstreamError::Malformed { origin: origin(), problem: "x" }), 502, "upstream_failed"),
+            (Error::Upstream(UpstreamError::ClientStalled), 400, "request_invalid"),
+            (Error::Upstream(UpstreamError::BodyTooLarge { limit: 1 }), 413, "request_too_large"),
+        ]
+    }
+
+    #[test]
+    fn every_error_has_its_status_and_code_in_both_dialects() {
+        for (error, status, code) in every_error() {
+            for dialect in [Dialect::Problem, Dialect::Openai] {
+                let answer = error.answer(dialect);
+                assert_eq!(answer.headers[ERROR_HEADER], code, "{error:?}");
+                assert_eq!(answer.status.as_u16(), status, "{error:?}");
+                let body: Value = serde_json::from_slice(&answer.body).unwrap();
+                match dialect {
+                    Dialect::Problem => {
+                        assert_eq!(body["status"], status);
+                        assert_eq!(body["code"], code);
+                    }
+                    Dialect::Openai => assert!(body["error"]["message"].is_string()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_gateway_is_not_told() {
+        for (error, ..) in every_error() {
+            let body = error.answer(Dialect::Problem).body;
+            assert!(!String::from_utf8_lossy(&body).contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_method_that_is_not_taken_says_which_are() {
+        let error = Error::Method { allow: HeaderValue::from_static("GET, POST") };
+        assert_eq!(error.answer(Dialect::Problem).headers[ALLOW], "GET, POST");
+    }
+}

@@ -1,0 +1,165 @@
+//! Checks of a request's head, before anything is looked up.
+//!
+//! hyper has parsed it: framing is its job (RFC 9112, 6.3). What is checked here is what a proxy must not pass on
+//! in two readings: the host, and paths that an upstream might resolve to somewhere else than the route said.
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_LENGTH, HOST};
+use http::request::Parts;
+use http::{HeaderMap, Method, Version};
+
+use super::error::Error;
+
+/// Header fields of a request.
+pub(super) const FIELDS_MAX: usize = 100;
+/// Bytes that a line's framing takes: `: ` and the line's end.
+const LINE_OVERHEAD: usize = 4;
+
+/// What of a head a route is looked up by.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Subject<'a> {
+    /// In lower case, without port; empty where an HTTP/1.0 client names none.
+    pub(crate) host: Cow<'a, str>,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+}
+
+/// Checks a head, and says what it asks for.
+pub(crate) fn check(parts: &Parts, head_bytes_max: usize) -> Result<Subject<'_>, Error> {
+    if parts.method == Method::CONNECT {
+        return Err(Error::Head("the method CONNECT is not served here"));
+    }
+    let uri_bytes = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    if uri_bytes + fields_bytes(&parts.headers) > head_bytes_max || parts.headers.len() > FIELDS_MAX {
+        return Err(Error::HeadTooLarge { limit: head_bytes_max });
+    }
+    let path = parts.uri.path();
+    if has_dot_segment(path) {
+        return Err(Error::Head("the path holds a `.` or `..` segment; send it resolved"));
+    }
+    Ok(Subject { host: host(parts)?, path, query: parts.uri.query() })
+}
+
+/// The body's length, where the head announces one.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn fields_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD).sum()
+}
+
+/// The host that is asked for (RFC 9112, 3.2): of the request line if it has one, else of the one `Host` field.
+fn host(parts: &Parts) -> Result<Cow<'_, str>, Error> {
+    let mut fields = parts.headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Error::Head("the request has two Host fields"));
+    }
+    let field = match field {
+        Some(value) => Some(value.to_str().map_err(|_| Error::Head("the Host field is not text"))?),
+        None if parts.version == Version::HTTP_11 => {
+            return Err(Error::Head("the request has no Host field"));
+        }
+        None => None,
+    };
+    let text = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => field.unwrap_or_default(),
+    };
+    normal_host(text).ok_or(Error::Head("the host is not a valid one"))
+}
+
+/// A host without port and final dot, in lower case.
+fn normal_host(text: &str) -> Option<Cow<'_, str>> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')?;
+            let (host, after) = (rest.get(..end)?, rest.get(end + 1..)?);
+            (host, if after.is_empty() { "" } else { after.strip_prefix(':')? })
+        }
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:%".contains(&byte);
+    if !host.bytes().all(is_allowed) || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
+/// Whether a segment is, or decodes to, `.` or `..`.
+fn has_dot_segment(path: &str) -> bool {
+    // Most paths have neither; then nothing is split.
+    if !path.contains("/.") && !path.contains("%2") && !path.contains("%5") {
+        return false;
+    }
+    path.split(['/', '\\']).any(|segment| {
+        let rest = segment.replace("%2E", ".").replace("%2e", ".");
+        let rest = rest.replace("%2F", "/").replace("%2f", "/").replace("%5C", "/").replace("%5c", "/");
+        rest.split('/').any(|part| part == "." || part == "..")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(uri: &str, hosts: &[&str]) -> Parts {
+        let mut request = Request::get(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn host_of(uri: &str, hosts: &[&str]) -> Result<String, Error> {
+        check(&parts(uri, hosts), 16_384).map(|subject| subject.host.into_owned())
+    }
+
+    #[test]
+    fn the_host_is_compared_without_port_case_and_final_dot() {
+        assert_eq!(host_of("/", &["API.acme.test:8080"]).unwrap(), "api.acme.test");
+        assert_eq!(host_of("/", &["api.acme.test."]).unwrap(), "api.acme.test");
+        assert_eq!(host_of("/", &["[::1]:80"]).unwrap(), "::1");
+        assert_eq!(host_of("http://b.test/x", &["a.test"]).unwrap(), "b.test");
+    }
+
+    #[test]
+    fn a_host_that_is_missing_doubled_or_no_host_is_refused() {
+        assert!(host_of("/", &[]).is_err());
+        assert!(host_of("/", &["a.test", "b.test"]).is_err());
+        assert!(host_of("/", &["user@a.test"]).is_err());
+        assert!(host_of("/", &["a.test:x"]).is_err());
+        assert!(host_of("/", &["[::1"]).is_err());
+    }
+
+    #[test]
+    fn dot_segments_are_refused_in_every_spelling() {
+        for bad in ["/a/../b", "/a/..", "/./a", "/a/%2e%2E/b", "/a/.%2e", "/a%2f..%2fb", "/a%5c%2e%2e"] {
+            assert!(check(&parts(bad, &["a"]), 16_384).is_err(), "{bad}");
+        }
+        for good in ["/a/.well-known/x", "/a..b", "/...", "/a%20b", "/a%2fb"] {
+            assert!(check(&parts(good, &["a"]), 16_384).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_head_over_the_limit_is_refused_as_such() {
+        let long = format!("/{}", "x".repeat(300));
+        assert!(matches!(check(&parts(&long, &["a"]), 256), Err(Error::HeadTooLarge { .. })));
+    }
+
+    #[test]
+    fn tunnels_are_not_served() {
+        let request = Request::connect("a.test:443").body(()).unwrap();
+        assert!(check(&request.into_parts().0, 16_384).is_err());
+    }
+}

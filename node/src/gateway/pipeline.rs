@@ -1,0 +1,96 @@
+//! The story of a request; the only caller of the phases.
+//!
+//! ```text
+//! head -> route -> identify -> (AI: read body, model) -> plan -> open -> send -> relay -> close
+//!    any error -> one mapper (`error.rs`)
+//! ```
+//!
+//! A phase takes values and returns a value or an [`Error`]. Whatever happens, the call is recorded once (`call.rs`).
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{Body, Source};
+use super::call::Call;
+use super::error::{Dialect, Error, ErrorAnswer};
+use super::hygiene::REQUEST_ID;
+use super::route::{Destination, find};
+use super::worker::Worker;
+use super::{ai, head, ids, proxy};
+
+const CALL_ID: HeaderName = HeaderName::from_static("x-mode-envoy-call-id");
+
+/// A head and where its body comes from.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) source: Source,
+}
+
+/// Answers one request.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let mut call = Call::begin(&worker, client, &parts.headers);
+    let answer = match run(&mut call, &parts, body).await {
+        Ok(answer) => answer,
+        Err(error) => refuse(&mut call, &error, dialect(parts.uri.path())),
+    };
+    respond(call, answer, &parts.headers)
+}
+
+async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, Error> {
+    let view = Rc::clone(call.view());
+    let subject = head::check(parts, call.worker().limits.head_bytes)?;
+    match find(view.table(), &subject, &parts.method)? {
+        Destination::Route(route) => proxy::run(call, route, parts, &subject, body).await,
+        Destination::Chat => ai::chat(call, parts, &subject, body).await,
+        Destination::Models => ai::models(call, parts, &subject),
+        Destination::Model(id) => ai::model(call, parts, &subject, id),
+    }
+}
+
+/// Turns an error into an answer, and says in the log what the client is not told.
+fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
+    call.worker().meters.error(error.code());
+    if error.code().status() >= 500 {
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            request_id = ?call.request_id(),
+            "a call failed"
+        );
+    }
+    let ErrorAnswer { status, headers, body } = error.answer(dialect);
+    Answer { status, headers, source: Source::Whole(body) }
+}
+
+fn respond(mut call: Call, answer: Answer, request: &HeaderMap) -> Response<Body> {
+    let Answer { status, mut headers, source } = answer;
+    headers.insert(REQUEST_ID, call.request_id().clone());
+    headers.insert(CALL_ID, ids::header_value(call.id()));
+    if request.contains_key(TRANSFER_ENCODING) {
+        // A client may have sent a content-length beside it, which hyper drops. Whatever stands in front of the
+        // gateway may have believed that one, so the connection must not carry another request (RFC 9112, 6.1).
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    call.worker().meters.answered(status.as_u16());
+    call.answer_begins(status.as_u16());
+    let mut response = Response::new(Body::new(source, call));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Errors on AI paths are in the dialect of their clients.
+fn dialect(path: &str) -> Dialect {
+    if path.starts_with("/v1/") { Dialect::Openai } else { Dialect::Problem }
+}

@@ -1,0 +1,65 @@
+//! Brings each new catalog into force: compile, swap, say so.
+//!
+//! A catalog that does not compile is reported and skipped; the table in force stays until the next one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use mode_envoy_model::catalog::Catalog;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::table::{CompileError, Table};
+use crate::secrets::{KeyringError, KeyringSource};
+
+/// Why a catalog did not come into force.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    #[error("opening the cluster's keyring")]
+    Keyring(#[source] KeyringError),
+    #[error("compiling the catalog")]
+    Compile(#[source] CompileError),
+}
+
+/// Publishes catalogs until cancelled or until nobody makes them any more. `in_force` is the revision of the last
+/// one that every request from now on sees.
+pub async fn publish(
+    mut catalog: watch::Receiver<Arc<Catalog>>,
+    keyring: KeyringSource,
+    table: Arc<ArcSwap<Table>>,
+    in_force: Arc<AtomicU64>,
+    cancel: CancellationToken,
+) {
+    // Held until the next one, so that a big table is taken apart here and not by a worker.
+    let mut _retired = None;
+    loop {
+        let current = Arc::clone(&catalog.borrow_and_update());
+        match compile(&current, &keyring, &table.load()) {
+            Ok(new) => {
+                let revision = new.revision();
+                _retired = Some(table.swap(Arc::new(new)));
+                in_force.store(revision, Ordering::Release);
+                tracing::debug!(revision, "a configuration is in force");
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                revision = current.revision(),
+                "a configuration cannot be brought into force; the one before it stays"
+            ),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = catalog.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn compile(
+    catalog: &Catalog,
+    keyring: &KeyringSource,
+    previous: &Table,
+) -> Result<Table, PublishError> {
+    let keyring = keyring.of(catalog).map_err(PublishError::Keyring)?;
+    Table::compile(catalog, keyring.as_deref(), previous).map_err(PublishError::Compile)
+}

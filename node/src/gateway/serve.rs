@@ -1,0 +1,131 @@
+//! A worker's thread: accept, serve each connection in a task of its own, and on drain finish what is in flight.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+use super::client_io::{ClientIo, Progress};
+use super::connections::Ticket;
+use super::pipeline;
+use super::worker::Worker;
+
+/// How often idle connections are looked through.
+const TIDY: Duration = Duration::from_secs(5);
+/// Pause after the system refused to accept, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// hyper's read buffer: above the limit of a head, so that too long a head is answered by the gateway itself.
+const BUFFER_BYTES: usize = 64 << 10;
+const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nx-mode-envoy-error: overloaded\r\n\
+    content-type: application/problem+json\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 117\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"too many connections\",\"code\":\"overloaded\"}";
+
+/// When to stop, once that is known; what is in flight then has until that moment.
+pub(super) type Stop = watch::Receiver<Option<Instant>>;
+
+/// Serves until told to stop.
+pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener, mut stop: Stop) {
+    let tidy = tokio::task::spawn_local(tidy(Rc::clone(&worker)));
+    let deadline = tokio::select! {
+        deadline = stopped(&mut stop) => deadline,
+        () = accept(&worker, &listener) => Instant::now(),
+    };
+    drop(listener);
+    worker.connections.drain();
+    if timeout_at(deadline, worker.connections.all_closed()).await.is_err() {
+        let left = worker.connections.count();
+        tracing::warn!(connections = left, "draining took too long; what was in flight is cut");
+    }
+    tidy.abort();
+}
+
+async fn stopped(stop: &mut Stop) -> Instant {
+    match stop.wait_for(Option::is_some).await {
+        Ok(deadline) => deadline.unwrap_or_else(Instant::now),
+        // The gateway itself was dropped.
+        Err(_) => Instant::now(),
+    }
+}
+
+async fn tidy(worker: Rc<Worker>) {
+    let mut ticks = interval(TIDY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.tidy();
+    }
+}
+
+async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => admit(worker, stream, peer),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    if worker.connections.count() >= worker.limits.connections {
+        // As much as the socket takes at once: nobody waits for a client that is not served.
+        let _ = stream.try_write(OVERLOADED);
+        return;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection was gone before it was served");
+        return;
+    }
+    let ticket = worker.connections.open();
+    tokio::task::spawn_local(connection(Rc::clone(worker), stream, peer.ip(), ticket));
+}
+
+/// Serves one connection to its end.
+pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    worker: Rc<Worker>,
+    stream: S,
+    client: IpAddr,
+    mut ticket: Ticket,
+) {
+    worker.meters.connections.increment(1);
+    let progress = Progress::new();
+    let io = TokioIo::new(ClientIo::new(stream, Rc::clone(&progress), worker.limits));
+    let service = service_fn(|request| {
+        let in_flight = progress.begin();
+        let worker = Rc::clone(&worker);
+        async move {
+            let answer = pipeline::handle(worker, client, request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| body.on(in_flight)))
+        }
+    });
+    let mut server = http1::Builder::new();
+    server.max_buf_size(BUFFER_BYTES).half_close(false);
+    let mut conn = pin!(server.serve_connection(io, service));
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        if !told && ticket.is_draining(cx) {
+            told = true;
+            conn.as_mut().graceful_shutdown();
+        }
+        match conn.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            ready => ready,
+        }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke");
+    }
+    worker.meters.connections.decrement(1);
+}

@@ -1,0 +1,76 @@
+//! Limits of what clients send.
+
+use super::super::harness::{Harness, KEY, example, run};
+use super::super::settings::GatewayLimits;
+
+fn small() -> Harness {
+    let limits = GatewayLimits {
+        head_bytes: 1_024,
+        ai_body_bytes: 64,
+        proxied_body_bytes: 8,
+        ..GatewayLimits::default()
+    };
+    Harness::with(example(), limits)
+}
+
+fn post(path: &str, framing: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {KEY}\r\n{framing}\r\n\r\n{body}")
+}
+
+#[test]
+fn a_body_that_announces_too_much_is_refused_before_anything_is_sent() {
+    run(async {
+        let harness = small();
+        for path in ["/orders/1", "/v1/chat/completions"] {
+            let mut client = harness.client();
+            client.send(post(path, "Content-Length: 1000", "")).await;
+            let (head, _) = client.message().await;
+            assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+            assert!(head.contains("x-mode-envoy-error: request_too_large\r\n"), "{head}");
+        }
+        assert_eq!(harness.connects(), 0);
+    });
+}
+
+#[test]
+fn a_body_that_turns_out_too_long_is_refused_and_the_upstream_let_go() {
+    run(async {
+        let harness = small();
+        let mut client = harness.client();
+        client.send(post("/orders/1", "Transfer-Encoding: chunked", "4\r\nfour\r\n")).await;
+        let (_, mut upstream) = harness.upstream().await;
+        upstream.until("four").await;
+        client.send("5\r\nfives\r\n0\r\n\r\n").await;
+        let (head, _) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+        assert!(!upstream.rest().await.contains("0\r\n\r\n"));
+        let (opened, close, _) = harness.one_call();
+        assert!(opened);
+        assert_eq!(close.status, 413);
+    });
+}
+
+#[test]
+fn an_ai_body_is_bounded_though_it_does_not_announce_its_length() {
+    run(async {
+        let harness = small();
+        let mut client = harness.client();
+        let chunk = format!("60\r\n{}\r\n0\r\n\r\n", "x".repeat(0x60));
+        client.send(post("/v1/chat/completions", "Transfer-Encoding: chunked", &chunk)).await;
+        let (head, body) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+        assert!(body.contains("\"code\":\"request_too_large\""), "{body}");
+    });
+}
+
+#[test]
+fn a_head_that_is_too_long_is_told_so() {
+    run(async {
+        let harness = small();
+        let mut client = harness.client();
+        client.send(format!("GET /open HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(2_000))).await;
+        let (head, _) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
+        assert!(head.contains("x-mode-envoy-error: header_too_large\r\n"), "{head}");
+    });
+}

@@ -1,0 +1,99 @@
+//! A worker's view of one table: the table, and the dimensions of the facts that requests on it are about.
+//!
+//! Dimensions are nine shared names. They are the same for every request with the same key and route or model, so
+//! they are put together once for each such pair; a request then shares them without touching a counter that
+//! another core touches too.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mode_envoy_model::object::Name;
+
+use super::table::{KeyEntry, ModelEntry, RouteEntry, Table};
+use crate::usage::record::Dims;
+
+/// Pairs remembered; beyond it all are forgotten and made again.
+const PAIRS_MAX: usize = 16_384;
+
+/// One table, as one worker uses it.
+#[derive(Debug)]
+pub(crate) struct View {
+    table: Arc<Table>,
+    empty: Rc<Dims>,
+    /// By the addresses of the entries they come from, which live as long as the table does.
+    pairs: RefCell<HashMap<(usize, usize), Rc<Dims>>>,
+}
+
+// === impl View ===
+
+impl View {
+    pub(crate) fn new(table: Arc<Table>) -> Self {
+        Self { table, empty: Rc::new(Dims::empty()), pairs: RefCell::default() }
+    }
+
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Nothing is known.
+    pub(crate) fn empty(&self) -> Rc<Dims> {
+        Rc::clone(&self.empty)
+    }
+
+    /// A route, with the key that its request carries, if any.
+    pub(crate) fn of_route(&self, key: Option<&KeyEntry>, route: &RouteEntry) -> Rc<Dims> {
+        let pair = (key.map_or(0, address), address(route));
+        self.of(pair, || Dims {
+            tenant: Name::clone(route.tenant()),
+            route: Name::clone(route.name()),
+            ..of_key(key)
+        })
+    }
+
+    /// A built-in route that concerns no model.
+    pub(crate) fn of_builtin(&self, key: &KeyEntry, route: &'static str) -> Rc<Dims> {
+        let pair = (address(key), route.as_ptr().addr());
+        self.of(pair, || Dims { route: Name::from(route), ..of_key(Some(key)) })
+    }
+
+    /// A built-in route and the model that it asks.
+    pub(crate) fn of_model(&self, key: &KeyEntry, route: &'static str, model: &ModelEntry) -> Rc<Dims> {
+        self.of((address(key), address(model)), || Dims {
+            route: Name::from(route),
+            model: Name::clone(&model.name),
+            provider: Name::clone(&model.provider.name),
+            upstream_model: Name::clone(&model.upstream_model),
+            ..of_key(Some(key))
+        })
+    }
+
+    fn of(&self, pair: (usize, usize), make: impl FnOnce() -> Dims) -> Rc<Dims> {
+        let mut pairs = self.pairs.borrow_mut();
+        if let Some(dims) = pairs.get(&pair) {
+            return Rc::clone(dims);
+        }
+        if pairs.len() >= PAIRS_MAX {
+            pairs.clear();
+        }
+        let dims = Rc::new(make());
+        pairs.insert(pair, Rc::clone(&dims));
+        dims
+    }
+}
+
+fn of_key(key: Option<&KeyEntry>) -> Dims {
+    let Some(entry) = key else { return Dims::empty() };
+    Dims {
+        tenant: Name::clone(&entry.key.tenant),
+        team: Name::clone(&entry.team),
+        consumer: Name::clone(&entry.key.consumer),
+        key: Name::clone(&entry.key.name),
+        ..Dims::empty()
+    }
+}
+
+fn address<T>(entry: &T) -> usize {
+    std::ptr::from_ref(entry).addr()
+}

@@ -1,0 +1,88 @@
+//! What one worker owns: a view of the table, idle upstream connections, a spool, ids. Nothing here is shared with
+//! another thread but through the table's pointer and the network's caches.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::connections::Connections;
+use super::ids::Ids;
+use super::meters::Meters;
+use super::settings::GatewayLimits;
+use super::table::{Endpoint, Table};
+use super::view::View;
+use crate::upstream::{Conn, Network, Pool, Timeouts, UpstreamError};
+use crate::usage::recorder::Recorder;
+
+/// One worker of the data plane.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) limits: GatewayLimits,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) recorder: Recorder,
+    pub(crate) ids: Ids,
+    pub(crate) meters: Meters,
+    pub(crate) connections: Rc<Connections>,
+    current: RefCell<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    cache: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
+    view: Rc<View>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// `None` if the operating system gives no random bytes.
+    pub(crate) fn new(
+        limits: GatewayLimits,
+        table: Arc<ArcSwap<Table>>,
+        network: Network,
+        recorder: Recorder,
+    ) -> Option<Self> {
+        let mut cache = Cache::new(table);
+        let view = Rc::new(View::new(Arc::clone(cache.load())));
+        Some(Self {
+            limits,
+            pool: Rc::new(Pool::new(network)),
+            recorder,
+            ids: Ids::new()?,
+            current: RefCell::new(Current { cache, view }),
+            meters: Meters::new(),
+            connections: Rc::default(),
+        })
+    }
+
+    /// The table in force, as this worker uses it. A request takes it once.
+    pub(crate) fn view(&self) -> Rc<View> {
+        let current = &mut *self.current.borrow_mut();
+        let table = current.cache.load();
+        if !Arc::ptr_eq(table, current.view.table()) {
+            current.view = Rc::new(View::new(Arc::clone(table)));
+        }
+        Rc::clone(&current.view)
+    }
+
+    /// What is done every few seconds: stale connections are closed, and a table that nobody uses is let go.
+    pub(crate) fn tidy(&self) {
+        self.pool.sweep();
+        drop(self.view());
+    }
+}
+
+/// A new connection to `endpoint`; a failure counts as an attempt of its own.
+pub(crate) async fn connect(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    timeouts: Timeouts,
+) -> Result<Conn, UpstreamError> {
+    let connected = worker.pool.connect(&endpoint.origin, timeouts.connect).await;
+    if connected.is_err() {
+        worker.meters.attempt(&connected);
+    }
+    connected
+}

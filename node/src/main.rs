@@ -1,0 +1,12 @@
+//! The binary: see the library's [`mode_envoy_node::app`] for what it does.
+
+use std::process::ExitCode;
+
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    mode_envoy_node::main()
+}

@@ -1,0 +1,159 @@
+//! Every metric of this crate: its name, what it counts, and how it is rendered for `/metrics`.
+//!
+//! Names are `mode_envoy_<component>_<thing>_<unit>`; counters end in `_total`. Labels come from enums of this
+//! program (an outcome, an error code, a class of status), never from what a client or an operator typed, so there
+//! are at most [`SERIES_MAX`] series.
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+/// Requests that the gateway answered. Label `class`: the first digit of the status, as `2xx`.
+pub const GATEWAY_REQUESTS: &str = "mode_envoy_gateway_requests_total";
+/// Errors that the gateway itself made. Label `code`: the value of `x-mode-envoy-error`.
+pub const GATEWAY_ERRORS: &str = "mode_envoy_gateway_errors_total";
+/// Client connections that are open.
+pub const GATEWAY_CONNECTIONS: &str = "mode_envoy_gateway_connections";
+/// Attempts at upstreams. Label `outcome`.
+pub const UPSTREAM_ATTEMPTS: &str = "mode_envoy_upstream_attempts_total";
+/// Usage batches by what the log answered. Label `outcome`.
+pub const USAGE_BATCHES: &str = "mode_envoy_usage_batches_total";
+/// Usage rows that were counted.
+pub const USAGE_ROWS: &str = "mode_envoy_usage_rows_total";
+/// Bytes of the usage spools on disk.
+pub const USAGE_SPOOL_BYTES: &str = "mode_envoy_usage_spool_bytes";
+/// Calls that were closed `presumed` at the start of this process.
+pub const USAGE_PRESUMED: &str = "mode_envoy_usage_presumed_calls_total";
+/// The log index that this node has applied.
+pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
+/// The term that this node is in.
+pub const RAFT_TERM: &str = "mode_envoy_raft_term";
+/// 1 if this node leads, else 0.
+pub const RAFT_IS_LEADER: &str = "mode_envoy_raft_is_leader";
+/// The revision of the configuration that this node has applied.
+pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
+/// The revision that is in force in this node's gateway.
+pub const TABLE_REVISION: &str = "mode_envoy_table_revision";
+/// 1 if `/readyz` says so, else 0.
+pub const NODE_READY: &str = "mode_envoy_node_ready";
+
+/// No more series than this exist: each name times the values of its one label.
+pub const SERIES_MAX: usize = 100;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// Every metric, with its kind and its help text.
+pub const ALL: [(&str, MetricKind, &str); 14] = [
+    (
+        GATEWAY_REQUESTS,
+        MetricKind::Counter,
+        "Requests answered by the gateway, by class of status.",
+    ),
+    (
+        GATEWAY_ERRORS,
+        MetricKind::Counter,
+        "Errors the gateway itself made, by code.",
+    ),
+    (
+        GATEWAY_CONNECTIONS,
+        MetricKind::Gauge,
+        "Open client connections.",
+    ),
+    (
+        UPSTREAM_ATTEMPTS,
+        MetricKind::Counter,
+        "Attempts at upstreams, by outcome.",
+    ),
+    (
+        USAGE_BATCHES,
+        MetricKind::Counter,
+        "Usage batches, by the answer of the log.",
+    ),
+    (
+        USAGE_ROWS,
+        MetricKind::Counter,
+        "Usage rows that were counted.",
+    ),
+    (
+        USAGE_SPOOL_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the usage spools on disk.",
+    ),
+    (
+        USAGE_PRESUMED,
+        MetricKind::Counter,
+        "Calls closed as presumed when this process started.",
+    ),
+    (
+        RAFT_APPLIED_INDEX,
+        MetricKind::Gauge,
+        "Log index applied on this node.",
+    ),
+    (RAFT_TERM, MetricKind::Gauge, "Term of this node."),
+    (RAFT_IS_LEADER, MetricKind::Gauge, "1 if this node leads."),
+    (
+        CATALOG_REVISION,
+        MetricKind::Gauge,
+        "Revision of the configuration applied on this node.",
+    ),
+    (
+        TABLE_REVISION,
+        MetricKind::Gauge,
+        "Revision in force in the gateway of this node.",
+    ),
+    (NODE_READY, MetricKind::Gauge, "1 if this node is ready."),
+];
+
+/// Takes over the process's metrics. Once per process.
+///
+/// # Errors
+///
+/// Another recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    for (name, kind, help) in ALL {
+        match kind {
+            MetricKind::Counter => metrics::describe_counter!(name, help),
+            MetricKind::Gauge => metrics::describe_gauge!(name, help),
+        }
+    }
+    Ok(handle)
+}
+
+/// A number as metrics hold it.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to 2^53, which no count of this program reaches"
+)]
+pub(crate) const fn number(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_pattern() {
+        let names: BTreeSet<_> = ALL.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for (name, kind, help) in ALL {
+            let rest = name.strip_prefix("mode_envoy_").unwrap_or_default();
+            let sound = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(rest.contains('_') && rest.chars().all(sound), "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                kind == MetricKind::Counter,
+                "{name}"
+            );
+            assert!(help.ends_with('.'), "{name}");
+        }
+    }
+}

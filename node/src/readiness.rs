@@ -1,0 +1,139 @@
+//! Whether this node serves, and if not, why not: what `/readyz` says.
+//!
+//! Invariant: a node that is not ready always gives at least one reason, each a sentence that an operator can act
+//! on without reading a log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use mode_envoy_raft::Phase;
+
+/// How far this process is. It only moves forward.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Not serving yet; says what it does now.
+    Starting(&'static str),
+    /// Serving.
+    Serving,
+    /// Finishing what is in flight before it ends.
+    Draining,
+    /// Ending, since something it cannot do without is gone.
+    Failed(String),
+}
+
+/// Whether this node serves. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    stage: Arc<Mutex<Stage>>,
+    phase: watch::Receiver<Phase>,
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// Of a process that has just begun; `phase` is how far it is in becoming a member.
+    pub fn new(phase: watch::Receiver<Phase>) -> Self {
+        let stage = Stage::Starting("the process has just begun");
+        Self {
+            stage: Arc::new(Mutex::new(stage)),
+            phase,
+        }
+    }
+
+    /// Moves on. A node that drains or has failed never serves again.
+    pub fn set(&self, stage: Stage) {
+        let mut now = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = matches!(*now, Stage::Draining | Stage::Failed(_));
+        if !over || matches!(stage, Stage::Failed(_)) {
+            *now = stage;
+        }
+    }
+
+    /// Why this node does not serve, a reason each; empty if it does.
+    pub fn not_ready(&self) -> Vec<String> {
+        let stage = self
+            .stage
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match stage {
+            Stage::Serving => Vec::new(),
+            Stage::Draining => vec!["draining: this node is about to end".to_owned()],
+            Stage::Failed(reason) => vec![format!("failed: {reason}")],
+            Stage::Starting(what) => starting(what, &self.phase.borrow()),
+        }
+    }
+}
+
+fn starting(what: &str, phase: &Phase) -> Vec<String> {
+    match phase {
+        Phase::Starting | Phase::Member => vec![format!("starting: {what}")],
+        Phase::Replaying => vec!["starting: replaying the log".to_owned()],
+        Phase::Forming { waiting_for } if waiting_for.is_empty() => {
+            vec!["forming: the peers are reached, the cluster is being formed".to_owned()]
+        }
+        Phase::Forming { waiting_for } => waiting_for
+            .iter()
+            .map(|peer| {
+                format!(
+                    "forming: node {} at {}: {}",
+                    peer.node_id, peer.address, peer.reason
+                )
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mode_envoy_raft::Waiting;
+
+    use super::*;
+
+    #[test]
+    fn while_forming_each_peer_that_is_not_reached_is_a_reason() {
+        let waiting = |node_id, reason: &str| Waiting {
+            node_id,
+            address: format!("127.0.0.{node_id}:7071"),
+            reason: reason.to_owned(),
+        };
+        let waiting_for = vec![
+            waiting(2, "connection refused"),
+            waiting(3, "another secret"),
+        ];
+        let phase = watch::Sender::new(Phase::Forming { waiting_for });
+        let readiness = Readiness::new(phase.subscribe());
+        assert_eq!(
+            readiness.not_ready(),
+            [
+                "forming: node 2 at 127.0.0.2:7071: connection refused",
+                "forming: node 3 at 127.0.0.3:7071: another secret"
+            ]
+        );
+        phase.send_replace(Phase::Forming {
+            waiting_for: Vec::new(),
+        });
+        assert_eq!(readiness.not_ready().len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_drains_never_serves_again_but_may_fail() {
+        let phase = watch::Sender::new(Phase::Member);
+        let readiness = Readiness::new(phase.subscribe());
+        assert_eq!(
+            readiness.not_ready(),
+            ["starting: the process has just begun"]
+        );
+        readiness.set(Stage::Serving);
+        assert!(readiness.not_ready().is_empty());
+        readiness.set(Stage::Draining);
+        readiness.set(Stage::Serving);
+        assert_eq!(
+            readiness.not_ready(),
+            ["draining: this node is about to end"]
+        );
+        readiness.set(Stage::Failed("the log's disk".to_owned()));
+        assert_eq!(readiness.not_ready(), ["failed: the log's disk"]);
+    }
+}

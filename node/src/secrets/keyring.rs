@@ -1,0 +1,485 @@
+//! The cluster's encryption key, and secrets sealed under it.
+//!
+//! ```text
+//! cluster secret (file) --HKDF--> wrapping key --wraps--> cluster key (in the log) --wraps--> data key of one record --seals--> secret
+//! ```
+//!
+//! * Nothing that stands in the log or in a checkpoint can be read without the cluster secret's file.
+//! * A sealed secret opens only at the [`Place`] it was sealed for: moved to another object, it is refused.
+//! * A cluster key seals fewer than 2^32 records, far from where random 96-bit nonces collide; a data key seals one.
+//! * Fingerprints are keyed: they tell whether two secrets are equal only to those who hold the cluster key.
+
+use std::fmt;
+
+use mode_envoy_model::provider::SealedSecret;
+use mode_envoy_raft::ClusterSecret;
+use mode_envoy_raft::secret::LABEL_CLUSTER_KEY_WRAP;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::{RandomError, Secret, random_bytes};
+
+const KEY_LEN: usize = 32;
+/// First byte of everything written here, so that the construction can change.
+const FORMAT: u8 = 1;
+
+const CLUSTER_KEY_DOMAIN: &[u8] = b"mode-envoy cluster key v1";
+const DATA_KEY_DOMAIN: &[u8] = b"mode-envoy data key v1";
+const SECRET_DOMAIN: &[u8] = b"mode-envoy sealed secret v1";
+const SEAL_CONTEXT: &str = "mode-envoy cluster key: seal v1";
+const FINGERPRINT_CONTEXT: &str = "mode-envoy cluster key: fingerprint v1";
+
+/// Seals and opens the secrets of one cluster.
+pub struct Keyring {
+    seal: LessSafeKey,
+    fingerprint: Zeroizing<[u8; KEY_LEN]>,
+}
+
+/// Where a secret belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Owner; empty for what belongs to the cluster.
+    pub tenant: &'a str,
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Name of the object.
+    pub name: &'a str,
+    /// Field of the object.
+    pub field: &'static str,
+}
+
+/// Why the keyring did not do what it was asked.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum KeyringError {
+    /// The cluster key does not open with this secret.
+    #[error(
+        "opening the cluster's encryption key: this node's cluster secret is not the one that wrapped it; \
+         start the node with the same --cluster-secret-file as the others"
+    )]
+    WrongClusterSecret,
+    /// A sealed secret was altered, or belongs to another place or another cluster.
+    #[error(
+        "opening the {field} of {kind} {name}: it was not sealed there by this cluster; apply the {kind} again with its secret"
+    )]
+    NotSealedHere {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Name of the object, with its tenant if it has one.
+        name: String,
+        /// Field of the object.
+        field: &'static str,
+    },
+    /// Written by a newer release.
+    #[error(
+        "opening a secret of format {0}: this release reads format {FORMAT} only; run the release that wrote it"
+    )]
+    UnknownFormat(u8),
+    /// Sealing failed.
+    #[error("sealing a secret: the cipher refused it; nothing was stored")]
+    Seal,
+    /// No random bytes.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    /// Any of the keys of a provider; their order is free, so they share a place.
+    pub const fn provider_keys(name: &'a str) -> Self {
+        Self {
+            tenant: "",
+            kind: "provider",
+            name,
+            field: "keys",
+        }
+    }
+
+    /// Every part with its length, so that no two places read the same.
+    fn associated_data(self, domain: &[u8]) -> Vec<u8> {
+        let parts = [
+            domain,
+            self.tenant.as_bytes(),
+            self.kind.as_bytes(),
+            self.name.as_bytes(),
+            self.field.as_bytes(),
+        ];
+        let mut data = Vec::with_capacity(parts.iter().map(|p| p.len() + 8).sum());
+        for part in parts {
+            data.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+
+    fn refusal(self) -> KeyringError {
+        let name = match self.tenant {
+            "" => self.name.to_owned(),
+            tenant => format!("{tenant}/{}", self.name),
+        };
+        KeyringError::NotSealedHere {
+            kind: self.kind,
+            name,
+            field: self.field,
+        }
+    }
+}
+
+// === impl Keyring ===
+
+impl Keyring {
+    /// Makes the encryption key of a new cluster, and the form of it that may be stored.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Random`] if the system has no random bytes.
+    pub fn create(
+        secret: &ClusterSecret,
+        cluster_id: &[u8; 16],
+    ) -> Result<(Self, Vec<u8>), KeyringError> {
+        Self::create_under(&wrapping_key(secret, cluster_id), cluster_id)
+    }
+
+    /// Opens what [`Self::create`] stored.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::WrongClusterSecret`] if it was wrapped by another secret or for another cluster.
+    pub fn unwrap(
+        secret: &ClusterSecret,
+        cluster_id: &[u8; 16],
+        wrapped: &[u8],
+    ) -> Result<Self, KeyringError> {
+        Self::unwrap_under(&wrapping_key(secret, cluster_id), cluster_id, wrapped)
+    }
+
+    /// Encrypts `plain` so that it opens at `at` only.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::Random`] if the system has no random bytes.
+    pub fn seal(&self, plain: &Secret, at: Place<'_>) -> Result<SealedSecret, KeyringError> {
+        let data_key = Zeroizing::new(random_bytes::<KEY_LEN>()?);
+        let wrapped_data_key = encrypt(
+            &self.seal,
+            data_key.as_slice(),
+            &at.associated_data(DATA_KEY_DOMAIN),
+        )?;
+        let ciphertext = encrypt(
+            &aead_key(&data_key)?,
+            plain.expose().as_bytes(),
+            &at.associated_data(SECRET_DOMAIN),
+        )?;
+        Ok(SealedSecret {
+            wrapped_data_key: wrapped_data_key.into(),
+            ciphertext: ciphertext.into(),
+            fingerprint: self.fingerprint(plain),
+        })
+    }
+
+    /// Decrypts what [`Self::seal`] made for the same place.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::NotSealedHere`] if it was altered or moved.
+    pub fn open(&self, sealed: &SealedSecret, at: Place<'_>) -> Result<Secret, KeyringError> {
+        let data_key = decrypt(
+            &self.seal,
+            &sealed.wrapped_data_key,
+            &at.associated_data(DATA_KEY_DOMAIN),
+        )?
+        .ok_or_else(|| at.refusal())?;
+        let data_key: Zeroizing<[u8; KEY_LEN]> =
+            Zeroizing::new(data_key.as_slice().try_into().map_err(|_| at.refusal())?);
+        let plain = decrypt(
+            &aead_key(&data_key)?,
+            &sealed.ciphertext,
+            &at.associated_data(SECRET_DOMAIN),
+        )?
+        .ok_or_else(|| at.refusal())?;
+        std::str::from_utf8(&plain)
+            .map(|text| Secret::new(text.to_owned()))
+            .map_err(|_| at.refusal())
+    }
+
+    /// The same for equal secrets, and worth nothing to those who do not hold the cluster key.
+    pub fn fingerprint(&self, plain: &Secret) -> [u8; 16] {
+        let hash = blake3::keyed_hash(&self.fingerprint, plain.expose().as_bytes());
+        let mut short = [0; 16];
+        short.copy_from_slice(&hash.as_bytes()[..16]);
+        short
+    }
+
+    fn create_under(
+        wrapping: &[u8; KEY_LEN],
+        cluster_id: &[u8; 16],
+    ) -> Result<(Self, Vec<u8>), KeyringError> {
+        let cluster_key = Zeroizing::new(random_bytes::<KEY_LEN>()?);
+        let wrapped = encrypt(
+            &aead_key(wrapping)?,
+            cluster_key.as_slice(),
+            &cluster_key_data(cluster_id),
+        )?;
+        Ok((Self::of(&cluster_key)?, wrapped))
+    }
+
+    fn unwrap_under(
+        wrapping: &[u8; KEY_LEN],
+        cluster_id: &[u8; 16],
+        wrapped: &[u8],
+    ) -> Result<Self, KeyringError> {
+        let cluster_key = decrypt(&aead_key(wrapping)?, wrapped, &cluster_key_data(cluster_id))?
+            .ok_or(KeyringError::WrongClusterSecret)?;
+        let cluster_key: Zeroizing<[u8; KEY_LEN]> = Zeroizing::new(
+            cluster_key
+                .as_slice()
+                .try_into()
+                .map_err(|_| KeyringError::WrongClusterSecret)?,
+        );
+        Self::of(&cluster_key)
+    }
+
+    fn of(cluster_key: &[u8; KEY_LEN]) -> Result<Self, KeyringError> {
+        let seal = Zeroizing::new(blake3::derive_key(SEAL_CONTEXT, cluster_key));
+        Ok(Self {
+            seal: aead_key(&seal)?,
+            fingerprint: Zeroizing::new(blake3::derive_key(FINGERPRINT_CONTEXT, cluster_key)),
+        })
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyring(redacted)")
+    }
+}
+
+// === free functions ===
+
+fn wrapping_key(secret: &ClusterSecret, cluster_id: &[u8; 16]) -> Zeroizing<[u8; KEY_LEN]> {
+    Zeroizing::new(secret.derive(LABEL_CLUSTER_KEY_WRAP, cluster_id))
+}
+
+fn cluster_key_data(cluster_id: &[u8; 16]) -> Vec<u8> {
+    [CLUSTER_KEY_DOMAIN, cluster_id].concat()
+}
+
+fn aead_key(bytes: &[u8; KEY_LEN]) -> Result<LessSafeKey, KeyringError> {
+    UnboundKey::new(&CHACHA20_POLY1305, bytes)
+        .map(LessSafeKey::new)
+        .map_err(|_| KeyringError::Seal)
+}
+
+/// `FORMAT nonce ciphertext tag`.
+fn encrypt(key: &LessSafeKey, plain: &[u8], associated: &[u8]) -> Result<Vec<u8>, KeyringError> {
+    let nonce = random_bytes::<NONCE_LEN>()?;
+    let head = 1 + NONCE_LEN;
+    let mut out = Vec::with_capacity(head + plain.len() + CHACHA20_POLY1305.tag_len());
+    out.push(FORMAT);
+    out.extend_from_slice(&nonce);
+    out.extend_from_slice(plain);
+    let tag = key
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(associated),
+            &mut out[head..],
+        )
+        .map_err(|_| KeyringError::Seal)?;
+    out.extend_from_slice(tag.as_ref());
+    Ok(out)
+}
+
+/// `None` where the bytes were not made by [`encrypt`] with the same key and associated data.
+fn decrypt(
+    key: &LessSafeKey,
+    sealed: &[u8],
+    associated: &[u8],
+) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+    let Some((format, rest)) = sealed.split_first() else {
+        return Ok(None);
+    };
+    if *format != FORMAT {
+        return Err(KeyringError::UnknownFormat(*format));
+    }
+    let Some((nonce, body)) = rest.split_first_chunk::<NONCE_LEN>() else {
+        return Ok(None);
+    };
+    let mut body = Zeroizing::new(body.to_vec());
+    let opened = key.open_in_place(
+        Nonce::assume_unique_for_key(*nonce),
+        Aad::from(associated),
+        body.as_mut_slice(),
+    );
+    let Ok(len) = opened.map(|plain| plain.len()) else {
+        return Ok(None);
+    };
+    body.truncate(len);
+    Ok(Some(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: [u8; 16] = [7; 16];
+    const AT: Place<'_> = Place {
+        tenant: "acme",
+        kind: "provider",
+        name: "openai",
+        field: "keys",
+    };
+
+    fn keyring() -> Keyring {
+        Keyring::create_under(&[1; 32], &CLUSTER).unwrap().0
+    }
+
+    fn secret() -> Secret {
+        Secret::new("sk-live-123".to_owned())
+    }
+
+    #[test]
+    fn a_sealed_secret_opens_where_it_was_sealed() {
+        let keyring = keyring();
+        let sealed = keyring.seal(&secret(), AT).unwrap();
+        assert_eq!(keyring.open(&sealed, AT).unwrap().expose(), "sk-live-123");
+    }
+
+    #[test]
+    fn a_secret_moved_to_another_place_is_refused() {
+        let keyring = keyring();
+        let sealed = keyring.seal(&secret(), AT).unwrap();
+        let others = [
+            Place {
+                tenant: "beta",
+                ..AT
+            },
+            Place {
+                kind: "service",
+                ..AT
+            },
+            Place {
+                name: "other",
+                ..AT
+            },
+            Place {
+                field: "headers",
+                ..AT
+            },
+            // The parts read the same when run together.
+            Place {
+                tenant: "acmeprovider",
+                kind: "",
+                ..AT
+            },
+        ];
+        for place in others {
+            assert!(
+                matches!(
+                    keyring.open(&sealed, place),
+                    Err(KeyringError::NotSealedHere { .. })
+                ),
+                "{place:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_altered_byte_is_noticed() {
+        let keyring = keyring();
+        let sealed = keyring.seal(&secret(), AT).unwrap();
+        for at in 0..sealed.ciphertext.len() {
+            let mut bytes = sealed.ciphertext.to_vec();
+            bytes[at] ^= 1;
+            assert!(
+                keyring
+                    .open(
+                        &SealedSecret {
+                            ciphertext: bytes.into(),
+                            ..sealed.clone()
+                        },
+                        AT
+                    )
+                    .is_err()
+            );
+        }
+        for at in 0..sealed.wrapped_data_key.len() {
+            let mut bytes = sealed.wrapped_data_key.to_vec();
+            bytes[at] ^= 1;
+            assert!(
+                keyring
+                    .open(
+                        &SealedSecret {
+                            wrapped_data_key: bytes.into(),
+                            ..sealed.clone()
+                        },
+                        AT
+                    )
+                    .is_err()
+            );
+        }
+        for len in 0..sealed.ciphertext.len() {
+            let cut = sealed.ciphertext[..len].into();
+            assert!(
+                keyring
+                    .open(
+                        &SealedSecret {
+                            ciphertext: cut,
+                            ..sealed.clone()
+                        },
+                        AT
+                    )
+                    .is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn the_ciphertext_does_not_contain_the_secret_and_is_new_each_time() {
+        let keyring = keyring();
+        let (one, two) = (
+            keyring.seal(&secret(), AT).unwrap(),
+            keyring.seal(&secret(), AT).unwrap(),
+        );
+        assert!(!one.ciphertext.windows(4).any(|w| w == b"live"));
+        assert_ne!(one.ciphertext, two.ciphertext);
+        assert_ne!(one.wrapped_data_key, two.wrapped_data_key);
+        assert_eq!(one.fingerprint, two.fingerprint);
+    }
+
+    #[test]
+    fn a_fingerprint_is_keyed_by_the_cluster() {
+        assert_ne!(
+            keyring().fingerprint(&secret()),
+            keyring().fingerprint(&secret())
+        );
+        let one = keyring();
+        assert_ne!(
+            one.fingerprint(&secret()),
+            one.fingerprint(&Secret::new("sk-live-124".to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_wrapped_key_opens_with_the_same_secret_and_cluster_only() {
+        let (keyring, wrapped) = Keyring::create_under(&[1; 32], &CLUSTER).unwrap();
+        let sealed = keyring.seal(&secret(), AT).unwrap();
+        let again = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped).unwrap();
+        assert_eq!(again.open(&sealed, AT).unwrap().expose(), "sk-live-123");
+        assert_eq!(again.fingerprint(&secret()), sealed.fingerprint);
+        for (wrapping, cluster) in [([2; 32], CLUSTER), ([1; 32], [8; 16])] {
+            let refused = Keyring::unwrap_under(&wrapping, &cluster, &wrapped);
+            assert_eq!(refused.unwrap_err(), KeyringError::WrongClusterSecret);
+        }
+        let truncated = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped[..20]);
+        assert_eq!(truncated.unwrap_err(), KeyringError::WrongClusterSecret);
+    }
+
+    #[test]
+    fn a_newer_format_is_named() {
+        let (_, mut wrapped) = Keyring::create_under(&[1; 32], &CLUSTER).unwrap();
+        wrapped[0] = 9;
+        let refused = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped).unwrap_err();
+        assert_eq!(refused, KeyringError::UnknownFormat(9));
+    }
+}

@@ -1,0 +1,59 @@
+//! How others ask the flusher for a flush: everything closed before now is counted when the answer comes.
+//!
+//! The channel exists before the flusher does, since peers may ask while this node still starts; such a question
+//! waits, and whoever asks has a deadline. At most 64 questions wait.
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Questions that may wait.
+const WAITING: usize = 64;
+
+/// Asks for a flush. A cheap clone.
+#[derive(Clone, Debug)]
+pub struct FlushHandle(mpsc::Sender<Waiter>);
+
+/// The other end: what the flusher is asked.
+#[derive(Debug)]
+pub(crate) struct FlushRequests(pub(crate) mpsc::Receiver<Waiter>);
+
+/// Whoever waits for a flush.
+pub(crate) type Waiter = oneshot::Sender<()>;
+
+/// Why a flush was not confirmed. What is in the spools stays there and is counted later.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum FlushError {
+    /// Too many wait already.
+    #[error("{WAITING} flushes wait already, since the log accepts none; ask again later")]
+    Busy,
+    /// The flusher has ended.
+    #[error("this node is ending and flushes no more; ask again when it is back")]
+    Ended,
+}
+
+/// Both ends.
+pub(crate) fn channel() -> (FlushHandle, FlushRequests) {
+    let (asks, asked) = mpsc::channel(WAITING);
+    (FlushHandle(asks), FlushRequests(asked))
+}
+
+// === impl FlushHandle ===
+
+impl FlushHandle {
+    /// Returns when every record that was in this node's spools before the call is counted by the log.
+    ///
+    /// # Errors
+    ///
+    /// It is not known to be counted; nothing is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the flush goes on without the caller.
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        let (waiter, answer) = oneshot::channel();
+        self.0.try_send(waiter).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => FlushError::Busy,
+            mpsc::error::TrySendError::Closed(_) => FlushError::Ended,
+        })?;
+        answer.await.map_err(|_| FlushError::Ended)
+    }
+}

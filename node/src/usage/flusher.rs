@@ -1,0 +1,211 @@
+//! The flusher: one thread per node that moves usage from the spools into the log.
+//!
+//! Every 100 ms it makes the spools durable. Every 500 ms, at once while it is behind, and at once when somebody
+//! waits for a flush, it composes a batch and sends it until the log's answer is known. One thing is in flight at a
+//! time, and while it is, syncing goes on. Without a quorum it keeps trying and the spools grow to their bound.
+//!
+//! The thread has a runtime of its own, so that a slow disk holds up nobody else.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use mode_envoy_model::batch::Outcome;
+use mode_envoy_raft::{Handle, ProposeError};
+
+use crate::metrics as names;
+use crate::supervisor::TaskError;
+
+use self::core::Marks;
+use super::flush::{FlushRequests, Waiter};
+use super::recorder::wall_ms;
+use super::stream::{Meaning, Need};
+
+mod core;
+#[cfg(test)]
+mod exactly_once_test;
+
+pub(crate) use self::core::Core;
+
+const SYNC_EVERY: Duration = Duration::from_millis(100);
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
+/// How long one answer is waited for before the same thing is sent again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+type InFlight = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Moves usage from the spools into the log.
+pub(crate) struct Flusher {
+    core: Core,
+    handle: Handle,
+    requests: FlushRequests,
+    waiters: Vec<(Marks, Waiter)>,
+    backoff: Duration,
+}
+
+enum Reply {
+    Registered(Result<u64, ProposeError>),
+    Counted(Result<Outcome, ProposeError>),
+}
+
+// === impl Flusher ===
+
+impl Flusher {
+    pub(crate) const fn new(core: Core, handle: Handle, requests: FlushRequests) -> Self {
+        Self {
+            core,
+            handle,
+            requests,
+            waiters: Vec::new(),
+            backoff: Duration::ZERO,
+        }
+    }
+
+    /// Runs on the calling thread until it is told to stop; then what is written is durable.
+    pub(crate) fn run(self, stop: &CancellationToken) -> Result<(), TaskError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.run_until(stop))
+    }
+
+    async fn run_until(mut self, stop: &CancellationToken) -> Result<(), TaskError> {
+        let mut sync = interval(SYNC_EVERY);
+        let mut cadence = interval(FLUSH_EVERY);
+        sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        cadence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut in_flight: Option<InFlight> = self.begin()?;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(self.core.sync(wall_ms())?),
+                _ = sync.tick() => {
+                    self.core.sync(wall_ms())?;
+                    gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
+                }
+                _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
+                Some(waiter) = self.requests.0.recv() => {
+                    self.waiters.push((self.core.written(), waiter));
+                    self.answer_waiters();
+                    if in_flight.is_none() {
+                        in_flight = self.begin()?;
+                    }
+                }
+                reply = answer(&mut in_flight) => {
+                    self.take(reply)?;
+                    in_flight = if self.goes_on() { self.begin()? } else { None };
+                }
+            }
+        }
+    }
+
+    /// Whether there is something to do at once.
+    fn goes_on(&self) -> bool {
+        let more = !self.waiters.is_empty() || self.core.is_behind();
+        more || !matches!(self.core.need(), Need::Compose)
+    }
+
+    /// Starts whatever the stream needs next.
+    fn begin(&mut self) -> Result<Option<InFlight>, TaskError> {
+        if matches!(self.core.need(), Need::Compose) {
+            self.core.sync(wall_ms())?;
+            let series = self.handle.usage().series;
+            self.core.compose(|key| series.id_of(key))?;
+        }
+        let (handle, wait) = (self.handle.clone(), self.backoff);
+        Ok(match self.core.need() {
+            Need::Compose => None,
+            Need::Register(register) => Some(Box::pin(async move {
+                sleep(wait).await;
+                let incarnation = match handle.register(register, ANSWER_TIMEOUT).await {
+                    Ok(incarnation) => incarnation,
+                    Err(error) => return Reply::Registered(Err(error)),
+                };
+                let applied = handle.wait_applied(incarnation, ANSWER_TIMEOUT).await;
+                Reply::Registered(applied.map(|()| incarnation))
+            })),
+            Need::Answer(batch) => {
+                let batch = batch.clone();
+                Some(Box::pin(async move {
+                    sleep(wait).await;
+                    Reply::Counted(handle.count(batch, ANSWER_TIMEOUT).await)
+                }))
+            }
+        })
+    }
+
+    fn take(&mut self, reply: Reply) -> Result<(), TaskError> {
+        match reply {
+            Reply::Registered(Ok(incarnation)) => self.registered(incarnation)?,
+            Reply::Counted(Ok(outcome)) => self.counted(&outcome)?,
+            Reply::Registered(Err(error)) | Reply::Counted(Err(error)) => self.unanswered(&error),
+        }
+        Ok(())
+    }
+
+    fn registered(&mut self, incarnation: u64) -> Result<(), TaskError> {
+        let node = self.handle.node_id();
+        let stream = self
+            .handle
+            .read(|state| state.usage.streams.get(node).cloned());
+        self.core.registered(incarnation, stream.as_ref())?;
+        self.backoff = Duration::ZERO;
+        tracing::info!(incarnation, "usage stream registered");
+        self.answer_waiters();
+        Ok(())
+    }
+
+    fn counted(&mut self, outcome: &Outcome) -> Result<(), TaskError> {
+        let rows = self.core.sent().map_or(0, |batch| batch.rows.len());
+        let meaning = self.core.answered(outcome)?;
+        self.backoff = Duration::ZERO;
+        match meaning {
+            Meaning::Counted(_) => {
+                counter!(names::USAGE_BATCHES, "outcome" => "counted").increment(1);
+                counter!(names::USAGE_ROWS).increment(rows as u64);
+                self.answer_waiters();
+            }
+            Meaning::SendAgain => {}
+            Meaning::Register => {
+                counter!(names::USAGE_BATCHES, "outcome" => "fenced").increment(1);
+                tracing::info!(?outcome, "usage stream registers again");
+            }
+            Meaning::Refused => {
+                counter!(names::USAGE_BATCHES, "outcome" => "refused").increment(1);
+                tracing::error!(
+                    "the log refuses a usage batch as malformed; usage stays in the spool"
+                );
+                self.backoff = BACKOFF_MAX;
+            }
+        }
+        Ok(())
+    }
+
+    fn unanswered(&mut self, error: &ProposeError) {
+        counter!(names::USAGE_BATCHES, "outcome" => "unanswered").increment(1);
+        tracing::debug!(%error, "the log did not answer the usage stream; it is asked again");
+        self.backoff = (self.backoff * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX);
+    }
+
+    fn answer_waiters(&mut self) {
+        let core = &self.core;
+        // Whoever no longer waits is no failure.
+        for (_, waiter) in self.waiters.extract_if(.., |(marks, _)| core.covers(marks)) {
+            let _ = waiter.send(());
+        }
+        self.waiters.retain(|(_, waiter)| !waiter.is_closed());
+    }
+}
+
+/// The answer to what is in flight; never, if nothing is.
+async fn answer(in_flight: &mut Option<InFlight>) -> Reply {
+    match in_flight {
+        Some(reply) => reply.as_mut().await,
+        None => std::future::pending().await,
+    }
+}

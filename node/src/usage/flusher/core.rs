@@ -1,0 +1,343 @@
+//! What the flusher does between two waits: read, add up, compose, trim. It reads files and knows no log.
+//!
+//! Invariants:
+//! * only records that are durable are composed, so the log never counts what a power cut could take back;
+//! * a spool is trimmed below what is counted and below every open attempt, never above;
+//! * a record is counted by the batch whose range holds it, and ranges meet without gap or overlap.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mode_envoy_model::batch::Outcome;
+use mode_envoy_model::usage::batch::{SpoolRange, UsageBatch};
+use mode_envoy_model::usage::series::SeriesKey;
+use mode_envoy_model::usage::streams;
+use mode_envoy_storage::spool::{self, SpoolError};
+
+use crate::usage::aggregate::Aggregate;
+use crate::usage::opens::Opens;
+use crate::usage::record::{Record, RecordFault};
+use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
+use crate::usage::stream::{Meaning, Need, Stream};
+
+/// Records of one batch, all spools together.
+const BATCH_RECORDS: usize = 262_144;
+/// Opens stop when a spool is so full, in percent of its bound.
+const NEARLY_FULL_PERCENT: u64 = 95;
+
+/// The flusher without its waits.
+#[derive(Debug)]
+pub(crate) struct Core {
+    dir: PathBuf,
+    stream: Stream,
+    sides: Vec<Side>,
+    /// Which spool is read first, so that none starves.
+    turn: usize,
+}
+
+/// One spool as the flusher follows it.
+#[derive(Debug)]
+struct Side {
+    spool: Spool,
+    opens: Opens,
+}
+
+/// What a node's spools hold up to, by worker.
+pub(crate) type Marks = BTreeMap<u32, u64>;
+
+/// Why the flusher cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlushFailure {
+    /// The files.
+    #[error("the usage spool of worker {worker} failed")]
+    Spool {
+        /// Worker.
+        worker: u32,
+        /// What is wrong.
+        #[source]
+        source: SpoolError,
+    },
+    /// A record.
+    #[error("reading record {seq} of the usage spool of worker {worker}")]
+    Record {
+        /// Worker.
+        worker: u32,
+        /// Record.
+        seq: u64,
+        /// What is wrong.
+        #[source]
+        source: RecordFault,
+    },
+    /// The spool lost records that were durable.
+    #[error(
+        "the usage spool of worker {worker} in {} ends at record {next_seq}, but the cluster has counted up to \
+         {acked_to}: its disk lost synced data. Nothing that was counted is lost; move the folder away and start \
+         the node again", dir.display()
+    )]
+    Lost {
+        /// Worker.
+        worker: u32,
+        /// Folder.
+        dir: PathBuf,
+        /// The next record it would write.
+        next_seq: u64,
+        /// What the log has counted.
+        acked_to: u64,
+    },
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn new(node: u64, dir: PathBuf, spools: Vec<Spool>) -> Self {
+        let stream = Stream::new(node, spools.iter().map(|s| (s.worker, s.reader.uuid())));
+        let side = |spool| Side {
+            opens: Opens::default(),
+            spool,
+        };
+        Self {
+            dir,
+            stream,
+            sides: spools.into_iter().map(side).collect(),
+            turn: 0,
+        }
+    }
+
+    pub(crate) fn need(&self) -> Need<'_> {
+        self.stream.need()
+    }
+
+    /// Takes over the positions of the state after a Register was applied.
+    pub(crate) fn registered(
+        &mut self,
+        incarnation: u64,
+        state: Option<&streams::Stream>,
+    ) -> Result<(), FlushFailure> {
+        self.stream.registered(incarnation, state);
+        if matches!(self.stream.need(), Need::Register(_)) {
+            return Ok(());
+        }
+        for side in &self.sides {
+            let (acked_to, next_seq) = (self.stream.acked_to(side.worker()), side.next_seq());
+            if acked_to > next_seq {
+                let (worker, dir) = (side.worker(), self.dir.clone());
+                return Err(FlushFailure::Lost {
+                    worker,
+                    dir,
+                    next_seq,
+                    acked_to,
+                });
+            }
+        }
+        self.remove_drained()
+    }
+
+    /// Makes everything written so far durable, and tells recorders what they need to know.
+    pub(crate) fn sync(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
+        let result = self.sides.iter_mut().try_for_each(|side| side.sync(now_ms));
+        if result.is_err() {
+            let notices = self
+                .sides
+                .iter()
+                .filter_map(|side| side.spool.notice.as_ref());
+            notices.for_each(|notice| notice.set_failed());
+        }
+        result
+    }
+
+    /// Composes a batch of what is durable and not yet counted; `false` if there is nothing.
+    pub(crate) fn compose(
+        &mut self,
+        known: impl Fn(&SeriesKey) -> Option<u32>,
+    ) -> Result<bool, FlushFailure> {
+        let mut aggregate = Aggregate::default();
+        let mut room = BATCH_RECORDS;
+        let mut ranges = Vec::new();
+        let count = self.sides.len();
+        for offset in 0..count {
+            let Some(side) = self.sides.get_mut((self.turn + offset) % count) else {
+                continue;
+            };
+            let from = self.stream.acked_to(side.worker());
+            let to = side.read(from, &mut aggregate, &mut room)?;
+            if to > from {
+                ranges.extend(self.stream.range(side.worker(), to));
+            }
+        }
+        self.turn = self.turn.wrapping_add(1);
+        if ranges.is_empty() {
+            return Ok(false);
+        }
+        let (keys, rows) = aggregate.into_parts();
+        self.stream.compose(ranges, keys, rows, known);
+        Ok(true)
+    }
+
+    /// Takes the answer to a batch; trims what is counted.
+    pub(crate) fn answered(&mut self, outcome: &Outcome) -> Result<Meaning, FlushFailure> {
+        let meaning = self.stream.answered(outcome);
+        if let Meaning::Counted(ranges) = &meaning {
+            self.trim(ranges)?;
+            self.remove_drained()?;
+        }
+        Ok(meaning)
+    }
+
+    /// How far each spool is written.
+    pub(crate) fn written(&self) -> Marks {
+        self.sides
+            .iter()
+            .map(|side| (side.worker(), side.next_seq()))
+            .collect()
+    }
+
+    /// Whether everything below the marks is counted. A spool that is gone was counted to its end.
+    pub(crate) fn covers(&self, marks: &Marks) -> bool {
+        self.sides.iter().all(|side| {
+            let mark = marks.get(&side.worker()).copied().unwrap_or(0);
+            self.stream.acked_to(side.worker()) >= mark
+        })
+    }
+
+    /// Whether another batch is due at once.
+    pub(crate) fn is_behind(&self) -> bool {
+        let left = |side: &Side| {
+            side.durable_to()
+                .saturating_sub(self.stream.acked_to(side.worker()))
+        };
+        self.sides
+            .iter()
+            .any(|side| left(side) > PAGE_RECORDS as u64)
+    }
+
+    /// Bytes of all spools on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sides
+            .iter()
+            .map(|side| side.spool.reader.bytes())
+            .sum()
+    }
+
+    /// The batch that waits for an answer, for tests and for sending.
+    pub(crate) fn sent(&self) -> Option<&UsageBatch> {
+        match self.stream.need() {
+            Need::Answer(batch) => Some(batch),
+            Need::Register(_) | Need::Compose => None,
+        }
+    }
+
+    fn trim(&mut self, ranges: &[SpoolRange]) -> Result<(), FlushFailure> {
+        for side in &mut self.sides {
+            if ranges.iter().any(|range| range.worker == side.worker()) {
+                side.trim(self.stream.acked_to(side.worker()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the spools of workers that exist no more and are counted to their end.
+    fn remove_drained(&mut self) -> Result<(), FlushFailure> {
+        let stream = &self.stream;
+        let drained = |side: &mut Side| {
+            let gone = side.spool.notice.is_none();
+            gone && stream.acked_to(side.worker()) >= side.next_seq()
+        };
+        let drained: Vec<Side> = self.sides.extract_if(.., drained).collect();
+        let workers: Vec<u32> = drained.iter().map(Side::worker).collect();
+        // A spool that is open is not removed.
+        drop(drained);
+        for worker in workers {
+            self.stream.forget(worker);
+            spool::remove(&self.dir, worker)
+                .map_err(|source| FlushFailure::Spool { worker, source })?;
+            tracing::info!(
+                worker,
+                "removed the drained usage spool of a worker that exists no more"
+            );
+        }
+        Ok(())
+    }
+}
+
+// === impl Side ===
+
+impl Side {
+    const fn worker(&self) -> u32 {
+        self.spool.worker
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.spool.reader.next_seq()
+    }
+
+    fn durable_to(&self) -> u64 {
+        self.spool.reader.synced_seq()
+    }
+
+    fn sync(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
+        self.spool
+            .reader
+            .sync()
+            .map_err(|source| self.failed(source))?;
+        if let Some(notice) = &self.spool.notice {
+            let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
+            notice.set_nearly_full(bytes >= max_bytes / 100 * NEARLY_FULL_PERCENT);
+            notice.ask_to_carry(|| self.opens.overdue(now_ms));
+        }
+        Ok(())
+    }
+
+    /// Adds up durable records from `from`; returns the first that was not.
+    fn read(
+        &mut self,
+        from: u64,
+        aggregate: &mut Aggregate,
+        room: &mut usize,
+    ) -> Result<u64, FlushFailure> {
+        let (mut next, durable_to) = (from, self.durable_to());
+        while next < durable_to && *room > 0 {
+            let records = PAGE_RECORDS.min(*room);
+            let page = self.spool.reader.read(next, records, PAGE_BYTES);
+            let page = page.map_err(|source| self.failed(source))?;
+            let before = next;
+            for record in page {
+                if record.seq >= durable_to || !aggregate.has_room() {
+                    return Ok(next);
+                }
+                let worker = self.spool.worker;
+                let fault = |source| FlushFailure::Record {
+                    worker,
+                    seq: record.seq,
+                    source,
+                };
+                if let Record::Close(head, dims) = track(&mut self.opens, &record).map_err(fault)? {
+                    aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                }
+                next = record.seq + 1;
+                *room -= 1;
+            }
+            if next == before {
+                break;
+            }
+        }
+        Ok(next)
+    }
+
+    fn trim(&mut self, acked_to: u64) -> Result<(), FlushFailure> {
+        let below = self
+            .opens
+            .oldest()
+            .map_or(acked_to, |oldest| oldest.min(acked_to));
+        self.spool
+            .reader
+            .trim(below)
+            .map_err(|source| self.failed(source))
+    }
+
+    const fn failed(&self, source: SpoolError) -> FlushFailure {
+        FlushFailure::Spool {
+            worker: self.spool.worker,
+            source,
+        }
+    }
+}

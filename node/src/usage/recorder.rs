@@ -1,0 +1,242 @@
+//! The hot path of usage: a worker writes an Open before the upstream sees a byte, and a Close at the end.
+//!
+//! A recorder belongs to one worker, as its spool does. Writing is a copy into a memory map: no allocation once the
+//! set of open calls has grown to its size, no system call but at a segment's end, nothing to wait for.
+//!
+//! Invariants:
+//! * an attempt that cannot be recorded is refused before the upstream sees it: `open` fails first;
+//! * room is kept for the Close of every Open: opens stop at 95 % of the spool's bound (the flusher says when);
+//! * a Carry is written only for a call that is open now, by the one thread that could close it; so in a spool the
+//!   Close of a call always stands after its last Carry.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mode_envoy_storage::codec::CodecError;
+use mode_envoy_storage::spool::{SpoolError, SpoolWriter};
+
+use super::record::{CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, VERSION};
+
+const CARRIES_WAIT: u8 = 1;
+const NEARLY_FULL: u8 = 1 << 1;
+const FAILED: u8 = 1 << 2;
+
+/// Attempts that are open at once without the set growing.
+const OPEN_CAPACITY: usize = 4_096;
+
+/// One attempt of one call.
+pub(crate) type Attempt = (CallId, u8);
+
+/// Writes the usage of one worker. `Send`, so that it can move to its worker; used by that worker alone.
+pub struct Recorder {
+    inner: RefCell<Inner>,
+    notice: Arc<Notice>,
+}
+
+/// Why usage could not be recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The spool is at its bound, since the cluster has had no quorum for long.
+    #[error(
+        "the usage spool is full: restore the cluster's quorum, so that it can be counted and emptied"
+    )]
+    Full,
+    /// The spool's disk failed; nothing can be recorded any more.
+    #[error("the usage spool has failed: look at the node's log, repair its disk and restart it")]
+    Failed,
+    /// The record could not be written.
+    #[error("usage of the call could not be written to the spool")]
+    Spool(#[source] SpoolError),
+}
+
+/// What the flusher tells a recorder, which looks at one byte of it for each record.
+#[derive(Debug, Default)]
+pub(crate) struct Notice {
+    state: AtomicU8,
+    carries: Mutex<Vec<CarryRequest>>,
+}
+
+/// A call that has been open for long: its Open is to be repeated at the tail.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct CarryRequest {
+    pub(crate) attempt: Attempt,
+    /// The payload of its Open.
+    pub(crate) payload: Vec<u8>,
+}
+
+struct Inner {
+    writer: SpoolWriter,
+    open: HashSet<Attempt>,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    pub(crate) fn new(writer: SpoolWriter, notice: Arc<Notice>) -> Self {
+        let open = HashSet::with_capacity(OPEN_CAPACITY);
+        Self {
+            inner: RefCell::new(Inner { writer, open }),
+            notice,
+        }
+    }
+
+    /// Records that an attempt begins.
+    ///
+    /// # Errors
+    ///
+    /// The attempt must not be sent then: its usage would be lost.
+    pub fn open(&self, opened: &Opened<'_>) -> Result<(), RecordError> {
+        let state = self.notice.state.load(Ordering::Acquire);
+        admit(state)?;
+        let inner = &mut *self.inner.borrow_mut();
+        if state & CARRIES_WAIT != 0 {
+            self.carry(inner);
+        }
+        inner.append(OPEN, |out| opened.encode_into(out))?;
+        inner.open.insert((opened.call, opened.attempt));
+        Ok(())
+    }
+
+    /// Records that an attempt ended.
+    ///
+    /// # Errors
+    ///
+    /// The attempt stays open in the spool then, and is presumed at the next start.
+    pub fn close(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.append(CLOSE, |out| closed.encode_into(out))?;
+        inner.open.remove(&(closed.call, closed.attempt));
+        if self.notice.state.load(Ordering::Acquire) & CARRIES_WAIT != 0 {
+            self.carry(inner);
+        }
+        Ok(())
+    }
+
+    /// Records a call that is refused before any attempt: a Close without an Open.
+    ///
+    /// # Errors
+    ///
+    /// The refusal is not counted then.
+    pub fn refuse(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
+        admit(self.notice.state.load(Ordering::Acquire))?;
+        let refused = Closed {
+            rejected: true,
+            answered: true,
+            ..*closed
+        };
+        self.inner
+            .borrow_mut()
+            .append(CLOSE, |out| refused.encode_into(out))
+    }
+
+    /// Repeats the Opens that the flusher asked for, unless they have ended. A request that cannot be written is
+    /// dropped: the flusher asks again while the call is old.
+    fn carry(&self, inner: &mut Inner) {
+        for request in self.notice.take_carries() {
+            if inner.open.contains(&request.attempt)
+                && let Err(error) = inner.append(CARRY, |out| copy_into(&request.payload, out))
+            {
+                tracing::warn!(%error, "a long open call could not be carried to the spool's tail");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder")
+            .field("notice", &self.notice)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn append(
+        &mut self,
+        kind: u8,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
+    ) -> Result<(), RecordError> {
+        let write = |out: &mut [u8]| encode(out).ok();
+        match self
+            .writer
+            .append_with(kind, VERSION, wall_ms(), RECORD_MAX, write)
+        {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_full() => Err(RecordError::Full),
+            Err(error) => Err(RecordError::Spool(error)),
+        }
+    }
+}
+
+// === impl Notice ===
+
+impl Notice {
+    /// Asks for Opens to be repeated at the tail, unless an earlier request still waits for its worker.
+    pub(crate) fn ask_to_carry(&self, requests: impl FnOnce() -> Vec<CarryRequest>) {
+        let mut carries = self.carries.lock().unwrap_or_else(PoisonError::into_inner);
+        if carries.is_empty() {
+            *carries = requests();
+            self.set(CARRIES_WAIT, !carries.is_empty());
+        }
+    }
+
+    /// Says whether the spool is so full that only Closes may still be written.
+    pub(crate) fn set_nearly_full(&self, full: bool) {
+        self.set(NEARLY_FULL, full);
+    }
+
+    /// Says that the spool's disk failed. It stays so.
+    pub(crate) fn set_failed(&self) {
+        self.set(FAILED, true);
+    }
+
+    fn take_carries(&self) -> Vec<CarryRequest> {
+        let mut carries = self.carries.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set(CARRIES_WAIT, false);
+        std::mem::take(&mut carries)
+    }
+
+    fn set(&self, bit: u8, on: bool) {
+        if on {
+            self.state.fetch_or(bit, Ordering::Release);
+        } else {
+            self.state.fetch_and(!bit, Ordering::Release);
+        }
+    }
+}
+
+const fn admit(state: u8) -> Result<(), RecordError> {
+    if state & FAILED != 0 {
+        Err(RecordError::Failed)
+    } else if state & NEARLY_FULL != 0 {
+        Err(RecordError::Full)
+    } else {
+        Ok(())
+    }
+}
+
+fn copy_into(payload: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
+    match out.get_mut(..payload.len()) {
+        Some(room) => {
+            room.copy_from_slice(payload);
+            Ok(payload.len())
+        }
+        None => Err(CodecError::NoRoom {
+            ty: "a carried open",
+            room: out.len(),
+        }),
+    }
+}
+
+/// Unix milliseconds.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,247 @@
+//! Opens the spools of a node and settles what the last run left open.
+//!
+//! A call that was open when its node died is closed `presumed` before anything of the new run is counted. The
+//! Close is written to the same spool by the same means as any other, so a crash within recovery is recovered from
+//! by recovering again: what was presumed already has its Close.
+//!
+//! Spools of workers that exist no more (the worker count was lowered) are opened too: the flusher drains them and
+//! then removes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use mode_envoy_storage::spool::{self, SpoolError, SpoolOptions, SpoolReader, SpoolWriter};
+
+use super::opens::Opens;
+use super::record::{CLOSE, CallId, CloseHead, RECORD_MAX, Record, RecordFault, VERSION};
+use super::recorder::{Notice, Recorder};
+
+/// Records read at once.
+pub(crate) const PAGE_RECORDS: usize = 4_096;
+/// Bytes read at once.
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
+
+/// Where the spools are, and how large they may grow.
+#[derive(Clone, Debug)]
+pub(crate) struct SpoolSettings {
+    /// A folder of its own.
+    pub(crate) dir: PathBuf,
+    /// Data-plane workers: one spool each.
+    pub(crate) workers: u32,
+    /// Bytes of one segment.
+    pub(crate) segment_bytes: usize,
+    /// Bytes of one spool.
+    pub(crate) max_bytes: u64,
+    /// Cluster.
+    pub(crate) cluster_id: [u8; 16],
+    /// Node.
+    pub(crate) node_id: u64,
+}
+
+/// One spool, from the flusher's side.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    pub(crate) worker: u32,
+    pub(crate) reader: SpoolReader,
+    /// How to talk to the worker's recorder; none where the worker exists no more.
+    pub(crate) notice: Option<Arc<Notice>>,
+}
+
+/// Every spool of this node, settled.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) recorders: Vec<Recorder>,
+    pub(crate) spools: Vec<Spool>,
+    /// Calls that were closed `presumed`.
+    pub(crate) presumed: u64,
+}
+
+/// Why the spools could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    /// The files.
+    #[error("opening the usage spool of worker {worker} in {}", dir.display())]
+    Spool {
+        /// Worker.
+        worker: u32,
+        /// Folder.
+        dir: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: SpoolError,
+    },
+    /// The folder.
+    #[error("listing the usage spools in {}", dir.display())]
+    List {
+        /// Folder.
+        dir: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: SpoolError,
+    },
+    /// A record.
+    #[error("reading record {seq} of the usage spool of worker {worker}")]
+    Record {
+        /// Worker.
+        worker: u32,
+        /// Record.
+        seq: u64,
+        /// What is wrong.
+        #[source]
+        source: RecordFault,
+    },
+    /// No random bytes.
+    #[error("the system gave no random bytes for a usage spool's identity")]
+    Random,
+}
+
+/// Opens every spool and presumes what was left open.
+pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError> {
+    let list = spool::list_spools(&settings.dir).map_err(|source| RecoveryError::List {
+        dir: settings.dir.clone(),
+        source,
+    })?;
+    let workers: BTreeSet<u32> = (0..settings.workers).chain(list).collect();
+    let mut recovered = Recovered {
+        recorders: Vec::new(),
+        spools: Vec::new(),
+        presumed: 0,
+    };
+    for worker in workers {
+        let at = |source| spool_error(worker, &settings.dir, source);
+        let (mut writer, mut reader, kept) = spool::open(options(settings, worker)?).map_err(at)?;
+        if kept.truncated_bytes > 0 {
+            tracing::warn!(
+                worker,
+                bytes = kept.truncated_bytes,
+                "the usage spool had a torn tail"
+            );
+        }
+        let left = scan(
+            worker,
+            &settings.dir,
+            &mut reader,
+            kept.first_seq,
+            kept.next_seq,
+        )?;
+        recovered.presumed += presume(&left, &mut writer).map_err(at)?;
+        reader.sync().map_err(at)?;
+        let mut notice = None;
+        if worker < settings.workers {
+            let shared = Arc::new(Notice::default());
+            recovered
+                .recorders
+                .push(Recorder::new(writer, Arc::clone(&shared)));
+            notice = Some(shared);
+        }
+        recovered.spools.push(Spool {
+            worker,
+            reader,
+            notice,
+        });
+    }
+    Ok(recovered)
+}
+
+/// What a scan of a spool found.
+struct Left {
+    opens: Opens,
+    /// The last sign of life of the run that wrote it.
+    last_wall_ms: u64,
+}
+
+fn scan(
+    worker: u32,
+    dir: &Path,
+    reader: &mut SpoolReader,
+    first_seq: u64,
+    next_seq: u64,
+) -> Result<Left, RecoveryError> {
+    let mut left = Left {
+        opens: Opens::default(),
+        last_wall_ms: 0,
+    };
+    let mut from = first_seq;
+    while from < next_seq {
+        let page = reader
+            .read(from, PAGE_RECORDS, PAGE_BYTES)
+            .map_err(|source| spool_error(worker, dir, source))?;
+        let Some(last) = page.last() else { break };
+        from = last.seq + 1;
+        for record in &page {
+            let fault = |source| RecoveryError::Record {
+                worker,
+                seq: record.seq,
+                source,
+            };
+            track(&mut left.opens, record).map_err(fault)?;
+            left.last_wall_ms = left.last_wall_ms.max(record.wall_ms);
+        }
+    }
+    Ok(left)
+}
+
+/// Follows one record: which attempts are open after it.
+pub(crate) fn track<'a>(
+    opens: &mut Opens,
+    record: &'a spool::SpoolRecord,
+) -> Result<Record<'a>, RecordFault> {
+    let parsed = Record::parse(record.kind, record.version, &record.payload)?;
+    match &parsed {
+        Record::Open(head, _) => {
+            let attempt = (head.call, head.attempt);
+            opens.opened(record.seq, record.wall_ms, attempt, &record.payload);
+        }
+        Record::Close(head, _) => opens.closed((head.call, head.attempt)),
+    }
+    Ok(parsed)
+}
+
+/// Closes what was left open. The last attempt of a call carries the call.
+fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
+    let mut last: BTreeMap<CallId, u8> = BTreeMap::new();
+    for ((call, attempt), _) in left.opens.iter() {
+        let highest = last.entry(call).or_insert(attempt);
+        *highest = attempt.max(*highest);
+    }
+    let mut presumed = 0;
+    for ((call, attempt), payload) in left.opens.iter() {
+        let Ok(Record::Open(head, dims)) = Record::parse(super::record::OPEN, VERSION, payload)
+        else {
+            continue;
+        };
+        let answered = last.get(&call) == Some(&attempt);
+        let close = CloseHead::presumed(&head, answered);
+        let encode = |out: &mut [u8]| close.encode_with(dims, out).ok();
+        writer.append_with(CLOSE, VERSION, left.last_wall_ms, RECORD_MAX, encode)?;
+        presumed += u64::from(answered);
+    }
+    Ok(presumed)
+}
+
+fn options(settings: &SpoolSettings, worker: u32) -> Result<SpoolOptions, RecoveryError> {
+    let mut new_uuid = [0; 16];
+    SystemRandom::new()
+        .fill(&mut new_uuid)
+        .map_err(|_| RecoveryError::Random)?;
+    Ok(SpoolOptions {
+        dir: settings.dir.clone(),
+        worker,
+        segment_bytes: settings.segment_bytes,
+        max_bytes: settings.max_bytes,
+        cluster_id: settings.cluster_id,
+        node_id: settings.node_id,
+        new_uuid,
+    })
+}
+
+fn spool_error(worker: u32, dir: &Path, source: SpoolError) -> RecoveryError {
+    RecoveryError::Spool {
+        worker,
+        dir: dir.to_owned(),
+        source,
+    }
+}

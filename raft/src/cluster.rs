@@ -1,0 +1,337 @@
+//! A running member of a cluster, and everything one can ask of it: the crate's front door.
+//!
+//! [`start`] forms or rejoins the cluster, opens what is on the disk and starts consensus; the [`Handle`] that it
+//! returns is cheap to clone and may be used from any tokio runtime. Its work runs on the runtime that called
+//! [`start`], so a caller that gives up interrupts nothing half done.
+
+mod find;
+mod start;
+mod status;
+mod watchers;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use mode_envoy_model::batch::Outcome;
+use mode_envoy_model::catalog::Catalog;
+use mode_envoy_model::command::Command;
+use mode_envoy_model::state::State;
+use mode_envoy_model::usage::UsageSnapshot;
+use mode_envoy_model::usage::batch::{Register, UsageBatch};
+use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal};
+use tokio::sync::watch;
+
+use crate::apply::SharedState;
+use crate::convert::Proposal;
+use crate::data_dir::DataDir;
+use crate::forward::Forwarder;
+use crate::identity::{ClusterId, PeerPki};
+use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
+use crate::proposer::{Proposer, Reply};
+use crate::reads::ReadIndex;
+use crate::secret::ClusterSecret;
+use crate::tasks::Tasks;
+use crate::types::{NodeId, Raft};
+
+pub use start::{StartError, start};
+pub use status::{MemberRole, MemberStatus, Status};
+
+/// A future on the heap, as hooks return it.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Sends this node's usage to the log and resolves when the log has it.
+pub type Flush = Arc<dyn Fn() -> BoxFuture<Result<(), String>> + Send + Sync>;
+
+/// Where others reach this node's listeners.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Addresses {
+    /// Peer listener.
+    pub peer: String,
+    /// Gateway listener.
+    pub gateway: String,
+    /// Admin listener.
+    pub admin: String,
+}
+
+/// How fast a lost leader is noticed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timers {
+    /// A leader is heard this often.
+    pub heartbeat_ms: u64,
+    /// A silent leader is replaced after this at the earliest.
+    pub election_min_ms: u64,
+    /// The lease of a leader, and the longest wait before a node stands for election.
+    pub election_max_ms: u64,
+}
+
+/// What a member needs to know about itself.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which node this is, from 1.
+    pub node_id: NodeId,
+    /// Where its files are.
+    pub data_dir: PathBuf,
+    /// Where others reach it.
+    pub advertise: Addresses,
+    /// The nodes of a new cluster, the same on all of them; `None` is a cluster of one.
+    pub initial_cluster: Option<BTreeMap<NodeId, String>>,
+    /// What all nodes of the cluster share.
+    pub secret: ClusterSecret,
+    /// Certificates of the operator's own, instead of those made from the secret.
+    pub pki: Option<PeerPki>,
+    /// How fast a lost leader is noticed.
+    pub timers: Timers,
+    /// Size of a segment of the write-ahead log.
+    pub wal_segment_bytes: u64,
+    /// A checkpoint is written after this many entries.
+    pub checkpoint_every: u64,
+    /// Of this build, for the others to see.
+    pub version: String,
+}
+
+/// What the process around this crate does for it.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Whether a caller may do something.
+    pub authorize: Authorize,
+    /// Flushes this node's usage.
+    pub flush: Flush,
+    /// The revision that is in force in this node's data plane.
+    pub table_revision: Arc<AtomicU64>,
+}
+
+/// A running member. Clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node_id: NodeId,
+    cluster_id: ClusterId,
+    state: SharedState,
+    raft: Raft,
+    proposer: Proposer,
+    reads: ReadIndex,
+    forwarder: Forwarder,
+    leader: watch::Receiver<Option<NodeId>>,
+    failed: watch::Receiver<Option<String>>,
+    about: About,
+    tasks: Tasks,
+    wal: Wal,
+    /// Holds the directory's lock for as long as anything may write there.
+    data_dir: DataDir,
+}
+
+/// What this node says of itself. Cheap to clone.
+#[derive(Clone)]
+struct About {
+    state: SharedState,
+    advertise: Addresses,
+    version: String,
+    table_revision: Arc<AtomicU64>,
+}
+
+// === impl Timers ===
+
+impl Timers {
+    /// For machines that are shared with much else: tests and demonstrations.
+    pub const RELAXED: Self =
+        Self { heartbeat_ms: 300, election_min_ms: 1_000, election_max_ms: 1_400 };
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { heartbeat_ms: 150, election_min_ms: 500, election_max_ms: 700 }
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// A cluster of one with defaults; set what differs.
+    pub fn new(
+        node_id: NodeId,
+        data_dir: PathBuf,
+        advertise: Addresses,
+        secret: ClusterSecret,
+    ) -> Self {
+        Self {
+            node_id,
+            data_dir,
+            advertise,
+            initial_cluster: None,
+            secret,
+            pki: None,
+            timers: Timers::default(),
+            wal_segment_bytes: DEFAULT_SEGMENT_BYTES,
+            checkpoint_every: 10_000,
+            version: String::new(),
+        }
+    }
+}
+
+// === impl Hooks ===
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").field("table_revision", &self.table_revision).finish_non_exhaustive()
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Which node this is.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.node_id
+    }
+
+    /// The cluster it is a member of.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster_id
+    }
+
+    /// The configuration as applied here.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.inner.state.catalog()
+    }
+
+    /// Changes when the configuration does.
+    pub fn watch_catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.inner.state.watch_catalog()
+    }
+
+    /// Usage as applied here: what queries read, without holding anything up.
+    pub fn usage(&self) -> UsageSnapshot {
+        self.read(|state| state.usage.snapshot())
+    }
+
+    /// Runs `f` on the state under its read lock, which holds up applying: keep it short.
+    pub fn read<R>(&self, f: impl FnOnce(&State) -> R) -> R {
+        self.inner.state.read(f)
+    }
+
+    /// The cluster's wall clock as of the last applied entry; Unix milliseconds.
+    pub fn wall_ms(&self) -> u64 {
+        self.read(|state| state.wall_ms)
+    }
+
+    /// Index of the last entry applied here.
+    pub fn applied_index(&self) -> u64 {
+        self.inner.state.applied_index()
+    }
+
+    /// Changes with every entry applied here.
+    pub fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.inner.state.watch_applied()
+    }
+
+    /// Has the leader decide a command. Where it is accepted, it is applied on the leader; see
+    /// [`Self::wait_applied`] for this node.
+    ///
+    /// # Errors
+    /// [`ProposeError::Timeout`] alone leaves it open whether the command took effect.
+    pub async fn propose(
+        &self,
+        command: Command,
+        caller: &Caller,
+        timeout: Duration,
+    ) -> Result<Accepted, ProposeError> {
+        let reply = self.find_and_propose(Proposal::Command(command), caller, timeout).await?;
+        match reply {
+            Reply::Accepted(accepted) => Ok(accepted),
+            Reply::Stream(outcome) => Err(unexpected(&outcome)),
+        }
+    }
+
+    /// Starts a new incarnation of a node's usage stream; its number.
+    ///
+    /// # Errors
+    /// After [`ProposeError::Timeout`] it may be registered again: that is one more incarnation.
+    pub async fn register(
+        &self,
+        register: Register,
+        timeout: Duration,
+    ) -> Result<u64, ProposeError> {
+        let proposal = Proposal::Register(register);
+        match self.find_and_propose(proposal, &Caller::node(), timeout).await? {
+            Reply::Stream(Outcome::Registered { incarnation }) => Ok(incarnation),
+            Reply::Stream(outcome) => Err(unexpected(&outcome)),
+            Reply::Accepted(_) => Err(unexpected(&Outcome::Malformed)),
+        }
+    }
+
+    /// Has a usage batch counted; what became of it, once it is applied on the leader.
+    ///
+    /// # Errors
+    /// After [`ProposeError::Timeout`] send the identical batch again: it counts once.
+    pub async fn count(
+        &self,
+        batch: UsageBatch,
+        timeout: Duration,
+    ) -> Result<Outcome, ProposeError> {
+        let proposal = Proposal::Usage(batch);
+        match self.find_and_propose(proposal, &Caller::node(), timeout).await? {
+            Reply::Stream(outcome) => Ok(outcome),
+            Reply::Accepted(_) => Err(unexpected(&Outcome::Malformed)),
+        }
+    }
+
+    /// Returns when this node has applied everything that was acknowledged anywhere before the call; the index.
+    ///
+    /// # Errors
+    /// Where no leader confirms itself in time. Nothing was written in any case.
+    pub async fn read_barrier(&self, timeout: Duration) -> Result<u64, ProposeError> {
+        self.find_and_read(timeout).await
+    }
+
+    /// Waits until this node has applied the entry at `index`.
+    ///
+    /// # Errors
+    /// [`ProposeError::Timeout`], or [`ProposeError::ShuttingDown`].
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ProposeError> {
+        let mut applied = self.watch_applied();
+        match tokio::time::timeout(timeout, applied.wait_for(|at| *at >= index)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ProposeError::ShuttingDown),
+            Err(_) => Err(ProposeError::Timeout),
+        }
+    }
+
+    /// The leader as known here.
+    pub fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
+        self.inner.leader.clone()
+    }
+
+    /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.inner.failed.clone()
+    }
+
+    /// Ends consensus and all tasks, and closes the log. May be called more than once.
+    pub async fn shutdown(&self) {
+        // A core that panicked has said so through `failed`.
+        let _ = self.inner.raft.shutdown().await;
+        self.inner.tasks.shutdown().await;
+        let wal = self.inner.wal.clone();
+        // The writer's thread is joined; it may be in a sync.
+        let _ = tokio::task::spawn_blocking(move || wal.close()).await;
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("node_id", &self.inner.node_id).finish_non_exhaustive()
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> ProposeError {
+    ProposeError::Unavailable(format!("the leader answered {outcome:?}"))
+}

@@ -1,0 +1,216 @@
+//! What is known about the members, and what they are asked together.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mode_envoy_model::limits;
+use mode_envoy_proto::peer::v1 as wire;
+
+use super::{About, Handle};
+use crate::types::{Member, NodeId};
+
+/// What a member is in consensus.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MemberRole {
+    /// Decides and replicates.
+    Leader,
+    /// Votes.
+    Follower,
+    /// Only listens.
+    Learner,
+}
+
+/// What a member says of itself. Where it cannot be reached, what the membership says of it, and zeros.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MemberStatus {
+    /// Node id.
+    pub id: NodeId,
+    /// As the asking node sees it.
+    pub role: MemberRole,
+    /// Whether it answered.
+    pub reachable: bool,
+    /// Index of the last entry it has applied.
+    pub applied_index: u64,
+    /// The revision it has applied.
+    pub revision: u64,
+    /// The revision in force in its data plane.
+    pub table_revision: u64,
+    /// Where its gateway is reached.
+    pub gateway: String,
+    /// Where its admin listener is reached.
+    pub admin: String,
+    /// Where its peer listener is reached.
+    pub peer: String,
+    /// Its build.
+    pub version: String,
+    /// The newest version of log messages that it reads.
+    pub format_version: u32,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Status {
+    /// This node.
+    pub node_id: NodeId,
+    /// Who leads, if anybody.
+    pub leader: Option<NodeId>,
+    /// Of the leader, or of the election.
+    pub term: u64,
+    /// Peer addresses by node id.
+    pub members: BTreeMap<NodeId, String>,
+    /// Index of the last entry applied here.
+    pub applied_index: u64,
+    /// The revision applied here.
+    pub revision: u64,
+}
+
+// === impl MemberRole ===
+
+impl MemberRole {
+    /// As the admin API says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Learner => "learner",
+        }
+    }
+}
+
+// === impl About ===
+
+impl About {
+    /// What this node answers to the others.
+    pub(super) fn answer(&self) -> wire::NodeStatusResponse {
+        wire::NodeStatusResponse {
+            applied_index: self.state.applied_index(),
+            revision: self.state.catalog().revision(),
+            gateway: self.advertise.gateway.clone(),
+            admin: self.advertise.admin.clone(),
+            version: self.version.clone(),
+            format_version: limits::FORMAT_VERSION,
+            table_revision: self.table_revision.load(Ordering::Acquire),
+        }
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// The cluster as this node sees it; asks nobody.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let members = metrics.membership_config.nodes();
+        Status {
+            node_id: self.inner.node_id,
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            members: members.map(|(id, member)| (*id, member.peer.clone())).collect(),
+            applied_index: self.applied_index(),
+            revision: self.catalog().revision(),
+        }
+    }
+
+    /// Asks every member what it is, all at once; by id, this node included.
+    pub async fn statuses(&self, timeout: Duration) -> Vec<MemberStatus> {
+        let asked: Vec<_> = self
+            .members()
+            .into_iter()
+            .map(|(id, role, member)| {
+                let handle = self.clone();
+                let answer = self.inner.tasks.start("ask for status", async move {
+                    handle.ask_status(id, timeout).await
+                });
+                (id, role, member, answer)
+            })
+            .collect();
+        let mut statuses = Vec::with_capacity(asked.len());
+        for (id, role, member, answer) in asked {
+            // Where the node is ending, nobody counts as reachable.
+            let answer = answer.await.ok().flatten();
+            statuses.push(member_status(id, role, member, answer));
+        }
+        statuses
+    }
+
+    /// Has every other member flush its usage, all at once; the members that did not.
+    pub async fn flush_others(&self, timeout: Duration) -> Vec<NodeId> {
+        let others = self.members().into_iter().filter(|(id, ..)| *id != self.inner.node_id);
+        let asked: Vec<_> = others
+            .map(|(id, ..)| {
+                let forwarder = self.inner.forwarder.clone();
+                let answer = self.inner.tasks.start("ask for a flush", async move {
+                    forwarder.flush_usage(id, timeout).await
+                });
+                (id, answer)
+            })
+            .collect();
+        let mut missing = Vec::new();
+        for (id, answer) in asked {
+            match answer.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => {
+                    tracing::debug!(node = id, %status, "a member did not flush its usage");
+                    missing.push(id);
+                }
+                Err(_) => missing.push(id),
+            }
+        }
+        missing
+    }
+
+    async fn ask_status(&self, id: NodeId, timeout: Duration) -> Option<wire::NodeStatusResponse> {
+        if id == self.inner.node_id {
+            return Some(self.inner.about.answer());
+        }
+        match self.inner.forwarder.status(id, timeout).await {
+            Ok(answer) => Some(answer),
+            Err(status) => {
+                tracing::debug!(node = id, %status, "a member did not say its status");
+                None
+            }
+        }
+    }
+
+    fn members(&self) -> Vec<(NodeId, MemberRole, Member)> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
+        let role = |id: NodeId| {
+            if metrics.current_leader == Some(id) {
+                MemberRole::Leader
+            } else if voters.contains(&id) {
+                MemberRole::Follower
+            } else {
+                MemberRole::Learner
+            }
+        };
+        let nodes = metrics.membership_config.nodes();
+        nodes.map(|(id, member)| (*id, role(*id), member.clone())).collect()
+    }
+}
+
+fn member_status(
+    id: NodeId,
+    role: MemberRole,
+    member: Member,
+    answer: Option<wire::NodeStatusResponse>,
+) -> MemberStatus {
+    let reachable = answer.is_some();
+    let answer = answer.unwrap_or_default();
+    MemberStatus {
+        id,
+        role,
+        reachable,
+        applied_index: answer.applied_index,
+        revision: answer.revision,
+        table_revision: answer.table_revision,
+        gateway: answer.gateway,
+        admin: answer.admin,
+        peer: member.peer,
+        version: answer.version,
+        format_version: answer.format_version,
+    }
+}

@@ -1,0 +1,67 @@
+//! Tasks that turn what the consensus library reports into what others wait for.
+
+use openraft::error::Fatal;
+use tokio::sync::watch;
+
+use crate::data_dir::DataDir;
+use crate::tasks::Tasks;
+use crate::types::{NodeId, Raft, RaftMetrics};
+
+/// Follows who leads.
+pub(super) fn leader(tasks: &Tasks, raft: &Raft) -> watch::Receiver<Option<NodeId>> {
+    let mut metrics = raft.metrics();
+    let (sender, receiver) = watch::channel(metrics.borrow().current_leader);
+    tasks.spawn("leader watch", async move {
+        while metrics.changed().await.is_ok() {
+            let now = metrics.borrow_and_update().current_leader;
+            let changed = sender.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+            if changed {
+                tracing::info!(leader = now, "the leader changed");
+            }
+        }
+    });
+    receiver
+}
+
+/// Reports why consensus ended, if it did so by itself.
+pub(super) fn failure(tasks: &Tasks, raft: &Raft, failed: watch::Sender<Option<String>>) {
+    let mut metrics = raft.metrics();
+    let cancel = tasks.cancel().clone();
+    tasks.spawn("failure watch", async move {
+        let reason = loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                match fatal {
+                    Fatal::Stopped => return,
+                    Fatal::StorageError(error) => break format!("storage failed: {error}"),
+                    Fatal::Panicked => break "consensus panicked".to_owned(),
+                }
+            }
+            if metrics.changed().await.is_err() {
+                break "consensus ended".to_owned();
+            }
+        };
+        if !cancel.is_cancelled() {
+            tracing::error!(reason, "this node cannot go on");
+            failed.send_replace(Some(reason));
+        }
+    });
+}
+
+/// Waits until the log holds a membership, then has the data directory remember it.
+pub(super) async fn confirm_log(
+    raft: &Raft,
+    data_dir: &DataDir,
+) -> Result<(), crate::data_dir::DataDirError> {
+    let mut metrics = raft.metrics();
+    let has_members = |metrics: &RaftMetrics| metrics.membership_config.nodes().next().is_some();
+    if metrics.wait_for(has_members).await.is_err() {
+        // Consensus ended before; the failure watch says why.
+        return Ok(());
+    }
+    let data_dir = data_dir.clone();
+    tokio::task::spawn_blocking(move || data_dir.confirm_log()).await.unwrap_or(Ok(()))
+}

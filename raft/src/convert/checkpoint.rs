@@ -1,0 +1,287 @@
+//! Checkpoints: one meta record and named chunks, which together are the state at one log index.
+//!
+//! A chunk's bytes depend on its content only, so the store finds what did not change by its hash: a sealed bucket is
+//! written once. Names say what a chunk holds; reading goes by the name's first word.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mode_envoy_model::catalog::{Founded, Record};
+use mode_envoy_model::checkpoint::Parts;
+use mode_envoy_model::limits;
+use mode_envoy_model::state::State;
+use mode_envoy_model::usage::cells::{Cell, Chunk, Resolution};
+use mode_envoy_model::usage::series::SeriesKey;
+use mode_envoy_model::usage::streams::{Spool, Stream};
+use mode_envoy_proto::log::v1 as wire;
+use prost::Message as _;
+use wire::catalog_object::Kind;
+
+use super::usage::{read_histogram, write_histogram};
+use super::{DecodeError, Wire, bounded, fixed, missing, raft, required, unknown};
+use crate::types::{SnapshotMeta, StoredMembership};
+
+/// Objects in one chunk of the catalog.
+const OBJECTS_PER_CHUNK: usize = 4_096;
+/// Entries in one chunk of the dictionary.
+const SERIES_PER_CHUNK: usize = 8_192;
+
+/// A state as a checkpoint holds it.
+pub(crate) struct EncodedCheckpoint {
+    /// The meta record.
+    pub(crate) meta: Vec<u8>,
+    /// The chunks, by name.
+    pub(crate) chunks: Vec<(String, Bytes)>,
+}
+
+/// Takes a state apart into bytes.
+pub(crate) fn encode_checkpoint(
+    state: &State,
+    at: &SnapshotMeta,
+) -> Result<EncodedCheckpoint, DecodeError> {
+    let parts = state.parts();
+    let meta = write_meta(&parts, at)?.encode_to_vec();
+    let mut chunks = Vec::new();
+    for (number, records) in parts.records.chunks(OBJECTS_PER_CHUNK).enumerate() {
+        let objects = records.iter().map(write_record).collect();
+        chunks.push((format!("catalog-{number:05}"), encode(&wire::CatalogChunk { objects })));
+    }
+    for (number, entries) in parts.series.chunks(SERIES_PER_CHUNK).enumerate() {
+        let series = entries
+            .iter()
+            .map(|(id, key)| wire::SeriesEntry { id: *id, key: Some(key.to_wire()) })
+            .collect();
+        chunks.push((format!("series-{number:05}"), encode(&wire::SeriesChunk { series })));
+    }
+    let streams = parts.streams.iter().map(|(node, stream)| write_stream(*node, stream)).collect();
+    chunks.push(("streams".to_owned(), encode(&wire::StreamsChunk { streams })));
+    for (resolution, bucket, cells) in &parts.cells {
+        let (word, message) = write_cells(*resolution, *bucket, cells);
+        chunks.push((format!("cells-{word}-{bucket:010}"), encode(&message)));
+    }
+    Ok(EncodedCheckpoint { meta, chunks })
+}
+
+/// Puts a state together from bytes.
+pub(crate) fn decode_checkpoint(
+    meta: &[u8],
+    chunks: &[(String, Bytes)],
+) -> Result<(SnapshotMeta, State), DecodeError> {
+    let meta: wire::CheckpointMeta = decode("CheckpointMeta", meta)?;
+    let at = read_meta(&meta)?;
+    if meta.format_version > limits::FORMAT_VERSION {
+        return Err(unknown("CheckpointMeta.format_version", meta.format_version));
+    }
+    let founded = meta.founded.map(read_founded).transpose()?;
+    let mut parts = Parts {
+        revision: meta.revision,
+        format_version: meta.format_version,
+        founded,
+        lease_clock_ms: meta.lease_clock_ms,
+        wall_ms: meta.wall_ms,
+        records: Vec::new(),
+        series: Vec::new(),
+        streams: Vec::new(),
+        cells: Vec::new(),
+    };
+    for (name, bytes) in chunks {
+        read_chunk(&mut parts, name, bytes)?;
+    }
+    let state = State::from_parts(parts)
+        .map_err(|e| DecodeError::Contradiction { reason: e.to_string() })?;
+    Ok((at, state))
+}
+
+fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), DecodeError> {
+    match name.split('-').next().unwrap_or_default() {
+        "catalog" => {
+            let chunk: wire::CatalogChunk = decode("CatalogChunk", bytes)?;
+            for object in chunk.objects {
+                parts.records.push(read_record(object)?);
+            }
+        }
+        "series" => {
+            let chunk: wire::SeriesChunk = decode("SeriesChunk", bytes)?;
+            for entry in chunk.series {
+                let key: SeriesKey = required("SeriesEntry.key", entry.key)?;
+                parts.series.push((entry.id, Arc::new(key)));
+            }
+        }
+        "streams" => {
+            let chunk: wire::StreamsChunk = decode("StreamsChunk", bytes)?;
+            for stream in bounded("StreamsChunk.streams", limits::STREAMS, chunk.streams)? {
+                parts.streams.push((stream.node, Arc::new(read_stream(stream)?)));
+            }
+        }
+        "cells" => parts.cells.push(read_cells(decode("CellsChunk", bytes)?)?),
+        _ => return Err(unknown("the name of a checkpoint's chunk", name)),
+    }
+    Ok(())
+}
+
+fn encode(message: &impl prost::Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+fn decode<M: prost::Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, DecodeError> {
+    M::decode(bytes).map_err(|e| DecodeError::Protobuf { what, reason: e.to_string() })
+}
+
+fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, DecodeError> {
+    let applied = at.last_log_id.map(raft::log_id).unwrap_or_default();
+    let membership = serde_json::to_vec(&at.last_membership).map_err(|e| {
+        DecodeError::Protobuf { what: "CheckpointMeta.membership", reason: e.to_string() }
+    })?;
+    let founded = parts.founded.as_ref().map(|founded| wire::Founded {
+        cluster_id: founded.cluster_id.to_vec(),
+        wrapped_key: founded.wrapped_key.to_vec(),
+    });
+    Ok(wire::CheckpointMeta {
+        applied_term: applied.term,
+        applied_node: applied.node,
+        applied_index: applied.index,
+        has_applied: at.last_log_id.is_some(),
+        membership,
+        revision: parts.revision,
+        lease_clock_ms: parts.lease_clock_ms,
+        wall_ms: parts.wall_ms,
+        format_version: parts.format_version,
+        founded,
+    })
+}
+
+fn read_meta(meta: &wire::CheckpointMeta) -> Result<SnapshotMeta, DecodeError> {
+    let last_log_id = meta.has_applied.then(|| {
+        raft::log_id_from_wire(wire_log_id(meta.applied_term, meta.applied_node, meta.applied_index))
+    });
+    let last_membership: StoredMembership =
+        serde_json::from_slice(&meta.membership).map_err(|e| DecodeError::Protobuf {
+            what: "CheckpointMeta.membership",
+            reason: e.to_string(),
+        })?;
+    Ok(snapshot_meta(last_log_id, last_membership))
+}
+
+/// The same place in the log has the same id on every node.
+pub(crate) fn snapshot_meta(
+    last_log_id: Option<crate::types::LogId>,
+    last_membership: StoredMembership,
+) -> SnapshotMeta {
+    let snapshot_id = last_log_id.map_or_else(
+        || "empty".to_owned(),
+        |id| format!("{}-{}-{}", id.leader_id.term, id.leader_id.node_id, id.index),
+    );
+    SnapshotMeta { last_log_id, last_membership, snapshot_id }
+}
+
+fn wire_log_id(term: u64, node: u64, index: u64) -> mode_envoy_proto::peer::v1::LogId {
+    mode_envoy_proto::peer::v1::LogId { term, node, index }
+}
+
+fn read_founded(founded: wire::Founded) -> Result<Founded, DecodeError> {
+    Ok(Founded {
+        cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
+        wrapped_key: founded.wrapped_key.into(),
+    })
+}
+
+fn write_record((revision, record): &(u64, Record)) -> wire::CatalogObject {
+    let kind = match record {
+        Record::Tenant(o) => Kind::Tenant(o.to_wire()),
+        Record::Consumer(o) => Kind::Consumer(o.to_wire()),
+        Record::Provider(o) => Kind::Provider(o.to_wire()),
+        Record::Model(o) => Kind::Model(o.to_wire()),
+        Record::Service(o) => Kind::Service(o.to_wire()),
+        Record::Route(o) => Kind::Route(o.to_wire()),
+        Record::Key(o) => Kind::Key(o.to_wire()),
+        Record::Token(o) => Kind::Token(o.to_wire()),
+    };
+    wire::CatalogObject { revision: *revision, kind: Some(kind) }
+}
+
+fn read_record(object: wire::CatalogObject) -> Result<(u64, Record), DecodeError> {
+    let record = match object.kind.ok_or_else(|| missing("CatalogObject.kind"))? {
+        Kind::Tenant(o) => Record::Tenant(Arc::new(Wire::from_wire(o)?)),
+        Kind::Consumer(o) => Record::Consumer(Arc::new(Wire::from_wire(o)?)),
+        Kind::Provider(o) => Record::Provider(Arc::new(Wire::from_wire(o)?)),
+        Kind::Model(o) => Record::Model(Arc::new(Wire::from_wire(o)?)),
+        Kind::Service(o) => Record::Service(Arc::new(Wire::from_wire(o)?)),
+        Kind::Route(o) => Record::Route(Arc::new(Wire::from_wire(o)?)),
+        Kind::Key(o) => Record::Key(Arc::new(Wire::from_wire(o)?)),
+        Kind::Token(o) => Record::Token(Arc::new(Wire::from_wire(o)?)),
+    };
+    Ok((object.revision, record))
+}
+
+fn write_stream(node: u64, stream: &Stream) -> wire::StreamState {
+    let spools = stream
+        .spools
+        .iter()
+        .map(|(worker, spool)| wire::SpoolState {
+            worker: *worker,
+            uuid: spool.uuid.to_vec(),
+            acked_to: spool.acked_to,
+        })
+        .collect();
+    wire::StreamState {
+        node,
+        incarnation: stream.incarnation,
+        next_seq: stream.next_seq,
+        spools,
+    }
+}
+
+fn read_stream(stream: wire::StreamState) -> Result<Stream, DecodeError> {
+    let spools = bounded("StreamState.spools", limits::SPOOLS, stream.spools)?
+        .into_iter()
+        .map(|spool| {
+            let uuid = fixed("SpoolState.uuid", &spool.uuid)?;
+            Ok((spool.worker, Spool { uuid, acked_to: spool.acked_to }))
+        })
+        .collect::<Result<_, DecodeError>>()?;
+    Ok(Stream { incarnation: stream.incarnation, next_seq: stream.next_seq, spools })
+}
+
+fn write_cells(
+    resolution: Resolution,
+    bucket: u32,
+    chunk: &Chunk,
+) -> (&'static str, wire::CellsChunk) {
+    let (word, resolution) = match resolution {
+        Resolution::Minute => ("minute", wire::Resolution::Minute),
+        Resolution::Hour => ("hour", wire::Resolution::Hour),
+        Resolution::Day => ("day", wire::Resolution::Day),
+    };
+    let cells = chunk
+        .iter()
+        .map(|(series, cell)| wire::CellEntry {
+            series: *series,
+            counters: Some(cell.counters.to_wire()),
+            latency: write_histogram(&cell.latency),
+            ttft: write_histogram(&cell.ttft),
+        })
+        .collect();
+    (word, wire::CellsChunk { resolution: resolution.into(), bucket, cells })
+}
+
+fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Chunk), DecodeError> {
+    let resolution = match wire::Resolution::try_from(chunk.resolution) {
+        Ok(wire::Resolution::Minute) => Resolution::Minute,
+        Ok(wire::Resolution::Hour) => Resolution::Hour,
+        Ok(wire::Resolution::Day) => Resolution::Day,
+        _ => return Err(unknown("CellsChunk.resolution", chunk.resolution)),
+    };
+    let cells = chunk
+        .cells
+        .into_iter()
+        .map(|entry| {
+            let cell = Cell {
+                counters: required("CellEntry.counters", entry.counters)?,
+                latency: read_histogram(entry.latency)?,
+                ttft: read_histogram(entry.ttft)?,
+            };
+            Ok((entry.series, Arc::new(cell)))
+        })
+        .collect::<Result<Chunk, DecodeError>>()?;
+    Ok((resolution, chunk.bucket, cells))
+}

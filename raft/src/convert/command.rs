@@ -1,0 +1,169 @@
+//! Proposals: what a follower forwards to the leader.
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::limits;
+use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
+use mode_envoy_model::usage::batch::{Register, UsageBatch};
+use mode_envoy_proto::log::v1 as log;
+use mode_envoy_proto::peer::v1 as wire;
+
+use super::event::object_name;
+use super::{
+    DecodeError, Wire, fixed, missing, none_if_empty, optional_text, read_list, required, text,
+    unknown, write_list,
+};
+
+/// What may be proposed for the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Proposal {
+    /// Decided by the leader.
+    Command(Command),
+    /// Taken as it is.
+    Register(Register),
+    /// Taken as it is.
+    Usage(UsageBatch),
+}
+
+impl Wire for Proposal {
+    type Message = wire::Proposal;
+
+    fn to_wire(&self) -> Self::Message {
+        use wire::proposal::Kind;
+        let kind = match self {
+            Self::Command(command) => Kind::Command(command.to_wire()),
+            Self::Register(register) => Kind::Register(register.to_wire()),
+            Self::Usage(batch) => Kind::Usage(batch.to_wire()),
+        };
+        wire::Proposal { kind: Some(kind) }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        use wire::proposal::Kind;
+        Ok(match message.kind.ok_or_else(|| missing("Proposal.kind"))? {
+            Kind::Command(command) => Self::Command(Wire::from_wire(command)?),
+            Kind::Register(register) => Self::Register(Wire::from_wire(register)?),
+            Kind::Usage(batch) => Self::Usage(Wire::from_wire(batch)?),
+        })
+    }
+}
+
+impl Wire for Object {
+    type Message = wire::Object;
+
+    fn to_wire(&self) -> Self::Message {
+        use wire::object::Kind;
+        let kind = match self {
+            Self::Tenant(o) => Kind::Tenant(o.to_wire()),
+            Self::Consumer(o) => Kind::Consumer(o.to_wire()),
+            Self::Provider(o) => Kind::Provider(o.to_wire()),
+            Self::Model(o) => Kind::Model(o.to_wire()),
+            Self::Service(o) => Kind::Service(o.to_wire()),
+            Self::Route(o) => Kind::Route(o.to_wire()),
+        };
+        wire::Object { kind: Some(kind) }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        use wire::object::Kind;
+        Ok(match message.kind.ok_or_else(|| missing("Object.kind"))? {
+            Kind::Tenant(o) => Self::Tenant(Wire::from_wire(o)?),
+            Kind::Consumer(o) => Self::Consumer(Wire::from_wire(o)?),
+            Kind::Provider(o) => Self::Provider(Wire::from_wire(o)?),
+            Kind::Model(o) => Self::Model(Wire::from_wire(o)?),
+            Kind::Service(o) => Self::Service(Wire::from_wire(o)?),
+            Kind::Route(o) => Self::Route(Wire::from_wire(o)?),
+        })
+    }
+}
+
+impl Wire for ObjectRef {
+    type Message = wire::Delete;
+
+    fn to_wire(&self) -> Self::Message {
+        wire::Delete {
+            kind: text(self.kind.singular()),
+            tenant: optional_text(self.tenant.as_ref()),
+            name: text(&self.name),
+        }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        Ok(Self {
+            kind: ObjectKind::parse(&message.kind)
+                .ok_or_else(|| unknown("Delete.kind", &message.kind))?,
+            tenant: none_if_empty(message.tenant),
+            name: message.name.into(),
+        })
+    }
+}
+
+impl Wire for Command {
+    type Message = wire::Command;
+
+    fn to_wire(&self) -> Self::Message {
+        use wire::command::Kind;
+        let kind = match self {
+            Self::Found { cluster_id, wrapped_key, root } => Kind::Found(wire::Found {
+                founded: Some(log::Founded {
+                    cluster_id: cluster_id.to_vec(),
+                    wrapped_key: wrapped_key.clone(),
+                }),
+                root: Some(root.to_wire()),
+            }),
+            Self::RaiseFormat { version } => {
+                Kind::RaiseFormat(wire::RaiseFormat { version: *version })
+            }
+            Self::Put { objects, dry_run } => {
+                Kind::Put(wire::Put { objects: write_list(objects), dry_run: *dry_run })
+            }
+            Self::Delete(at) => Kind::Delete(at.to_wire()),
+            Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
+            Self::RotateKey { tenant, name, hash, grace_ms } => Kind::RotateKey(wire::RotateKey {
+                tenant: optional_text(tenant.as_ref()),
+                name: text(name),
+                hash: hash.to_vec(),
+                grace_ms: *grace_ms,
+            }),
+            Self::RevokeKey { tenant, name } => {
+                Kind::RevokeKey(object_name(tenant.as_ref(), name))
+            }
+            Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
+            Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
+        };
+        wire::Command { kind: Some(kind) }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        use wire::command::Kind;
+        Ok(match message.kind.ok_or_else(|| missing("Command.kind"))? {
+            Kind::Found(found) => read_found(found)?,
+            Kind::RaiseFormat(raise) => Self::RaiseFormat { version: raise.version },
+            Kind::Put(put) => Self::Put {
+                objects: read_list("Put.objects", limits::PUT_OBJECTS, put.objects)?,
+                dry_run: put.dry_run,
+            },
+            Kind::Delete(at) => Self::Delete(Wire::from_wire(at)?),
+            Kind::CreateKey(key) => Self::CreateKey(Wire::from_wire(key)?),
+            Kind::RotateKey(rotate) => Self::RotateKey {
+                tenant: none_if_empty(rotate.tenant),
+                name: rotate.name.into(),
+                hash: fixed("RotateKey.hash", &rotate.hash)?,
+                grace_ms: rotate.grace_ms,
+            },
+            Kind::RevokeKey(at) => {
+                Self::RevokeKey { tenant: none_if_empty(at.tenant), name: at.name.into() }
+            }
+            Kind::CreateToken(token) => Self::CreateToken(Wire::from_wire(token)?),
+            Kind::RevokeToken(at) => Self::RevokeToken { name: at.name.into() },
+        })
+    }
+}
+
+fn read_found(found: wire::Found) -> Result<Command, DecodeError> {
+    let founded = found.founded.ok_or_else(|| missing("Found.founded"))?;
+    Ok(Command::Found {
+        cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
+        wrapped_key: founded.wrapped_key,
+        root: required("Found.root", found.root)?,
+    })
+}

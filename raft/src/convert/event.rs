@@ -1,0 +1,107 @@
+//! Events, change sets.
+
+use mode_envoy_model::batch::ChangeSet;
+use mode_envoy_model::event::Event;
+use mode_envoy_model::limits;
+use mode_envoy_model::object::Name;
+use mode_envoy_proto::log::v1 as wire;
+use wire::event::Kind;
+
+use super::{DecodeError, Wire, fixed, missing, read_list, text, write_list};
+
+impl Wire for ChangeSet {
+    type Message = wire::ChangeSet;
+
+    fn to_wire(&self) -> Self::Message {
+        wire::ChangeSet {
+            base_revision: self.base_revision,
+            actor: self.actor.clone(),
+            events: write_list(&self.events),
+        }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        Ok(Self {
+            base_revision: message.base_revision,
+            actor: message.actor,
+            events: read_list(
+                "ChangeSet.events",
+                limits::EVENTS_PER_CHANGE_SET,
+                message.events,
+            )?,
+        })
+    }
+}
+
+impl Wire for Event {
+    type Message = wire::Event;
+
+    fn to_wire(&self) -> Self::Message {
+        let kind = match self {
+            Self::Founded { cluster_id, wrapped_key } => Kind::Founded(wire::Founded {
+                cluster_id: cluster_id.to_vec(),
+                wrapped_key: wrapped_key.clone(),
+            }),
+            Self::FormatRaised { version } => {
+                Kind::FormatRaised(wire::FormatRaised { version: *version })
+            }
+            Self::TenantPut(object) => Kind::TenantPut(object.to_wire()),
+            Self::TenantDeleted(name) => Kind::TenantDeleted(object_name(None, name)),
+            Self::ConsumerPut(object) => Kind::ConsumerPut(object.to_wire()),
+            Self::ConsumerDeleted { tenant, name } => {
+                Kind::ConsumerDeleted(object_name(Some(tenant), name))
+            }
+            Self::ProviderPut(object) => Kind::ProviderPut(object.to_wire()),
+            Self::ProviderDeleted(name) => Kind::ProviderDeleted(object_name(None, name)),
+            Self::ModelPut(object) => Kind::ModelPut(object.to_wire()),
+            Self::ModelDeleted(name) => Kind::ModelDeleted(object_name(None, name)),
+            Self::ServicePut(object) => Kind::ServicePut(object.to_wire()),
+            Self::ServiceDeleted(name) => Kind::ServiceDeleted(object_name(None, name)),
+            Self::RoutePut(object) => Kind::RoutePut(object.to_wire()),
+            Self::RouteDeleted { tenant, name } => {
+                Kind::RouteDeleted(object_name(Some(tenant), name))
+            }
+            Self::KeyPut(key) => Kind::KeyPut(key.to_wire()),
+            Self::KeyRevoked { tenant, name } => Kind::KeyRevoked(object_name(Some(tenant), name)),
+            Self::TokenPut(token) => Kind::TokenPut(token.to_wire()),
+            Self::TokenRevoked(name) => Kind::TokenRevoked(object_name(None, name)),
+        };
+        wire::Event { kind: Some(kind) }
+    }
+
+    fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        Ok(match message.kind.ok_or_else(|| missing("Event.kind"))? {
+            Kind::Founded(founded) => Self::Founded {
+                cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
+                wrapped_key: founded.wrapped_key,
+            },
+            Kind::FormatRaised(raised) => Self::FormatRaised { version: raised.version },
+            Kind::TenantPut(object) => Self::TenantPut(Wire::from_wire(object)?),
+            Kind::TenantDeleted(at) => Self::TenantDeleted(at.name.into()),
+            Kind::ConsumerPut(object) => Self::ConsumerPut(Wire::from_wire(object)?),
+            Kind::ConsumerDeleted(at) => {
+                Self::ConsumerDeleted { tenant: at.tenant.into(), name: at.name.into() }
+            }
+            Kind::ProviderPut(object) => Self::ProviderPut(Wire::from_wire(object)?),
+            Kind::ProviderDeleted(at) => Self::ProviderDeleted(at.name.into()),
+            Kind::ModelPut(object) => Self::ModelPut(Wire::from_wire(object)?),
+            Kind::ModelDeleted(at) => Self::ModelDeleted(at.name.into()),
+            Kind::ServicePut(object) => Self::ServicePut(Wire::from_wire(object)?),
+            Kind::ServiceDeleted(at) => Self::ServiceDeleted(at.name.into()),
+            Kind::RoutePut(object) => Self::RoutePut(Wire::from_wire(object)?),
+            Kind::RouteDeleted(at) => {
+                Self::RouteDeleted { tenant: at.tenant.into(), name: at.name.into() }
+            }
+            Kind::KeyPut(key) => Self::KeyPut(Wire::from_wire(key)?),
+            Kind::KeyRevoked(at) => {
+                Self::KeyRevoked { tenant: at.tenant.into(), name: at.name.into() }
+            }
+            Kind::TokenPut(token) => Self::TokenPut(Wire::from_wire(token)?),
+            Kind::TokenRevoked(at) => Self::TokenRevoked(at.name.into()),
+        })
+    }
+}
+
+pub(super) fn object_name(tenant: Option<&Name>, name: &Name) -> wire::ObjectName {
+    wire::ObjectName { tenant: tenant.map(|t| text(t)).unwrap_or_default(), name: text(name) }
+}

@@ -1,0 +1,47 @@
+//! How Mode Envoy nodes agree: a replicated log over our write-ahead log and mutual TLS.
+//!
+//! ```text
+//! Handle::propose -> find the leader -> Proposer: decide, batch -> log, quorum -> apply: entry -> State -> watchers
+//! Handle::read_barrier -> find the leader -> read index -> wait until applied
+//! ```
+//!
+//! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
+//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
+//! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
+//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
+
+pub mod channels;
+pub mod data_dir;
+pub mod formation;
+pub mod identity;
+pub mod peer_server;
+pub mod secret;
+
+mod apply;
+mod checkpoint;
+mod convert;
+mod log_store;
+mod network;
+mod peers;
+mod raft_service;
+mod state_machine;
+mod types;
+
+mod clock;
+mod forward;
+mod forward_service;
+mod proposal;
+mod proposer;
+mod reads;
+mod tasks;
+
+pub mod cluster;
+
+pub use cluster::{
+    Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
+    Status, Timers, start,
+};
+pub use formation::{Phase, Waiting};
+pub use identity::PeerPki;
+pub use proposal::{Accepted, Authorize, Caller, ProposeError};
+pub use secret::ClusterSecret;

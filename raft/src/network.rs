@@ -1,0 +1,169 @@
+//! The consensus library's network, over the peers' channels.
+//!
+//! Every call has the deadline that the library asks for: a peer that hangs costs no more. A client is made of
+//! clones only, since the library makes one while it holds up everything else.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mode_envoy_proto::peer::v1 as wire;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout,
+    Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+use tonic::{Response, Status};
+
+use crate::channels::DialError;
+use crate::convert::{self, DecodeError};
+use crate::peers::{Peers, request};
+use crate::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
+
+/// How long replication to a peer that cannot be dialled waits before it tries again.
+const REDIAL: Duration = Duration::from_millis(200);
+
+type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
+
+/// Makes the client of each peer.
+pub(crate) struct Network {
+    peers: Peers,
+    node_id: NodeId,
+}
+
+/// One peer.
+pub(crate) struct Peer {
+    peers: Peers,
+    node_id: NodeId,
+    target: NodeId,
+    address: String,
+}
+
+/// Why a snapshot is not sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "snapshot transfer is not part of this version; it is not needed, since the log is never purged: node {target} \
+     catches up from the log"
+)]
+struct NoSnapshotTransfer {
+    target: NodeId,
+}
+
+// === impl Network ===
+
+impl Network {
+    /// On behalf of `node_id`.
+    pub(crate) fn new(peers: Peers, node_id: NodeId) -> Self {
+        Self { peers, node_id }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, member: &Member) -> Peer {
+        Peer {
+            peers: self.peers.clone(),
+            node_id: self.node_id,
+            target,
+            address: member.peer.clone(),
+        }
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    async fn within<T>(
+        &self,
+        action: RPCTypes,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(failure(&status)),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action,
+                id: self.node_id,
+                target: self.target,
+                timeout: limit,
+            })),
+        }
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
+        let entries = rpc
+            .entries
+            .iter()
+            .map(convert::entry_to_wire)
+            .collect::<Result<_, _>>()
+            .map_err(|e| unreadable(&e))?;
+        let message = wire::AppendEntriesRequest {
+            envelope: Some(self.peers.envelope(self.target)),
+            ballot: Some(convert::ballot(rpc.vote)),
+            previous: rpc.prev_log_id.map(convert::log_id),
+            committed: rpc.leader_commit.map(convert::log_id),
+            entries,
+        };
+        let limit = option.hard_ttl();
+        let mut client = self.peers.raft(self.target, &self.address);
+        let call = client.append_entries(request(message, limit));
+        let answer = self.within(RPCTypes::AppendEntries, limit, call).await?;
+        convert::read_append_response(answer).map_err(|e| unreadable(&e))
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, CallError> {
+        let message = wire::VoteRequest {
+            envelope: Some(self.peers.envelope(self.target)),
+            ballot: Some(convert::ballot(rpc.vote)),
+            last: rpc.last_log_id.map(convert::log_id),
+        };
+        let limit = option.hard_ttl();
+        let mut client = self.peers.raft(self.target, &self.address);
+        let call = client.vote(request(message, limit));
+        let answer = self.within(RPCTypes::Vote, limit, call).await?;
+        convert::read_vote_response(answer).map_err(|e| unreadable(&e))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _: Vote,
+        _: Snapshot,
+        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
+        let reason = NoSnapshotTransfer { target: self.target };
+        tracing::error!(%reason, "a snapshot is not sent");
+        Err(StreamingError::Unreachable(Unreachable::new(&reason)))
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(REDIAL))
+    }
+}
+
+/// A peer that could not be dialled is left alone for a moment; any other failure is tried again at once.
+fn failure(status: &Status) -> CallError {
+    match DialError::of(status) {
+        Some(dial) => RPCError::Unreachable(Unreachable::new(&dial)),
+        None => RPCError::Network(NetworkError::new(status)),
+    }
+}
+
+fn unreadable(error: &DecodeError) -> CallError {
+    RPCError::Network(NetworkError::new(&AnyError::new(error)))
+}

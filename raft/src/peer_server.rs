@@ -1,0 +1,288 @@
+//! The peer listener: mutual TLS in front of the services between nodes.
+//!
+//! ```text
+//! accept -> TLS handshake -> PeerIdentity of the certificate -> Gate: Formation at any time, the rest once it is installed
+//!                                                                      each of the rest calls `check_envelope` first
+//! ```
+//!
+//! Invariants:
+//! * Nothing is served without a verified certificate, and every request carries the [`PeerIdentity`] of its connection.
+//! * A failing accept or handshake never ends the loop.
+//! * Connections are tasks of this future: when it ends, none of them runs on.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use mode_envoy_proto::peer::v1::formation_server::SERVICE_NAME as FORMATION;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::codegen::{Body, Bytes, Service, StdError, http};
+use tonic::service::Routes;
+
+use crate::formation::FormationService;
+use crate::identity::{self, Identity, PeerIdentity};
+
+mod envelope;
+
+pub use self::envelope::{Local, check_envelope};
+
+/// Connections at once, handshakes included. A cluster has tens of nodes with a few connections each.
+const CONNECTIONS_MAX: usize = 256;
+/// Calls at once on one connection.
+const STREAMS_MAX: u32 = 256;
+/// A handshake that takes longer is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failed accept (no file descriptors, most likely) the loop waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Calls in flight get this long after the cancellation.
+const GRACE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// The services that a node gets when it is a member: empty until [`PeerServices::install`]. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct PeerServices {
+    routes: Arc<OnceLock<Routes>>,
+}
+
+/// Why the peer listener could not begin.
+#[derive(Debug, Error)]
+pub enum PeerServerError {
+    /// The listener is not usable.
+    #[error("cannot serve the peer listener {address}")]
+    Listener {
+        /// Its address, where known.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What all connections share.
+#[derive(Clone)]
+struct Shared {
+    identity: Arc<Identity>,
+    formation: Routes,
+    services: PeerServices,
+    cancel: CancellationToken,
+}
+
+/// One connection's way to the services.
+#[derive(Clone)]
+struct Gate {
+    peer: PeerIdentity,
+    node_id: u64,
+    formation: Routes,
+    services: PeerServices,
+}
+
+type Answer = Result<http::Response<tonic::body::Body>, Infallible>;
+
+// === impl PeerServices ===
+
+impl PeerServices {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves `routes` from now on, on existing connections too. `false` if there are some already; they stay.
+    pub fn install(&self, routes: Routes) -> bool {
+        self.routes.set(routes.prepare()).is_ok()
+    }
+}
+
+// === impl Gate ===
+
+impl<B> Service<http::Request<B>> for Gate
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // axum's router, which is inside of Routes, is always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        let service = request
+            .uri()
+            .path()
+            .trim_start_matches('/')
+            .split('/')
+            .next();
+        let routes = if service == Some(FORMATION) {
+            Some(&self.formation)
+        } else {
+            self.services.routes.get()
+        };
+        if let Some(routes) = routes {
+            let mut routes = routes.clone();
+            Box::pin(async move { routes.call(request).await })
+        } else {
+            let status = Status::unavailable(format!(
+                "node {} has no cluster yet; try again",
+                self.node_id
+            ));
+            Box::pin(std::future::ready(Ok(status.into_http())))
+        }
+    }
+}
+
+/// Serves the peer listener until the cancellation, then gives calls in flight 5 s.
+///
+/// # Errors
+/// [`PeerServerError::Listener`], at once; a listener that works is served until the end.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    identity: Arc<Identity>,
+    formation: FormationService,
+    services: PeerServices,
+    cancel: CancellationToken,
+) -> Result<(), PeerServerError> {
+    let address = listener
+        .local_addr()
+        .map(|a| a.to_string())
+        .unwrap_or_default();
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+        .map_err(|source| PeerServerError::Listener { address, source })?;
+    let shared = Shared {
+        identity,
+        formation: Routes::new(formation.into_server()).prepare(),
+        services,
+        cancel,
+    };
+    let mut connections = JoinSet::new();
+    while let Some((stream, from)) =
+        next_connection(&listener, &mut connections, &shared.cancel).await
+    {
+        connections.spawn(connection(stream, from, shared.clone()));
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, drained).await.is_err() {
+        tracing::warn!(
+            "peer calls were still in flight at the end of the grace period; they were cut"
+        );
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+/// `None` once cancelled. Ended connections are taken out meanwhile; at the limit nothing is accepted until one ends.
+async fn next_connection(
+    listener: &TcpListener,
+    connections: &mut JoinSet<()>,
+    cancel: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return None,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+        };
+        match accepted {
+            Ok(connection) => return Some(connection),
+            Err(error) => {
+                tracing::warn!(%error, "the peer listener could not accept a connection; it goes on");
+                tokio::select! {
+                    () = cancel.cancelled() => return None,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
+    let cancel = shared.cancel.clone();
+    let Some(handshake) = cancel
+        .run_until_cancelled(handshake(stream, &shared.identity))
+        .await
+    else {
+        return;
+    };
+    let (tls, peer) = match handshake {
+        Ok(established) => established,
+        Err(reason) => {
+            tracing::debug!(%from, reason, "a peer connection was refused");
+            return;
+        }
+    };
+    let gate = Gate {
+        peer,
+        node_id: shared.identity.node_id(),
+        formation: shared.formation,
+        services: shared.services,
+    };
+    let builder = http2();
+    let mut served =
+        pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(gate)));
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = cancel.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%from, node = peer.node_id, error, "a peer connection ended");
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    identity: &Identity,
+) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, PeerIdentity), String> {
+    // Without this, small answers wait for the other end's delayed acknowledgement; a connection works without it too.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set on a peer connection");
+    }
+    let accepting = TlsAcceptor::from(identity.server_config()).accept(stream);
+    let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting)
+        .await
+        .map_err(|_| "the TLS handshake took more than 5 s".to_owned())?
+        .map_err(|error| format!("the TLS handshake failed: {error}"))?;
+    let peer = identity::peer_of(tls.get_ref().1).map_err(|error| error.to_string())?;
+    Ok((tls, peer))
+}
+
+fn http2() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+#[cfg(test)]
+mod peer_server_test;

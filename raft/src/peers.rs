@@ -1,0 +1,54 @@
+//! Clients for other members: shared lazy channels, the envelope of every request, one limit on message sizes.
+
+use mode_envoy_proto::peer::v1 as wire;
+use tonic::Request;
+use tonic::transport::Channel;
+use wire::forward_client::ForwardClient;
+use wire::raft_client::RaftClient;
+
+use crate::channels::{MAX_MESSAGE_BYTES, PeerChannels};
+use crate::identity::ClusterId;
+use crate::types::NodeId;
+
+/// How this node reaches the others. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    channels: PeerChannels,
+    cluster_id: ClusterId,
+    node_id: NodeId,
+}
+
+// === impl Peers ===
+
+impl Peers {
+    /// On behalf of `node_id`, a member of the cluster.
+    pub(crate) fn new(channels: PeerChannels, cluster_id: ClusterId, node_id: NodeId) -> Self {
+        Self { channels, cluster_id, node_id }
+    }
+
+    /// Consensus with one member; never dials.
+    pub(crate) fn raft(&self, to: NodeId, address: &str) -> RaftClient<Channel> {
+        RaftClient::new(self.channels.channel(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Everything else with one member; never dials.
+    pub(crate) fn forward(&self, to: NodeId, address: &str) -> ForwardClient<Channel> {
+        ForwardClient::new(self.channels.channel(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Names the cluster, the sender and the receiver.
+    pub(crate) fn envelope(&self, to: NodeId) -> wire::Envelope {
+        wire::Envelope { cluster_id: self.cluster_id.to_vec(), from: self.node_id, to }
+    }
+}
+
+/// A request that the receiver gives up on when the sender does.
+pub(crate) fn request<T>(message: T, timeout: std::time::Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}

@@ -1,0 +1,172 @@
+//! One entry while it is put together: what it will hold, and the catalog as it will be then.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mode_envoy_model::batch::ChangeSet;
+use mode_envoy_model::catalog::Catalog;
+use mode_envoy_model::command::{Change, Command, Rejected, RejectedCode, Violation};
+use mode_envoy_model::limits;
+use mode_envoy_model::usage::batch::{Register, UsageBatch};
+use mode_envoy_proto::log::v1 as wire;
+use prost::Message as _;
+use wire::item::Kind;
+
+use super::Reply;
+use crate::clock::Stamp;
+use crate::convert::{Proposal, Wire as _};
+use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
+use crate::types::Payload;
+
+/// An entry takes proposals up to this size.
+const ENTRY_BYTES: usize = 1 << 20;
+/// A single proposal may be larger, and has an entry of its own then. Peers take messages of 8 MiB.
+const PROPOSAL_BYTES: usize = 4 << 20;
+
+/// An entry that is being put together; `R` is who waits for an answer.
+pub(super) struct EntryDraft<R> {
+    /// Who waits for the entry, in the order of its items.
+    pub(super) queued: Vec<(R, Queued)>,
+    /// Who is answered without one, once this node is known to lead.
+    pub(super) answers: Vec<(R, Result<Reply, ProposeError>)>,
+    catalog: Arc<Catalog>,
+    stamp: Stamp,
+    items: Vec<wire::Item>,
+    bytes: usize,
+}
+
+/// What an item's outcome will be turned into an answer with.
+pub(super) enum Queued {
+    /// The report of a command.
+    ChangeSet(Vec<Change>),
+    /// The outcome is the answer.
+    Stream,
+}
+
+/// What became of a proposal.
+pub(super) enum Drafted {
+    /// It is an item of the entry.
+    Queued(Queued),
+    /// It needs no item.
+    Answer(Result<Reply, ProposeError>),
+    /// It does not fit into this entry.
+    Full,
+}
+
+// === impl EntryDraft ===
+
+impl<R> EntryDraft<R> {
+    /// Empty, on the applied catalog.
+    pub(super) fn new(catalog: Arc<Catalog>, stamp: Stamp) -> Self {
+        Self {
+            queued: Vec::new(),
+            answers: Vec::new(),
+            catalog,
+            stamp,
+            items: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Decides a proposal; only one that is queued changes the draft.
+    pub(super) fn add(
+        &mut self,
+        proposal: &Proposal,
+        caller: &Caller,
+        authorize: &Authorize,
+    ) -> Drafted {
+        match proposal {
+            Proposal::Command(command) => self.add_command(command, caller, authorize),
+            Proposal::Register(register) => match check_register(register) {
+                Ok(()) => self.push(Kind::Register(register.to_wire()), Queued::Stream),
+                Err(rejected) => refused(rejected),
+            },
+            Proposal::Usage(batch) => match check_usage(batch) {
+                Ok(()) => self.push(Kind::Usage(batch.to_wire()), Queued::Stream),
+                Err(rejected) => refused(rejected),
+            },
+        }
+    }
+
+    /// The entry's bytes.
+    pub(super) fn into_payload(self) -> Payload {
+        let batch = wire::Batch {
+            lease_clock_ms: self.stamp.lease_clock_ms,
+            wall_ms: self.stamp.wall_ms,
+            items: self.items,
+        };
+        Payload(Bytes::from(batch.encode_to_vec()))
+    }
+
+    fn add_command(
+        &mut self,
+        command: &Command,
+        caller: &Caller,
+        authorize: &Authorize,
+    ) -> Drafted {
+        let decision = authorize(&self.catalog, caller, command)
+            .and_then(|()| self.catalog.decide(command, self.stamp.wall_ms));
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(rejected) => return refused(rejected),
+        };
+        let dry_run = matches!(command, Command::Put { dry_run: true, .. });
+        if dry_run || decision.events.is_empty() {
+            let revision = self.catalog.revision();
+            let accepted = Accepted { revision, index: 0, changes: decision.changes };
+            return Drafted::Answer(Ok(Reply::Accepted(accepted)));
+        }
+        let set = ChangeSet {
+            base_revision: self.catalog.revision(),
+            actor: caller.actor.clone(),
+            events: decision.events,
+        };
+        let drafted =
+            self.push(Kind::ChangeSet(set.to_wire()), Queued::ChangeSet(decision.changes));
+        if matches!(drafted, Drafted::Queued(_)) {
+            Arc::make_mut(&mut self.catalog).apply_change_set(&set);
+        }
+        drafted
+    }
+
+    fn push(&mut self, kind: Kind, queued: Queued) -> Drafted {
+        let item = wire::Item { kind: Some(kind) };
+        let bytes = item.encoded_len();
+        if bytes > PROPOSAL_BYTES {
+            return refused(too_large("", bytes, PROPOSAL_BYTES, "bytes"));
+        }
+        if !self.items.is_empty() && self.bytes + bytes > ENTRY_BYTES {
+            return Drafted::Full;
+        }
+        self.items.push(item);
+        self.bytes += bytes;
+        Drafted::Queued(queued)
+    }
+}
+
+fn refused(rejected: Rejected) -> Drafted {
+    Drafted::Answer(Err(ProposeError::Rejected(rejected)))
+}
+
+fn check_register(register: &Register) -> Result<(), Rejected> {
+    within("spools", register.spools.len(), limits::SPOOLS)
+}
+
+fn check_usage(batch: &UsageBatch) -> Result<(), Rejected> {
+    within("ranges", batch.ranges.len(), limits::SPOOLS)?;
+    within("series", batch.series.len(), limits::BATCH_SERIES)?;
+    within("rows", batch.rows.len(), limits::BATCH_ROWS)
+}
+
+fn within(path: &str, got: usize, max: usize) -> Result<(), Rejected> {
+    if got > max { Err(too_large(path, got, max, "elements")) } else { Ok(()) }
+}
+
+fn too_large(path: &str, got: usize, max: usize, unit: &str) -> Rejected {
+    let problem =
+        format!("{got} {unit} in one proposal, {max} are allowed: send it in several parts");
+    Rejected {
+        code: RejectedCode::Limit,
+        violations: vec![Violation { path: path.to_owned(), problem }],
+    }
+}

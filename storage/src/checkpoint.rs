@@ -1,0 +1,392 @@
+//! Snapshots of the state: a manifest and immutable chunk files named by their content.
+//!
+//! ```text
+//! chunks/<blake3 of the content>.chunk      written once, shared by successive checkpoints
+//! manifest-<serial>.manifest                names its chunks; the highest serial is the checkpoint
+//! ```
+//!
+//! Invariants:
+//! * a manifest is named only when it and all chunks it refers to are synced, so the newest one on
+//!   disk is complete or damaged, never half written;
+//! * the manifest before the newest is kept with its chunks, for the case that the newest is damaged:
+//!   keep the log from that one's position on;
+//! * nothing is handed out whose checksum does not match.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, read_all};
+use crate::segment::Owner;
+
+mod error;
+mod manifest;
+
+pub use error::CheckpointError;
+
+use manifest::{ChunkRef, Manifest};
+
+/// A checkpoint has at most this many chunks.
+pub const MAX_CHUNKS: usize = 100_000;
+
+/// A chunk has at most this many bytes.
+pub const MAX_CHUNK_BYTES: usize = 256 * 1024 * 1024;
+
+/// A chunk's name has at most this many bytes.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// A checkpoint's meta has at most this many bytes.
+pub const MAX_META_BYTES: usize = 1024 * 1024;
+
+/// How many manifests are kept.
+const KEPT_MANIFESTS: usize = 2;
+
+const CHUNKS_DIR: &str = "chunks";
+
+/// The checkpoints of one node.
+pub struct CheckpointStore {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    chunks_dir: PathBuf,
+    owner: Owner,
+    /// The mutex also orders writers.
+    known: Mutex<Known>,
+}
+
+/// What this process has found out about the files.
+#[derive(Debug, Default)]
+struct Known {
+    /// Chunks whose file was written or verified.
+    verified: BTreeSet<Hash>,
+    /// Checkpoints that are not intact, which are not worth keeping.
+    damaged: BTreeSet<u64>,
+}
+
+/// A checkpoint as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// What the owner said about it.
+    pub meta: Bytes,
+    /// Names and contents, in the order in which they were written.
+    pub chunks: Vec<(String, Bytes)>,
+}
+
+/// A chunk's content, hashed with BLAKE3.
+type Hash = [u8; 32];
+
+// === impl CheckpointStore ===
+
+impl CheckpointStore {
+    /// Opens the checkpoints in a directory, which is created.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] for what the system reports.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        cluster_id: [u8; 16],
+        node_id: u64,
+    ) -> Result<Self, CheckpointError> {
+        let dir = dir.into();
+        let chunks_dir = dir.join(CHUNKS_DIR);
+        let created = disk.create_dir_all(&chunks_dir);
+        created.map_err(CheckpointError::io("create the directory", &chunks_dir))?;
+        let owner = Owner {
+            cluster_id,
+            node_id,
+        };
+        Ok(Self {
+            disk,
+            dir,
+            chunks_dir,
+            owner,
+            known: Mutex::default(),
+        })
+    }
+
+    /// Writes a checkpoint; when this returns it is durable and the newest. Chunks that are on disk
+    /// already are not written again.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Invalid`] if a limit is exceeded or a name occurs twice, and what
+    /// [`CheckpointStore::load`] returns if the files are another's; [`CheckpointError::Io`] for what
+    /// the system reports. The checkpoint before is then still the newest.
+    pub fn write(&self, meta: &[u8], chunks: Vec<(String, Bytes)>) -> Result<(), CheckpointError> {
+        check_limits(meta, &chunks)?;
+        let mut known = self.lock();
+        let kept = self.kept_manifests(&known.damaged)?;
+        let serial = self.serials()?.last().map_or(1, |(newest, _)| newest + 1);
+        let mut refs = Vec::with_capacity(chunks.len());
+        for (name, content) in chunks {
+            let hash = *blake3::hash(&content).as_bytes();
+            if !known.verified.contains(&hash) {
+                self.write_chunk(&hash, &content)?;
+                known.verified.insert(hash);
+            }
+            refs.push(ChunkRef {
+                name,
+                bytes: content.len() as u64,
+                hash,
+            });
+        }
+        self.sync_dir(&self.chunks_dir)?;
+        let meta = Bytes::copy_from_slice(meta);
+        let manifest = Manifest {
+            owner: self.owner,
+            serial,
+            meta,
+            chunks: refs,
+        };
+        self.write_manifest(&manifest)?;
+        self.collect_garbage(&manifest, kept, &mut known)
+    }
+
+    /// Reads the newest checkpoint, or `None` if none was ever written. If the newest is damaged, the
+    /// one before is returned and the damage is logged as an error.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`] if no kept checkpoint is intact; the errors that say that the
+    /// files are not this node's to read; [`CheckpointError::Io`] for what the system reports.
+    pub fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
+        let mut known = self.lock();
+        let mut first_damage = None;
+        for (serial, path) in self.serials()?.into_iter().rev() {
+            match self.load_manifest(&path, &mut known.verified) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    tracing::error!(%error, "a checkpoint is damaged, falling back to the one before");
+                    known.damaged.insert(serial);
+                    first_damage.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        first_damage.map_or(Ok(None), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The manifests on disk, the oldest first.
+    fn serials(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+        let names = self.disk.list(&self.dir);
+        let names = names.map_err(CheckpointError::io("list", &self.dir))?;
+        let mut found: Vec<_> = names
+            .iter()
+            .filter_map(|name| Some((manifest::serial_of(name)?, self.dir.join(name))))
+            .collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The intact manifests on disk, the oldest first; refuses those of another owner.
+    fn kept_manifests(&self, damaged: &BTreeSet<u64>) -> Result<Vec<Manifest>, CheckpointError> {
+        let mut kept = Vec::new();
+        for (serial, path) in self.serials()? {
+            if damaged.contains(&serial) {
+                continue;
+            }
+            match self.read_manifest(&path) {
+                Ok(manifest) => kept.push(manifest),
+                Err(error @ CheckpointError::Damaged { .. }) => {
+                    tracing::error!(%error, "a checkpoint is damaged and will be replaced");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(kept)
+    }
+
+    fn read_manifest(&self, path: &Path) -> Result<Manifest, CheckpointError> {
+        let bytes = self.read_file(path, manifest::MAX_BYTES)?;
+        Manifest::decode(&bytes, self.owner)
+            .map_err(|error| CheckpointError::header(path, &error, self.owner))
+    }
+
+    fn load_manifest(
+        &self,
+        path: &Path,
+        verified: &mut BTreeSet<Hash>,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let manifest = self.read_manifest(path)?;
+        let mut chunks = Vec::with_capacity(manifest.chunks.len());
+        for chunk in manifest.chunks {
+            let path = self.chunk_path(&chunk.hash);
+            let content = self.read_file(&path, chunk.bytes)?;
+            if *blake3::hash(&content).as_bytes() != chunk.hash {
+                verified.remove(&chunk.hash);
+                let what = format!("the content of chunk {:?} has another checksum", chunk.name);
+                return Err(CheckpointError::Damaged { file: path, what });
+            }
+            verified.insert(chunk.hash);
+            chunks.push((chunk.name, Bytes::from(content)));
+        }
+        Ok(Checkpoint {
+            meta: manifest.meta,
+            chunks,
+        })
+    }
+
+    /// A file that a checkpoint needs; one that is missing or too long is damage.
+    fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+        let read = self
+            .disk
+            .open(path)
+            .and_then(|file| read_all(file.as_ref(), limit));
+        read.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::FileTooLarge => {
+                CheckpointError::Damaged {
+                    file: path.to_path_buf(),
+                    what: error.to_string(),
+                }
+            }
+            _ => CheckpointError::io("read", path)(error),
+        })
+    }
+
+    /// Writes a chunk unless an intact file of that name is there.
+    fn write_chunk(&self, hash: &Hash, content: &[u8]) -> Result<(), CheckpointError> {
+        let path = self.chunk_path(hash);
+        let there = self.disk.open(&path).and_then(|file| {
+            let same = file.size()? == content.len() as u64
+                && read_all(file.as_ref(), content.len() as u64)? == content;
+            // Whoever wrote it may have died before its sync.
+            if same {
+                file.sync_data()?;
+            }
+            Ok(same)
+        });
+        match there {
+            Ok(true) => Ok(()),
+            Ok(false) => self.write_file(&path, content),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.write_file(&path, content)
+            }
+            Err(error) => Err(CheckpointError::io("read", &path)(error)),
+        }
+    }
+
+    fn write_manifest(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+        let path = self.dir.join(manifest::name_of(manifest.serial));
+        self.write_file(&path, &manifest.encode())?;
+        self.sync_dir(&self.dir)
+    }
+
+    /// Writes a file under a temporary name, syncs it and gives it its name.
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), CheckpointError> {
+        let temporary = path.with_extension("tmp");
+        let wrote = self.disk.create(&temporary).and_then(|file| {
+            file.write_all_at(content, 0)?;
+            file.sync_data()
+        });
+        wrote.map_err(CheckpointError::io("write", &temporary))?;
+        self.disk
+            .rename(&temporary, path)
+            .map_err(CheckpointError::io("name", path))
+    }
+
+    /// Removes manifests beyond the kept ones, then the chunks that no kept one refers to.
+    fn collect_garbage(
+        &self,
+        newest: &Manifest,
+        older: Vec<Manifest>,
+        known: &mut Known,
+    ) -> Result<(), CheckpointError> {
+        let mut manifests: BTreeMap<u64, Vec<ChunkRef>> = older
+            .into_iter()
+            .map(|manifest| (manifest.serial, manifest.chunks))
+            .collect();
+        manifests.insert(newest.serial, newest.chunks.clone());
+        while manifests.len() > KEPT_MANIFESTS {
+            manifests.pop_first();
+        }
+        for (serial, path) in self.serials()? {
+            if !manifests.contains_key(&serial) {
+                self.remove(&path)?;
+            }
+        }
+        // No manifest may come back after a power cut when its chunks are gone.
+        self.sync_dir(&self.dir)?;
+        let wanted: BTreeSet<Hash> = manifests
+            .values()
+            .flatten()
+            .map(|chunk| chunk.hash)
+            .collect();
+        known.verified.retain(|hash| wanted.contains(hash));
+        known.damaged.clear();
+        let names: BTreeSet<String> = wanted.iter().map(chunk_name).collect();
+        let listed = self.disk.list(&self.chunks_dir);
+        for name in listed.map_err(CheckpointError::io("list", &self.chunks_dir))? {
+            if !names.contains(&name) {
+                self.remove(&self.chunks_dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), CheckpointError> {
+        self.disk
+            .remove(path)
+            .map_err(CheckpointError::io("remove", path))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), CheckpointError> {
+        self.disk
+            .sync_dir(dir)
+            .map_err(CheckpointError::io("sync the directory", dir))
+    }
+
+    fn chunk_path(&self, hash: &Hash) -> PathBuf {
+        self.chunks_dir.join(chunk_name(hash))
+    }
+}
+
+impl fmt::Debug for CheckpointStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckpointStore")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+fn chunk_name(hash: &Hash) -> String {
+    format!("{}.chunk", blake3::Hash::from_bytes(*hash).to_hex())
+}
+
+fn check_limits(meta: &[u8], chunks: &[(String, Bytes)]) -> Result<(), CheckpointError> {
+    let refuse = |what: String| Err(CheckpointError::Invalid { what });
+    if meta.len() > MAX_META_BYTES {
+        return refuse(format!(
+            "the meta has {} bytes, at most {MAX_META_BYTES}",
+            meta.len()
+        ));
+    }
+    if chunks.len() > MAX_CHUNKS {
+        return refuse(format!(
+            "there are {} chunks, at most {MAX_CHUNKS}",
+            chunks.len()
+        ));
+    }
+    let mut names = BTreeSet::new();
+    for (name, content) in chunks {
+        if name.len() > MAX_NAME_BYTES {
+            return refuse(format!(
+                "the chunk name {name:?} has more than {MAX_NAME_BYTES} bytes"
+            ));
+        }
+        if content.len() > MAX_CHUNK_BYTES {
+            let bytes = content.len();
+            return refuse(format!(
+                "chunk {name:?} has {bytes} bytes, at most {MAX_CHUNK_BYTES}"
+            ));
+        }
+        if !names.insert(name) {
+            return refuse(format!("the chunk name {name:?} occurs twice"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! What is durable in Mode Envoy, and when.
+//!
+//! Everything a node keeps on its disk is written here, and nowhere else. One record framing serves
+//! every file; what differs is who writes, and what must survive which accident:
+//!
+//! | module | holds | survives a killed process | survives a power cut |
+//! |---|---|---|---|
+//! | [`wal`] | vote and log of the replicated state | all that was acknowledged | all that was acknowledged |
+//! | [`checkpoint`] | the state at one log position | the last complete one | the last complete one |
+//! | [`spool`] | usage not yet replicated | every record | all but what came after the last sync |
+//!
+//! Invariants of the whole crate: bytes are checked before they are believed, a length is bounded
+//! before it is allocated, and a file of another cluster, another node or a newer format is refused.
+
+mod bytes_reader;
+mod frame;
+mod segment;
+
+// The operations on files that tests replace.
+pub mod disk;
+
+// The write-ahead log.
+pub mod wal;
+
+// Snapshots of the state.
+pub mod checkpoint;
+
+// Usage records on their way into the replicated log.
+pub mod spool;
+
+// Fixed-layout encoding of spool payloads.
+pub mod codec;
