@@ -20,7 +20,7 @@ doc:
 
 # Without the advisories, which need network: see `just advisories`.
 deny:
-    cargo deny --offline check --hide-inclusion-graph bans licenses sources
+    cargo deny check --hide-inclusion-graph bans licenses sources
 
 advisories:
     cargo deny check advisories

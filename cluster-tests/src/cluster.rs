@@ -64,8 +64,9 @@ impl Cluster {
         let program = Program::new(binary, dir.path().join("config"));
         let secret_file = dir.path().join("secret");
         write_secret(&secret_file)?;
-        let peers: Vec<String> =
-            (1..=count).map(|id| format!("{id}={network}.{id}:{PEER_PORT}")).collect();
+        let peers: Vec<String> = (1..=count)
+            .map(|id| format!("{id}={network}.{id}:{PEER_PORT}"))
+            .collect();
         let nodes = (1..=count)
             .map(|id| {
                 Node::new(Launch {
@@ -75,13 +76,19 @@ impl Cluster {
                     admin: format!("{network}.{id}:{ADMIN_PORT}"),
                     peer: format!("{network}.{id}:{PEER_PORT}"),
                     initial_cluster: Some(peers.join(",")),
-                    secret_file: secret_file.clone(),
+                    secret_file: Some(secret_file.clone()),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })
             })
             .collect();
-        Ok(Self { nodes, program, dir, finished: false, _claim: claim })
+        Ok(Self {
+            nodes,
+            program,
+            dir,
+            finished: false,
+            _claim: claim,
+        })
     }
 
     /// Starts every node that does not run.
@@ -90,7 +97,10 @@ impl Cluster {
     ///
     /// A process could not be started.
     pub fn start_all(&mut self) -> Result<()> {
-        self.nodes.iter_mut().filter(|node| !node.is_started()).try_for_each(Node::start)
+        self.nodes
+            .iter_mut()
+            .filter(|node| !node.is_started())
+            .try_for_each(Node::start)
     }
 
     /// Waits until every node is ready.
@@ -160,7 +170,10 @@ impl Cluster {
     ///
     /// It was refused.
     pub async fn apply(&self, document: &str) -> Result<String> {
-        self.node(1).run(&["apply", "-f", "-", "--wait"], document).await?.ok()
+        self.node(1)
+            .run(&["apply", "-f", "-", "--wait"], document)
+            .await?
+            .ok()
     }
 
     /// Makes a key through the first node and waits until every gateway takes it.
@@ -198,11 +211,19 @@ impl Cluster {
         for node in &mut self.nodes {
             if node.is_started() {
                 let code = node.wait_end().await?;
-                ensure!(code == Some(0), "node {} ended with {code:?} on SIGTERM", node.id());
+                ensure!(
+                    code == Some(0),
+                    "node {} ended with {code:?} on SIGTERM",
+                    node.id()
+                );
             }
             let log = node.log();
             let panicked = log.lines().find(|line| line.contains("panicked at"));
-            ensure!(panicked.is_none(), "node {} had a panic: {panicked:?}", node.id());
+            ensure!(
+                panicked.is_none(),
+                "node {} had a panic: {panicked:?}",
+                node.id()
+            );
         }
         self.finished = true;
         Ok(())
@@ -239,7 +260,9 @@ fn claim_network() -> Result<(TcpListener, String)> {
             return Ok((listener, network));
         }
     }
-    anyhow::bail!("no free loopback network for a test cluster; this needs Linux, where 127.0.0.0/8 is loopback")
+    anyhow::bail!(
+        "no free loopback network for a test cluster; this needs Linux, where 127.0.0.0/8 is loopback"
+    )
 }
 
 /// Writes a fresh cluster secret: 32 random bytes in hex.
@@ -252,7 +275,9 @@ pub fn write_secret(path: &PathBuf) -> Result<()> {
     std::fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
         .context("drawing a secret")?;
-    let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let hex = bytes
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     let mut options = std::fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600)
         .open(path)

@@ -65,12 +65,16 @@ impl Answer {
     ///
     /// It is none.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("reading {:?} as JSON", self.text()))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("reading {:?} as JSON", self.text()))
     }
 
     /// A field of the head; empty where it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// This answer, if it has the status.
@@ -96,11 +100,16 @@ impl Answer {
     /// The stream is not complete, or an event is no JSON.
     pub fn events(&self) -> Result<Vec<Value>> {
         let text = self.text();
-        ensure!(text.trim_end().ends_with("data: [DONE]"), "the stream was cut: {text:?}");
+        ensure!(
+            text.trim_end().ends_with("data: [DONE]"),
+            "the stream was cut: {text:?}"
+        );
         text.lines()
             .filter_map(|line| line.strip_prefix("data: "))
             .filter(|data| *data != "[DONE]")
-            .map(|data| serde_json::from_str(data).with_context(|| format!("reading event {data:?}")))
+            .map(|data| {
+                serde_json::from_str(data).with_context(|| format!("reading event {data:?}"))
+            })
             .collect()
     }
 }
@@ -150,9 +159,16 @@ impl Streaming {
         let mut body = Vec::new();
         while let Some(piece) = self.piece().await? {
             body.extend_from_slice(&piece);
-            ensure!(body.len() <= MAX_ANSWER, "the answer is larger than {MAX_ANSWER} bytes");
+            ensure!(
+                body.len() <= MAX_ANSWER,
+                "the answer is larger than {MAX_ANSWER} bytes"
+            );
         }
-        Ok(Answer { status: self.status, headers: self.headers, body: body.into() })
+        Ok(Answer {
+            status: self.status,
+            headers: self.headers,
+            body: body.into(),
+        })
     }
 }
 
@@ -166,7 +182,11 @@ impl Connection {
     /// Nobody listens there.
     pub async fn open(address: &str) -> Result<Self> {
         let (sender, tasks) = connect(address).await?;
-        Ok(Self { address: address.to_owned(), sender, tasks })
+        Ok(Self {
+            address: address.to_owned(),
+            sender,
+            tasks,
+        })
     }
 
     /// Sends a request and reads its answer.
@@ -176,11 +196,25 @@ impl Connection {
     /// The connection was closed, or the answer cut.
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
         tokio::time::timeout(WITHIN, async {
-            self.sender.ready().await.context("the connection was closed")?;
-            let response = self.sender.send_request(with_host(request, &self.address)?).await?;
+            self.sender
+                .ready()
+                .await
+                .context("the connection was closed")?;
+            let response = self
+                .sender
+                .send_request(with_host(request, &self.address)?)
+                .await?;
             let (head, body) = response.into_parts();
-            let body = body.collect().await.context("reading an answer")?.to_bytes();
-            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+            let body = body
+                .collect()
+                .await
+                .context("reading an answer")?
+                .to_bytes();
+            Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body,
+            })
         })
         .await
         .with_context(|| format!("no answer from {}", self.address))?
@@ -206,7 +240,12 @@ pub async fn open(address: &str, request: Request<Full<Bytes>>) -> Result<Stream
         let response = sender.send_request(with_host(request, address)?).await?;
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
-        Ok::<_, anyhow::Error>(Streaming { status, headers: head.headers, body, _connection: tasks })
+        Ok::<_, anyhow::Error>(Streaming {
+            status,
+            headers: head.headers,
+            body,
+            _connection: tasks,
+        })
     };
     tokio::time::timeout(WITHIN, head)
         .await
@@ -272,7 +311,9 @@ pub fn chat_stream(model: &str, text: &str) -> Value {
 }
 
 async fn connect(address: &str) -> Result<(http1::SendRequest<Full<Bytes>>, JoinSet<()>)> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connecting to {address}"))?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut tasks = JoinSet::new();

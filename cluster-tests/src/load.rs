@@ -57,7 +57,10 @@ impl Rng {
 impl Pace {
     /// The first moment is one `gap` from now.
     pub fn every(gap: Duration) -> Self {
-        Self { next: Instant::now() + gap, gap }
+        Self {
+            next: Instant::now() + gap,
+            gap,
+        }
     }
 
     /// Waits for the next moment; those that are past come at once.
@@ -89,7 +92,9 @@ where
     let mut calls = JoinSet::new();
     for number in 0.. {
         pace.tick().await;
-        let Some(call) = start(number).filter(|_| Instant::now() < end) else { break };
+        let Some(call) = start(number).filter(|_| Instant::now() < end) else {
+            break;
+        };
         calls.spawn(call);
     }
     let mut results = Vec::with_capacity(calls.len());
@@ -108,7 +113,9 @@ pub fn seed() -> Result<u64> {
     if let Ok(text) = std::env::var("MODE_ENVOY_TEST_SEED") {
         return text.parse().context("MODE_ENVOY_TEST_SEED is not a number");
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("reading the clock")?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("reading the clock")?;
     Ok(Rng::new(u64::from(now.subsec_nanos()) ^ now.as_secs()).next_u64() >> 32)
 }
 
@@ -122,7 +129,11 @@ mod tests {
         let numbers = [rng.next_u64(), rng.next_u64(), rng.next_u64()];
         assert_eq!(
             numbers,
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
         );
     }
 
@@ -146,6 +157,12 @@ mod tests {
             assert!(at >= began + due, "call {number} began too early");
         }
         let three = |number| (number < 3).then_some(async move { number });
-        assert_eq!(paced(1_000, Duration::from_mins(1), three).await.unwrap().len(), 3);
+        assert_eq!(
+            paced(1_000, Duration::from_mins(1), three)
+                .await
+                .unwrap()
+                .len(),
+            3
+        );
     }
 }

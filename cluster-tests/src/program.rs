@@ -36,7 +36,10 @@ pub struct Output {
 impl Program {
     /// The binary at this path, with a configuration directory of its own.
     pub fn new(binary: &str, config_home: PathBuf) -> Self {
-        Self { binary: PathBuf::from(binary), config_home }
+        Self {
+            binary: PathBuf::from(binary),
+            config_home,
+        }
     }
 
     /// The configuration directory that it sees.
@@ -53,7 +56,10 @@ impl Program {
                 command.env_remove(name);
             }
         }
-        command.env("XDG_CONFIG_HOME", &self.config_home).env("HOME", &self.config_home).kill_on_drop(true);
+        command
+            .env("XDG_CONFIG_HOME", &self.config_home)
+            .env("HOME", &self.config_home)
+            .kill_on_drop(true);
         command
     }
 
@@ -93,7 +99,8 @@ impl Program {
             let _ = stdin.write_all(input.as_bytes()).await;
             drop(stdin);
         };
-        let (output, ()) = tokio::join!(tokio::time::timeout(WITHIN, child.wait_with_output()), feed);
+        let (output, ()) =
+            tokio::join!(tokio::time::timeout(WITHIN, child.wait_with_output()), feed);
         let output = output
             .with_context(|| format!("{command} did not end within {} s", WITHIN.as_secs()))?
             .with_context(|| format!("running {command}"))?;
@@ -127,7 +134,8 @@ impl Output {
     pub fn json(self) -> Result<Value> {
         let command = self.command.clone();
         let text = self.ok()?;
-        serde_json::from_str(&text).with_context(|| format!("reading what {command} printed: {text}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("reading what {command} printed: {text}"))
     }
 
     /// What it said, if it ended with this code.
@@ -137,14 +145,25 @@ impl Output {
     /// It ended with another.
     pub fn fails(self, code: i32) -> Result<String> {
         ensure!(self.code == Some(code), "expected exit code {code}: {self}");
-        ensure!(!self.stderr.trim().is_empty(), "{self} does not say why it failed");
+        ensure!(
+            !self.stderr.trim().is_empty(),
+            "{self} does not say why it failed"
+        );
         Ok(self.stderr)
     }
 }
 
 impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { command, code, stdout, stderr } = self;
-        write!(f, "{command} ended with {code:?}; it printed {stdout:?} and said {stderr:?}")
+        let Self {
+            command,
+            code,
+            stdout,
+            stderr,
+        } = self;
+        write!(
+            f,
+            "{command} ended with {code:?}; it printed {stdout:?} and said {stderr:?}"
+        )
     }
 }

@@ -34,11 +34,18 @@ impl Server {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>, Data: Send> + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("binding a server")?;
-        let address = listener.local_addr().context("reading a server's address")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .context("binding a server")?;
+        let address = listener
+            .local_addr()
+            .context("reading a server's address")?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, answer));
-        Ok(Self { address, _tasks: tasks })
+        Ok(Self {
+            address,
+            _tasks: tasks,
+        })
     }
 
     /// Where it listens.

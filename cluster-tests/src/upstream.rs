@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -73,6 +74,7 @@ struct Book {
     seen: Vec<Seen>,
     complaints: Vec<String>,
     faults: BTreeMap<String, Fault>,
+    delay: Option<Duration>,
 }
 
 // === impl Upstream ===
@@ -84,7 +86,10 @@ impl Upstream {
     ///
     /// There is no free port.
     pub async fn start() -> Result<Self> {
-        let shared = Arc::new(Shared { book: Mutex::default(), gate: watch::Sender::new(false) });
+        let shared = Arc::new(Shared {
+            book: Mutex::default(),
+            gate: watch::Sender::new(false),
+        });
         let server = {
             let shared = Arc::clone(&shared);
             Server::start(move |request| answer(Arc::clone(&shared), request)).await?
@@ -102,6 +107,11 @@ impl Upstream {
         self.shared.book().faults.insert(model.to_owned(), fault);
     }
 
+    /// From now on, every piece of an answer waits so long before it is written, as a model that thinks.
+    pub fn slow(&self, delay: Duration) {
+        self.shared.book().delay = Some(delay);
+    }
+
     /// Lets everything that is held go on.
     pub fn release(&self) {
         self.shared.gate.send_replace(true);
@@ -114,7 +124,12 @@ impl Upstream {
 
     /// The request with this label, if it has come.
     pub fn find(&self, label: &str) -> Option<Seen> {
-        self.shared.book().seen.iter().find(|seen| seen.label == label).cloned()
+        self.shared
+            .book()
+            .seen
+            .iter()
+            .find(|seen| seen.label == label)
+            .cloned()
     }
 
     /// Fails if any request broke a rule.
@@ -124,7 +139,10 @@ impl Upstream {
     /// Lists what was wrong.
     pub fn check(&self) -> Result<()> {
         let complaints = self.shared.book().complaints.clone();
-        ensure!(complaints.is_empty(), "what reached the upstream was wrong: {complaints:#?}");
+        ensure!(
+            complaints.is_empty(),
+            "what reached the upstream was wrong: {complaints:#?}"
+        );
         Ok(())
     }
 }
@@ -156,7 +174,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Scr
     let read = if path == (&Method::POST, "/v1/chat/completions") {
         check_head(&head.headers).and_then(|()| read_body(&body))
     } else {
-        Err(format!("{} {} is no path of this provider", head.method, head.uri))
+        Err(format!(
+            "{} {} is no path of this provider",
+            head.method, head.uri
+        ))
     };
     match read {
         Ok(seen) => begin(shared, seen).await,
@@ -169,10 +190,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Scr
 }
 
 async fn begin(shared: Arc<Shared>, seen: Seen) -> Response<Script> {
-    let (index, fault) = {
+    let (index, fault, delay) = {
         let mut book = shared.book();
         book.seen.push(seen.clone());
-        (book.seen.len() - 1, book.faults.get(&seen.model).copied())
+        (
+            book.seen.len() - 1,
+            book.faults.get(&seen.model).copied(),
+            book.delay,
+        )
     };
     let mut gate = shared.gate.subscribe();
     if let Some(Fault::Status(status)) = fault {
@@ -188,7 +213,15 @@ async fn begin(shared: Arc<Shared>, seen: Seen) -> Response<Script> {
         }
         answer::plain(&seen, fault)
     };
-    let kind = if seen.stream { "text/event-stream" } else { "application/json" };
+    let steps = match delay {
+        Some(delay) => answer::slowly(steps, delay),
+        None => steps,
+    };
+    let kind = if seen.stream {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
     let script = Script::new(steps, move || shared.finished(index));
     with_type(Response::new(script), kind)
 }
@@ -197,30 +230,42 @@ fn check_head(headers: &HeaderMap) -> Result<(), String> {
     let own = format!("Bearer {PROVIDER_KEY}");
     let credentials: Vec<_> = headers.get_all(header::AUTHORIZATION).iter().collect();
     if credentials != [&own] {
-        return Err(format!("authorization is not the provider's key alone: {credentials:?}"));
+        return Err(format!(
+            "authorization is not the provider's key alone: {credentials:?}"
+        ));
     }
     for (name, value) in headers {
         let name = name.as_str();
         let value = String::from_utf8_lossy(value.as_bytes());
         let foreign = ["x-api-key", "x-goog-api-key", "api-key", "apikey"].contains(&name);
         if name.starts_with("x-mode-envoy-") || foreign || value.contains("me-") {
-            return Err(format!("the header {name}: {value} should not reach an upstream"));
+            return Err(format!(
+                "the header {name}: {value} should not reach an upstream"
+            ));
         }
         if name == "accept-encoding" && value != "identity" {
-            return Err(format!("accept-encoding: {value}; the gateway has to read the answer"));
+            return Err(format!(
+                "accept-encoding: {value}; the gateway has to read the answer"
+            ));
         }
     }
-    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json")) {
+    if headers
+        .get(header::CONTENT_TYPE)
+        .is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
+    {
         return Err("the content-type is not application/json".to_owned());
     }
     Ok(())
 }
 
 fn read_body(body: &Bytes) -> Result<Seen, String> {
-    let body: Value = serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let model = text(&body["model"]).ok_or_else(|| format!("no model in {body}"))?;
-    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    let last = body["messages"]
+        .as_array()
+        .and_then(|messages| messages.last());
     let label = last
         .and_then(|message| text(&message["content"]))
         .ok_or_else(|| format!("no text in the last message of {body}"))?;
@@ -232,7 +277,14 @@ fn read_body(body: &Bytes) -> Result<Seen, String> {
         return Err(format!("stream_options without a stream: {body}"));
     }
     let (prompt_tokens, completion_tokens) = tokens(&label);
-    Ok(Seen { model, label, stream, prompt_tokens, completion_tokens, finished: false })
+    Ok(Seen {
+        model,
+        label,
+        stream,
+        prompt_tokens,
+        completion_tokens,
+        finished: false,
+    })
 }
 
 /// Usage of a call: fixed by its label, and not what an estimate by length would give.
@@ -244,14 +296,20 @@ fn tokens(label: &str) -> (u64, u64) {
 }
 
 fn error(status: StatusCode, message: &str) -> Response<Script> {
-    let body = json!({"error": {"message": message, "type": "upstream", "param": null, "code": null}});
-    let mut response = Response::new(Script::new(vec![Step::Send(Bytes::from(body.to_string()))], || {}));
+    let body =
+        json!({"error": {"message": message, "type": "upstream", "param": null, "code": null}});
+    let mut response = Response::new(Script::new(
+        vec![Step::Send(Bytes::from(body.to_string()))],
+        || {},
+    ));
     *response.status_mut() = status;
     with_type(response, "application/json")
 }
 
 fn with_type(mut response: Response<Script>, kind: &'static str) -> Response<Script> {
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }
 

@@ -37,7 +37,10 @@ pub struct Row {
 impl Row {
     /// The value of a dimension; empty where it has none.
     pub fn dimension(&self, name: &str) -> &str {
-        self.rest.get(name).and_then(Value::as_str).unwrap_or_default()
+        self.rest
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// The cost in billionths of a dollar.
@@ -46,10 +49,18 @@ impl Row {
     ///
     /// It is no decimal of at most nine places.
     pub fn nano_usd(&self) -> Result<u64> {
-        let (whole, places) = self.cost_usd.split_once('.').unwrap_or((&self.cost_usd, ""));
-        ensure!(places.len() <= 9, "{} has more than nine places", self.cost_usd);
+        let (whole, places) = self
+            .cost_usd
+            .split_once('.')
+            .unwrap_or((&self.cost_usd, ""));
+        ensure!(
+            places.len() <= 9,
+            "{} has more than nine places",
+            self.cost_usd
+        );
         let text = format!("{whole}{places:0<9}");
-        text.parse().with_context(|| format!("{} is no decimal", self.cost_usd))
+        text.parse()
+            .with_context(|| format!("{} is no decimal", self.cost_usd))
     }
 }
 
@@ -61,7 +72,9 @@ impl Row {
 ///
 /// It has none, or they lack a metric.
 pub fn rows(answer: &Value) -> Result<Vec<Row>> {
-    let rows = answer.get("rows").with_context(|| format!("no rows in {answer}"))?;
+    let rows = answer
+        .get("rows")
+        .with_context(|| format!("no rows in {answer}"))?;
     Vec::<Row>::deserialize(rows).with_context(|| format!("reading the rows of {answer}"))
 }
 
@@ -82,5 +95,7 @@ pub fn row(answer: &Value) -> Result<Row> {
 ///
 /// It is not there.
 pub fn text<'a>(answer: &'a Value, field: &str) -> Result<&'a str> {
-    answer[field].as_str().with_context(|| format!("no {field} in {answer}"))
+    answer[field]
+        .as_str()
+        .with_context(|| format!("no {field} in {answer}"))
 }

@@ -30,7 +30,10 @@ pub async fn until<T>(
             Err(_) => {}
         }
         if Instant::now() + PAUSE >= deadline {
-            bail!("waited {} ms for {what}; seen last: {last}", within.as_millis());
+            bail!(
+                "waited {} ms for {what}; seen last: {last}",
+                within.as_millis()
+            );
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -57,13 +60,22 @@ mod tests {
     async fn a_wait_that_fails_tells_what_was_seen_last() {
         let within = Duration::from_millis(60);
         let failed = until("rain", within, async || -> Result<()> { bail!("sun") }).await;
-        assert_eq!(failed.unwrap_err().to_string(), "waited 60 ms for rain; seen last: sun");
+        assert_eq!(
+            failed.unwrap_err().to_string(),
+            "waited 60 ms for rain; seen last: sun"
+        );
     }
 
     #[tokio::test]
     async fn a_look_that_hangs_is_cut_at_the_deadline() {
         let within = Duration::from_millis(30);
         let failed = until("an end", within, std::future::pending::<Result<()>>);
-        assert!(failed.await.unwrap_err().to_string().contains("not seen even once"));
+        assert!(
+            failed
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("not seen even once")
+        );
     }
 }

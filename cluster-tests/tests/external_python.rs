@@ -47,11 +47,18 @@ async fn grpc_with_reflection_lists_applies_and_queries_on_each_node() -> Result
     let token = std::fs::read_to_string(cluster.node(1).launch.data_dir.join("admin.token"))?;
     for node in cluster.nodes() {
         let tenant = format!("by-node-{}", node.id());
-        python("grpc_reflection.py", &[node.admin(), token.trim(), &tenant]).await?;
+        python(
+            "admin_by_reflection.py",
+            &[node.admin(), token.trim(), &tenant],
+        )
+        .await?;
     }
     let export = cluster.node(1).cli(&["export"]).await?.ok()?;
     for id in 1..=3 {
-        ensure!(export.contains(&format!("by-node-{id}")), "what node {id} applied is not here: {export}");
+        ensure!(
+            export.contains(&format!("by-node-{id}")),
+            "what node {id} applied is not here: {export}"
+        );
     }
     cluster.finish().await
 }

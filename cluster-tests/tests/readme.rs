@@ -27,13 +27,19 @@ struct Shell {
 #[tokio::test]
 async fn the_second_screen_works_as_typed() -> Result<()> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = std::fs::read_to_string(&readme).with_context(|| format!("reading {}", readme.display()))?;
+    let readme = std::fs::read_to_string(&readme)
+        .with_context(|| format!("reading {}", readme.display()))?;
     let blocks = blocks(&readme)?;
     let names: Vec<_> = blocks.iter().map(|(name, _)| name.as_str()).collect();
-    ensure!(names == ["serve", "apply", "call"], "the README's blocks are {names:?}");
+    ensure!(
+        names == ["serve", "apply", "call"],
+        "the README's blocks are {names:?}"
+    );
     for port in PORTS {
         let free = std::net::TcpListener::bind(("127.0.0.1", port));
-        free.with_context(|| format!("the README's nodes need port {port} of 127.0.0.1; stop what listens there"))?;
+        free.with_context(|| {
+            format!("the README's nodes need port {port} of 127.0.0.1; stop what listens there")
+        })?;
     }
 
     let mut shell = Shell::start()?;
@@ -46,7 +52,10 @@ async fn the_second_screen_works_as_typed() -> Result<()> {
     // Ends what the first block put into the background; `wait` tells how each of them ended.
     shell.write("for job in $(jobs -p); do kill $job; done; for job in $(jobs -p); do wait $job; done\n").await?;
     let (code, out) = shell.end().await?;
-    ensure!(code == Some(0), "the README's lines end with {code:?}: {out}");
+    ensure!(
+        code == Some(0),
+        "the README's lines end with {code:?}: {out}"
+    );
     for expected in [
         // The answer of the embedded model, from node two.
         "Hello from node two",
@@ -59,7 +68,10 @@ async fn the_second_screen_works_as_typed() -> Result<()> {
         "follower",
         "127.0.0.1:7271",
     ] {
-        ensure!(out.contains(expected), "the README's lines do not print {expected:?}: {out}");
+        ensure!(
+            out.contains(expected),
+            "the README's lines do not print {expected:?}: {out}"
+        );
     }
     Ok(())
 }
@@ -142,10 +154,16 @@ fn blocks(readme: &str) -> Result<Vec<(String, String)>> {
     let mut blocks = Vec::new();
     let mut lines = readme.lines();
     while let Some(line) = lines.next() {
-        let Some(name) = line.strip_prefix("<!-- readme-test: ").and_then(|rest| rest.strip_suffix(" -->")) else {
+        let Some(name) = line
+            .strip_prefix("<!-- readme-test: ")
+            .and_then(|rest| rest.strip_suffix(" -->"))
+        else {
             continue;
         };
-        ensure!(lines.next() == Some("```sh"), "no block after the marker {name}");
+        ensure!(
+            lines.next() == Some("```sh"),
+            "no block after the marker {name}"
+        );
         let mut block = String::new();
         loop {
             match lines.next() {

@@ -1,13 +1,12 @@
 //! What a cluster keeps when its processes die.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::cluster::Cluster;
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::load::{self, Rng};
-use mode_envoy_cluster_tests::soak::{Account, Plan};
+use mode_envoy_cluster_tests::soak::{Account, Harm, Plan};
 use mode_envoy_cluster_tests::upstream::{Fault, PROVIDER_KEY, Upstream};
 use mode_envoy_cluster_tests::{usage, wait};
 
@@ -17,24 +16,78 @@ const SOAK_SECONDS: u64 = 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_is_counted_exactly_once_while_nodes_die() -> Result<()> {
     let seconds = match std::env::var("MODE_ENVOY_SOAK_SECONDS") {
-        Ok(text) => text.parse().context("MODE_ENVOY_SOAK_SECONDS is not a number")?,
+        Ok(text) => text
+            .parse()
+            .context("MODE_ENVOY_SOAK_SECONDS is not a number")?,
         Err(_) => SOAK_SECONDS,
     };
-    let plan = Plan {
-        keys: 80,
-        models: 100,
-        per_second: 130,
-        time: Duration::from_secs(seconds),
-        kill_every: Duration::from_secs(if seconds >= 60 { 10 } else { 5 }),
-        seed: load::seed()?,
-    };
-    tell(&format!("seed {} (MODE_ENVOY_TEST_SEED makes the same choices)", plan.seed))?;
+    Account::hold(NODE, Plan::lasting(Duration::from_secs(seconds))?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_is_counted_exactly_once_while_leaders_freeze() -> Result<()> {
+    let plan = Plan::lasting(Duration::from_secs(12))?;
+    Account::hold(
+        NODE,
+        Plan {
+            harm: Harm::Freeze,
+            keys: 20,
+            ..plan
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_torn_log_is_mended_and_a_damaged_one_is_refused() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
-    let upstream = Upstream::start().await?;
-    let account = Account::take(&mut cluster, &upstream, plan).await?;
-    tell(&account.to_string())?;
-    account.check()?;
-    upstream.check()?;
+    for number in 0..10 {
+        cluster
+            .apply(&format!("tenants: [{{name: t{number}}}]"))
+            .await?;
+    }
+    let node = cluster.node_mut(3);
+    node.kill().await?;
+    let log = node
+        .launch
+        .data_dir
+        .join("wal/log-0000000001-00000000000000000000.wal");
+    let whole = std::fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+    let used = whole
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .context("a log that is not empty")?;
+
+    // A record that was being written when the power went.
+    let mut torn = whole.clone();
+    torn[used - 5..=used].fill(0);
+    std::fs::write(&log, torn)?;
+    node.start()?;
+    node.wait_ready().await?;
+    let export = cluster.node(3).cli(&["export"]).await?.ok()?;
+    ensure!(export.contains("t9"), "{export}");
+
+    // A record that others may rely on: the node names the file, and what to do instead of starting it again.
+    let node = cluster.node_mut(3);
+    node.kill().await?;
+    let mut damaged = whole;
+    damaged[used / 2] ^= 0xff;
+    std::fs::write(&log, damaged)?;
+    node.start()?;
+    let code = node.wait_end().await?;
+    ensure!(code == Some(1), "the node ended with {code:?}");
+    let said = node.log();
+    for told in [&*log.to_string_lossy(), "damaged", "new node id"] {
+        ensure!(
+            said.contains(told),
+            "the node does not say {told:?}: {said}"
+        );
+    }
+    cluster
+        .node(1)
+        .run(&["apply", "-f", "-"], "tenants: [{name: after}]")
+        .await?
+        .ok()?;
     cluster.finish().await
 }
 
@@ -45,7 +98,6 @@ async fn what_was_committed_outlives_the_death_of_all_nodes_at_once() -> Result<
     cluster.apply(&document(&upstream)).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let seed = load::seed()?;
-    tell(&format!("seed {seed}"))?;
     let mut rng = Rng::new(seed);
 
     for round in 1_u64..=3 {
@@ -53,7 +105,9 @@ async fn what_was_committed_outlives_the_death_of_all_nodes_at_once() -> Result<
         for number in 0..10 {
             let node = cluster.node(1 + rng.below(3));
             let label = format!("{round}-{number}");
-            http::post(node.gateway(), CHAT, &key, &http::chat("remote", &label)).await?.expect(200)?;
+            http::post(node.gateway(), CHAT, &key, &http::chat("remote", &label))
+                .await?
+                .expect(200)?;
         }
         let tenant = format!("tenants: [{{name: t{round}}}]");
         let node = cluster.node(1 + rng.below(3));
@@ -63,21 +117,39 @@ async fn what_was_committed_outlives_the_death_of_all_nodes_at_once() -> Result<
         }
 
         cluster.start_all()?;
-        cluster.wait_ready().await?;
+        cluster
+            .wait_ready()
+            .await
+            .with_context(|| format!("the choices are those of seed {seed}"))?;
         for node in cluster.nodes() {
             let export = node.cli(&["export"]).await?.ok()?;
-            ensure!(export.contains(&format!("name: t{round}")), "node {} lost it: {export}", node.id());
-            let answer = node.usage(&["--filter", "model=remote", "--linearizable"]).await?;
+            ensure!(
+                export.contains(&format!("name: t{round}")),
+                "node {} lost it: {export}",
+                node.id()
+            );
+            let answer = node
+                .usage(&["--filter", "model=remote", "--linearizable"])
+                .await?;
             let row = usage::row(&answer)?;
-            ensure!((row.calls, row.presumed_calls) == (10 * round, 0), "node {}: {row:?}", node.id());
+            ensure!(
+                (row.calls, row.presumed_calls) == (10 * round, 0),
+                "node {}: {row:?}",
+                node.id()
+            );
             let (mut input, mut output) = (0, 0);
             for seen in upstream.seen() {
                 input += seen.prompt_tokens;
                 output += seen.completion_tokens;
             }
-            ensure!((row.input_tokens, row.output_tokens) == (input, output), "{row:?}");
+            ensure!(
+                (row.input_tokens, row.output_tokens) == (input, output),
+                "{row:?}"
+            );
             // The key is known at once: it was in the log.
-            http::get(node.gateway(), "/v1/models", Some(&key)).await?.expect(200)?;
+            http::get(node.gateway(), "/v1/models", Some(&key))
+                .await?
+                .expect(200)?;
         }
     }
     upstream.check()?;
@@ -98,25 +170,49 @@ async fn a_node_that_is_asked_to_end_finishes_its_calls_and_loses_nothing() -> R
     cluster.node(2).ask_to_end()?;
     // New calls are not taken, the old one goes on.
     let node = cluster.node(2);
-    wait::until("the gateway to stop accepting", Duration::from_secs(10), async || {
-        let again = http::get(node.gateway(), "/v1/models", Some(&key)).await;
-        ensure!(again.is_err(), "a call was taken");
-        Ok(())
-    })
+    wait::until(
+        "the gateway to stop accepting",
+        Duration::from_secs(10),
+        async || {
+            let again = http::get(node.gateway(), "/v1/models", Some(&key)).await;
+            ensure!(again.is_err(), "a call was taken");
+            Ok(())
+        },
+    )
     .await?;
-    http::get(node.admin(), "/readyz", None).await?.expect(503)?;
+    http::get(node.admin(), "/readyz", None)
+        .await?
+        .expect(503)?;
     upstream.release();
     stream.until("[DONE]").await?;
-    ensure!(cluster.node_mut(2).wait_end().await? == Some(0), "the node did not end in order");
+    ensure!(
+        cluster.node_mut(2).wait_end().await? == Some(0),
+        "the node did not end in order"
+    );
 
     let question = ["--filter", "model=held", "--linearizable"];
     let row = usage::row(&cluster.node(1).usage(&question).await?)?;
     let seen = upstream.find("to the end").context("the call")?;
-    ensure!((row.calls, row.errors, row.presumed_calls, row.estimated_calls) == (1, 0, 0, 0), "{row:?}");
-    ensure!((row.input_tokens, row.output_tokens) == (seen.prompt_tokens, seen.completion_tokens), "{row:?}");
+    ensure!(
+        (
+            row.calls,
+            row.errors,
+            row.presumed_calls,
+            row.estimated_calls
+        ) == (1, 0, 0, 0),
+        "{row:?}"
+    );
+    ensure!(
+        (row.input_tokens, row.output_tokens) == (seen.prompt_tokens, seen.completion_tokens),
+        "{row:?}"
+    );
 
     // It comes back with what it missed.
-    cluster.node(1).run(&["apply", "-f", "-"], "tenants: [{name: meanwhile}]").await?.ok()?;
+    cluster
+        .node(1)
+        .run(&["apply", "-f", "-"], "tenants: [{name: meanwhile}]")
+        .await?
+        .ok()?;
     cluster.start_all()?;
     cluster.wait_ready().await?;
     let export = cluster.node(2).cli(&["export"]).await?.ok()?;
@@ -139,31 +235,51 @@ async fn a_cluster_without_its_leader_takes_changes_again_and_never_stops_servin
     // Calls do not wait for the log.
     for id in &others {
         let body = http::chat("remote", &format!("without a leader {id}"));
-        http::post(cluster.node(*id).gateway(), CHAT, &key, &body).await?.expect(200)?;
+        http::post(cluster.node(*id).gateway(), CHAT, &key, &body)
+            .await?
+            .expect(200)?;
     }
     let survivor = cluster.node(others[0]);
-    wait::until("a change to be taken", Duration::from_secs(15), async || {
-        survivor.run(&["apply", "-f", "-"], "tenants: [{name: after}]").await?.ok()
-    })
+    wait::until(
+        "a change to be taken",
+        Duration::from_secs(15),
+        async || {
+            survivor
+                .run(&["apply", "-f", "-"], "tenants: [{name: after}]")
+                .await?
+                .ok()
+        },
+    )
     .await?;
     let read = cluster.node(others[1]).cli(&["export"]).await?.ok()?;
     ensure!(read.contains("after"), "{read}");
     let status = survivor.status().await?;
-    ensure!(status["nodes"][leader - 1]["reachable"] == false, "{status}");
+    ensure!(
+        status["nodes"][leader - 1]["reachable"] == false,
+        "{status}"
+    );
 
     // With two of three gone nothing is decided, and the one that is left says so; it still serves.
     cluster.node_mut(others[1]).kill().await?;
     let last = cluster.node(others[0]);
-    last.run(&["apply", "-f", "-"], "tenants: [{name: alone}]").await?.fails(1)?;
+    last.run(&["apply", "-f", "-"], "tenants: [{name: alone}]")
+        .await?
+        .fails(1)?;
     let body = http::chat("remote", "alone");
-    http::post(last.gateway(), CHAT, &key, &body).await?.expect(200)?;
+    http::post(last.gateway(), CHAT, &key, &body)
+        .await?
+        .expect(200)?;
     let local = last.cli(&["export", "--local"]).await?.ok()?;
     ensure!(local.contains("after"), "{local}");
 
     cluster.start_all()?;
     cluster.wait_ready().await?;
     for node in cluster.nodes() {
-        let row = usage::row(&node.usage(&["--filter", "model=remote", "--linearizable"]).await?)?;
+        let row = usage::row(
+            &node
+                .usage(&["--filter", "model=remote", "--linearizable"])
+                .await?,
+        )?;
         ensure!(row.calls == 3, "{row:?}");
     }
     upstream.check()?;
@@ -185,9 +301,4 @@ models:
 "#,
         upstream.base_url()
     )
-}
-
-/// A line that is shown whether the test fails or not.
-fn tell(text: &str) -> Result<()> {
-    writeln!(std::io::stderr(), "{text}").context("writing to standard error")
 }

@@ -34,23 +34,46 @@ async fn every_node_tells_the_same_exact_table() -> Result<()> {
             (&key, http::chat("silent", &format!("d{id}")), 200),
             (&key, http::chat("no-such-model", "e"), 404),
         ] {
-            http::post(node.gateway(), CHAT, key, &body).await?.expect(status)?;
+            http::post(node.gateway(), CHAT, key, &body)
+                .await?
+                .expect(status)?;
         }
-        http::get(node.gateway(), "/orders", Some(&key)).await?.expect(200)?;
+        http::get(node.gateway(), "/orders", Some(&key))
+            .await?
+            .expect(200)?;
     }
     // Another node's answer covers them all at once; so does every node's.
-    let group = ["--group-by", "tenant,team,consumer,key,route,model,provider,upstream_model,status", "--linearizable"];
+    let group = [
+        "--group-by",
+        "tenant,team,consumer,key,route,model,provider,upstream_model,status",
+        "--linearizable",
+    ];
     let first = cluster.node(1).usage(&group).await?;
-    let range = ["--from", usage::text(&first, "from")?, "--to", usage::text(&first, "to")?];
+    let range = [
+        "--from",
+        usage::text(&first, "from")?,
+        "--to",
+        usage::text(&first, "to")?,
+    ];
     let rows = usage::rows(&first)?;
     for node in cluster.nodes() {
         let answer = node.usage(&[&group[..], &range].concat()).await?;
-        ensure!(answer["rows"] == first["rows"], "node {} tells another table: {answer} {first}", node.id());
-        ensure!(answer["applied_index"].as_u64().is_some_and(|index| index > 0), "{answer}");
+        ensure!(
+            answer["rows"] == first["rows"],
+            "node {} tells another table: {answer} {first}",
+            node.id()
+        );
+        ensure!(
+            answer["applied_index"]
+                .as_u64()
+                .is_some_and(|index| index > 0),
+            "{answer}"
+        );
         ensure!(answer["interval"] == "total", "{answer}");
         agrees_with_the_provider(&usage::rows(&answer)?, &upstream)?;
     }
     rejected_and_estimated_calls_are_marked(&rows)?;
+    an_answer_covers_every_call_that_ended_before_it(&cluster, &key).await?;
     ordinary_lag_is_short(&cluster, &range).await?;
     questions_narrow_and_spread(cluster.node(2), &range).await?;
     tables_come_in_every_form(cluster.node(3), &range).await?;
@@ -77,9 +100,25 @@ async fn a_call_that_was_open_when_its_node_died_is_presumed_once() -> Result<()
         cluster.node_mut(2).start()?;
         cluster.node_mut(2).wait_ready().await?;
         for node in cluster.nodes() {
-            let row = usage::row(&node.usage(&["--filter", CALLS, "--group-by", "model,status", "--linearizable"]).await?)?;
-            ensure!((row.calls, row.errors, row.presumed_calls, row.rejected) == (1, 1, 1, 0), "{row:?}");
-            ensure!(row.dimension("status") == "5xx" && row.dimension("model") == "remote", "{row:?}");
+            let row = usage::row(
+                &node
+                    .usage(&[
+                        "--filter",
+                        CALLS,
+                        "--group-by",
+                        "model,status",
+                        "--linearizable",
+                    ])
+                    .await?,
+            )?;
+            ensure!(
+                (row.calls, row.errors, row.presumed_calls, row.rejected) == (1, 1, 1, 0),
+                "{row:?}"
+            );
+            ensure!(
+                row.dimension("status") == "5xx" && row.dimension("model") == "remote",
+                "{row:?}"
+            );
             // What it had reserved: the input's estimate, a quarter of its bytes.
             ensure!((row.input_tokens, row.output_tokens) == (3, 0), "{row:?}");
         }
@@ -102,18 +141,45 @@ async fn a_client_that_leaves_ends_the_providers_work_and_is_recorded() -> Resul
     let mut stream = http::open(node.gateway(), request).await?;
     stream.until("you ").await?;
     drop(stream);
-    let row = wait::until("the call to be closed", Duration::from_secs(10), async || {
-        usage::row(&node.usage(&["--filter", CALLS, "--group-by", "status", "--linearizable"]).await?)
-    })
+    let row = wait::until(
+        "the call to be closed",
+        Duration::from_secs(10),
+        async || {
+            usage::row(
+                &node
+                    .usage(&["--filter", CALLS, "--group-by", "status", "--linearizable"])
+                    .await?,
+            )
+        },
+    )
     .await?;
-    ensure!((row.calls, row.errors, row.estimated_calls, row.presumed_calls) == (1, 1, 1, 0), "{row:?}");
+    ensure!(
+        (
+            row.calls,
+            row.errors,
+            row.estimated_calls,
+            row.presumed_calls
+        ) == (1, 1, 1, 0),
+        "{row:?}"
+    );
     ensure!(row.input_tokens == 3 && row.output_tokens > 0, "{row:?}");
 
     // The provider was told: what it still had to say was never taken.
     upstream.release();
-    let done = http::post(node.gateway(), CHAT, &key, &http::chat("silent", "after it")).await?;
+    let done = http::post(
+        node.gateway(),
+        CHAT,
+        &key,
+        &http::chat("silent", "after it"),
+    )
+    .await?;
     done.expect(200)?;
-    ensure!(upstream.find("never mind").is_some_and(|seen| !seen.finished), "the answer was read to its end");
+    ensure!(
+        upstream
+            .find("never mind")
+            .is_some_and(|seen| !seen.finished),
+        "the answer was read to its end"
+    );
     upstream.check()?;
     cluster.finish().await
 }
@@ -123,24 +189,50 @@ async fn a_client_that_leaves_ends_the_providers_work_and_is_recorded() -> Resul
 /// Tokens and costs are what the provider told: 2 dollars per million tokens in, 8 out.
 fn agrees_with_the_provider(rows: &[Row], upstream: &Upstream) -> Result<()> {
     let (mut input, mut output, mut nano) = (0, 0, 0);
-    let seen: Vec<_> = upstream.seen().into_iter().filter(|seen| seen.model == "up-remote").collect();
+    let seen: Vec<_> = upstream
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.model == "up-remote")
+        .collect();
     for seen in &seen {
         input += seen.prompt_tokens;
         output += seen.completion_tokens;
         nano += seen.prompt_tokens * 2_000 + seen.completion_tokens * 8_000;
     }
     ensure!(seen.len() == 9, "the provider saw {} calls", seen.len());
-    let rows: Vec<_> = rows.iter().filter(|row| row.dimension("model") == "remote").collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .filter(|row| row.dimension("model") == "remote")
+        .collect();
     let sum = |field: fn(&Row) -> u64| rows.iter().map(|row| field(row)).sum::<u64>();
-    ensure!(sum(|row| row.calls) == 9 && sum(|row| row.errors) == 0, "{rows:?}");
-    ensure!(sum(|row| row.input_tokens) == input, "input {input}: {rows:?}");
-    ensure!(sum(|row| row.output_tokens) == output, "output {output}: {rows:?}");
+    ensure!(
+        sum(|row| row.calls) == 9 && sum(|row| row.errors) == 0,
+        "{rows:?}"
+    );
+    ensure!(
+        sum(|row| row.input_tokens) == input,
+        "input {input}: {rows:?}"
+    );
+    ensure!(
+        sum(|row| row.output_tokens) == output,
+        "output {output}: {rows:?}"
+    );
     ensure!(sum(|row| row.total_tokens) == input + output, "{rows:?}");
     let counted = rows.iter().map(|row| row.nano_usd()).sum::<Result<u64>>()?;
-    ensure!(counted == nano, "the provider's tokens cost {nano} nano-dollars, the rows {counted}");
+    ensure!(
+        counted == nano,
+        "the provider's tokens cost {nano} nano-dollars, the rows {counted}"
+    );
     for row in rows {
-        let team = if row.dimension("tenant") == "acme" { "retail" } else { "" };
-        ensure!(row.dimension("team") == team && row.dimension("provider") == "up", "{row:?}");
+        let team = if row.dimension("tenant") == "acme" {
+            "retail"
+        } else {
+            ""
+        };
+        ensure!(
+            row.dimension("team") == team && row.dimension("provider") == "up",
+            "{row:?}"
+        );
         ensure!(row.dimension("upstream_model") == "up-remote", "{row:?}");
         ensure!(row.dimension("status") == "2xx", "{row:?}");
     }
@@ -149,28 +241,76 @@ fn agrees_with_the_provider(rows: &[Row], upstream: &Upstream) -> Result<()> {
 
 fn rejected_and_estimated_calls_are_marked(rows: &[Row]) -> Result<()> {
     let find = |test: &dyn Fn(&Row) -> bool, what: &str| {
-        rows.iter().find(|row| test(row)).cloned().with_context(|| format!("no row of {what}: {rows:?}"))
+        rows.iter()
+            .find(|row| test(row))
+            .cloned()
+            .with_context(|| format!("no row of {what}: {rows:?}"))
     };
-    let silent = find(&|row| row.dimension("model") == "silent", "the provider without usage")?;
-    ensure!((silent.calls, silent.estimated_calls, silent.errors) == (3, 3, 0), "{silent:?}");
-    ensure!(silent.input_tokens == 3 && silent.output_tokens > 0, "{silent:?}");
-    let refused = find(&|row| row.rejected > 0, "the refused calls")?;
-    ensure!((refused.calls, refused.rejected, refused.errors) == (3, 3, 0), "{refused:?}");
-    ensure!(refused.dimension("status") == "4xx" && refused.dimension("key") == "first", "{refused:?}");
+    let silent = find(
+        &|row| row.dimension("model") == "silent",
+        "the provider without usage",
+    )?;
+    ensure!(
+        (silent.calls, silent.estimated_calls, silent.errors) == (3, 3, 0),
+        "{silent:?}"
+    );
+    ensure!(
+        silent.input_tokens == 3 && silent.output_tokens > 0,
+        "{silent:?}"
+    );
+    let refused = find(
+        &|row| row.rejected > 0 && row.dimension("key") == "first",
+        "the refused calls",
+    )?;
+    ensure!(
+        (refused.calls, refused.rejected, refused.errors) == (3, 3, 0),
+        "{refused:?}"
+    );
+    ensure!(refused.dimension("status") == "4xx", "{refused:?}");
     ensure!(refused.total_tokens == 0, "{refused:?}");
     let orders = find(&|row| row.dimension("route") == "orders", "the service")?;
     ensure!((orders.calls, orders.total_tokens) == (3, 0), "{orders:?}");
     Ok(())
 }
 
+/// Called on one node, asked on another at once.
+async fn an_answer_covers_every_call_that_ended_before_it(
+    cluster: &Cluster,
+    key: &str,
+) -> Result<()> {
+    for number in 0..12 {
+        let (called, asked) = (
+            cluster.node(1 + number % 3),
+            cluster.node(1 + (number + 1) % 3),
+        );
+        http::post(called.gateway(), CHAT, key, &http::chat("last", "one more"))
+            .await?
+            .expect(200)?;
+        let row = usage::row(
+            &asked
+                .usage(&["--filter", "model=last", "--linearizable"])
+                .await?,
+        )?;
+        ensure!(
+            row.calls == u64::try_from(number)? + 1,
+            "call {number} is not in the answer: {row:?}"
+        );
+    }
+    Ok(())
+}
+
 /// Without `--linearizable` a node tells what it has, which is complete after a moment.
 async fn ordinary_lag_is_short(cluster: &Cluster, range: &[&str]) -> Result<()> {
     for node in cluster.nodes() {
-        wait::until("the local answer to be complete", Duration::from_secs(5), async || {
-            let row = usage::row(&node.usage(&[&["--filter", CALLS], range].concat()).await?)?;
-            ensure!(row.calls == 15, "{row:?}");
-            Ok(())
-        })
+        wait::until(
+            "the local answer to be complete",
+            Duration::from_secs(5),
+            async || {
+                let row = usage::row(&node.usage(&[&["--filter", CALLS], range].concat()).await?)?;
+                ensure!(row.calls >= 15 + 12, "{row:?}");
+                Ok(())
+            },
+        )
         .await?;
     }
     Ok(())
@@ -181,17 +321,30 @@ async fn questions_narrow_and_spread(node: &Node, range: &[&str]) -> Result<()> 
     let beta = usage::row(&ask(&["--filter", "tenant=beta,model=remote"]).await?)?;
     ensure!(beta.calls == 3, "{beta:?}");
     let either = usage::row(&ask(&["--filter", "model=remote,model=silent"]).await?)?;
-    ensure!(either.calls == 12, "values of one dimension are alternatives: {either:?}");
+    ensure!(
+        either.calls == 12,
+        "values of one dimension are alternatives: {either:?}"
+    );
     let nobody = usage::rows(&ask(&["--filter", "tenant=nobody"]).await?)?;
     ensure!(nobody.is_empty(), "{nobody:?}");
     for interval in ["minute", "hour", "day", "month"] {
         let answer = ask(&["--filter", "model=remote", "--interval", interval]).await?;
         let rows = usage::rows(&answer)?;
         let calls: u64 = rows.iter().map(|row| row.calls).sum();
-        ensure!(calls == 9 && answer["interval"] == interval, "{interval}: {answer}");
+        ensure!(
+            calls == 9 && answer["interval"] == interval,
+            "{interval}: {answer}"
+        );
         for row in &rows {
-            let time = row.rest.get("time").and_then(Value::as_str).unwrap_or_default();
-            ensure!(time.len() == 20 && time.ends_with(":00Z"), "a row without its time: {row:?}");
+            let time = row
+                .rest
+                .get("time")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            ensure!(
+                time.len() == 20 && time.ends_with(":00Z"),
+                "a row without its time: {row:?}"
+            );
         }
     }
     Ok(())
@@ -200,42 +353,69 @@ async fn questions_narrow_and_spread(node: &Node, range: &[&str]) -> Result<()> 
 async fn tables_come_in_every_form(node: &Node, range: &[&str]) -> Result<()> {
     let question = [&["usage", "--group-by", "tenant,model"], range].concat();
     let table = node.cli(&question).await?.ok()?;
-    ensure!(table.contains("acme") && table.contains("remote"), "{table}");
-    let csv = node.cli(&[&question[..], &["-o", "csv"]].concat()).await?.ok()?;
+    ensure!(
+        table.contains("acme") && table.contains("remote"),
+        "{table}"
+    );
+    let csv = node
+        .cli(&[&question[..], &["-o", "csv"]].concat())
+        .await?
+        .ok()?;
     let mut lines = csv.lines();
     let head: Vec<_> = lines.next().context("a head line")?.split(',').collect();
     let place = |name: &str| {
-        head.iter().position(|column| *column == name).with_context(|| format!("no {name} in {head:?}"))
+        head.iter()
+            .position(|column| *column == name)
+            .with_context(|| format!("no {name} in {head:?}"))
     };
     let (tenant, model, calls) = (place("tenant")?, place("model")?, place("calls")?);
     let (mut remote, cells) = (0, head.len());
     for line in lines {
         let line: Vec<_> = line.split(',').collect();
-        ensure!(line.len() == cells, "{line:?} has other columns than {head:?}");
+        ensure!(
+            line.len() == cells,
+            "{line:?} has other columns than {head:?}"
+        );
         if line[model] == "remote" {
             ensure!(["acme", "beta"].contains(&line[tenant]), "{line:?}");
             remote += line[calls].parse::<u64>()?;
         }
     }
     ensure!(remote == 9, "{csv}");
-    node.cli(&[&question[..], &["-o", "yaml"]].concat()).await?.ok()?;
+    node.cli(&[&question[..], &["-o", "yaml"]].concat())
+        .await?
+        .ok()?;
     Ok(())
 }
 
 async fn what_cannot_be_answered_is_refused(node: &Node) -> Result<()> {
     for (words, told) in [
-        (["--group-by", "node"], "calls"),
+        (["--group-by", "node"], "node"),
         (["--group-by", "color"], "color"),
         (["--interval", "fortnight"], "fortnight"),
         (["--filter", "tenant"], "tenant"),
         (["--from", "yesterday"], "yesterday"),
     ] {
         let output = node.cli(&[&["usage"], &words[..]].concat()).await?;
-        ensure!(output.code != Some(0) && output.stderr.contains(told), "{output}");
+        ensure!(
+            output.code != Some(0) && output.stderr.contains(told),
+            "{output}"
+        );
     }
-    let old = ["usage", "--from", "2020-01-01T00:00:30Z", "--to", "2020-01-01T00:10:00Z", "--interval", "minute"];
+    let old = [
+        "usage",
+        "--from",
+        "2020-01-01T00:00:30Z",
+        "--to",
+        "2020-01-01T00:10:00Z",
+        "--interval",
+        "minute",
+    ];
     let refused = node.cli(&old).await?.fails(1)?;
-    ensure!(refused.contains("minute") || refused.contains("kept"), "{refused}");
+    ensure!(
+        refused.contains("minute") || refused.contains("kept"),
+        "{refused}"
+    );
     Ok(())
 }
 
@@ -252,6 +432,7 @@ providers:
   - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
 models:
   - {{name: remote, targets: [{{provider: up, model: up-remote}}], price: {{input: "2", output: "8"}}}}
+  - {{name: last, targets: [{{provider: up, model: up-last}}]}}
   - {{name: silent, targets: [{{provider: up, model: up-silent}}]}}
 services:
   - {{name: orders, endpoints: [{{url: "{}"}}]}}

@@ -5,7 +5,7 @@
 //!                       `- GET /metrics, /healthz, /readyz, / --> http
 //! ```
 //!
-//! * [`gate`] is the only place that turns an `authorization` header into a principal.
+//! * `gate` is the only place that turns an `authorization` header into a principal.
 //! * Connections, requests, messages and times are bounded; what is beyond is refused, never queued without end.
 //! * It answers from the first moment: while the cluster is being formed, calls are `UNAVAILABLE` and say what is
 //!   waited for.

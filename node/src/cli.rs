@@ -1,6 +1,6 @@
 //! The command line. Apart from `serve`, `demo`, `check` and `certs`, every verb is a call of the gRPC admin API.
 //!
-//! One file per verb: its arguments, its call, its answer. [`output`] is the one place that prints: data on standard
+//! One file per verb: its arguments, its call, its answer. `output` is the one place that prints: data on standard
 //! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly.
 
 pub(crate) mod client;
@@ -32,7 +32,12 @@ use self::output::Format;
 
 /// An API gateway and AI gateway in one binary, replicated by its own log.
 #[derive(Debug, Parser)]
-#[command(name = "mode-envoy", version, propagate_version = true, max_term_width = 120)]
+#[command(
+    name = "mode-envoy",
+    version,
+    propagate_version = true,
+    max_term_width = 120
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -55,17 +60,30 @@ pub(crate) struct Global {
     )]
     pub(crate) admin: Vec<String>,
     /// Admin token; for a node on this machine, MODE_ENVOY_TOKEN_FILE or the context file name one otherwise.
-    #[arg(long, global = true, value_name = "TOKEN", env = "MODE_ENVOY_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "MODE_ENVOY_TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) token: Option<String>,
     /// How to print the answer.
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     pub(crate) output: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a node
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Three nodes on this machine, live calls, and the same usage from each
     Demo(demo::DemoArgs),
     /// Create and update objects from documents
@@ -143,7 +161,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             let used_wrongly = error.use_stderr();
             // Help for a reader that has gone is no failure.
             let _ = error.print();
-            if used_wrongly { ExitCode::from(2) } else { ExitCode::SUCCESS }
+            if used_wrongly {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            }
         }
     }
 }
@@ -152,7 +174,7 @@ fn dispatch(cli: Cli) -> ExitCode {
     let Cli { global, verb } = cli;
     let format = global.output;
     match verb {
-        Verb::Serve(args) => serve::run(args),
+        Verb::Serve(args) => serve::run(*args),
         Verb::Demo(args) => demo::run(args),
         Verb::Check(args) => ended(check::run(&args, format)),
         Verb::Certs(verb) => ended(certs::run(verb, format)),

@@ -6,12 +6,14 @@
 //!
 //! Invariant: what [`Settings`] holds is checked and complete; nothing that runs later asks the environment again.
 
+mod error;
 mod listener;
 mod options;
 mod secret;
 mod settings;
 
+pub use error::ConfigError;
 pub use listener::{Listener, ListenerKind};
 pub use options::{LogFormat, Options};
 pub use secret::SecretFile;
-pub use settings::{ConfigError, LogSettings, Settings};
+pub use settings::{LogSettings, Settings};

@@ -13,6 +13,7 @@
 //! * no call reaches an upstream before it is recorded, and each is recorded as ended once;
 //! * bytes are never held for a later frame, and what one read returned leaves in one write.
 
+mod admission;
 mod ai;
 mod body;
 mod call;
@@ -59,10 +60,14 @@ use crate::upstream::Network;
 pub use crate::upstream::NetworkError as SharedError;
 use crate::usage::recorder::Recorder;
 
+#[doc(hidden)]
+pub use self::admission::Admission;
 pub use self::publish::publish;
 pub use self::settings::{GatewayLimits, GatewaySettings};
 pub use self::table::{CompileError, Table};
 
+/// Threads of a worker that wait for the system's resolver.
+const RESOLVER_THREADS: usize = 4;
 /// How much longer than the deadline of a drain a worker may take to end.
 const JOIN_GRACE: Duration = Duration::from_secs(2);
 
@@ -94,7 +99,9 @@ impl Shared {
     ///
     /// [`SharedError`] where the file that `SSL_CERT_FILE` names cannot be used.
     pub fn new() -> Result<Self, SharedError> {
-        Ok(Self { network: Network::new()? })
+        Ok(Self {
+            network: Network::new()?,
+        })
     }
 }
 
@@ -146,6 +153,10 @@ impl Drop for EndOfWorker {
 /// # Errors
 ///
 /// The address is in use or not this machine's, or the system gives no thread, event queue or random bytes.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a gateway takes over what it serves with"
+)]
 pub fn start(
     settings: GatewaySettings,
     table: Arc<ArcSwap<Table>>,
@@ -157,24 +168,37 @@ pub fn start(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let listeners = listener::bind(settings.addr, settings.workers)?;
-    let addr = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+    let addr = listeners
+        .first()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .local_addr()?;
     let (stop, stopped) = watch::channel(None);
     let (ended, ends) = watch::channel(0);
     let mut threads = Vec::with_capacity(settings.workers);
     for (number, (listener, recorder)) in listeners.into_iter().zip(recorders).enumerate() {
         let (table, network) = (Arc::clone(&table), shared.network.clone());
         let make = move || Worker::new(settings.limits, table, network, recorder);
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVER_THREADS)
+            .build()?;
         let (stopped, ended) = (stopped.clone(), EndOfWorker(ended.clone()));
-        let thread = thread::Builder::new().name(format!("gateway-{number}")).spawn(move || {
-            let _ended = ended;
-            if let Err(error) = work(&runtime, make, listener, stopped) {
-                tracing::error!(%error, worker = number, "a gateway worker could not start");
-            }
-        })?;
+        let thread = thread::Builder::new()
+            .name(format!("gateway-{number}"))
+            .spawn(move || {
+                let _ended = ended;
+                if let Err(error) = work(&runtime, make, listener, stopped) {
+                    tracing::error!(%error, worker = number, "a gateway worker could not start");
+                }
+            })?;
         threads.push(thread);
     }
-    Ok(Gateway { addr, stop, ended: ends, threads })
+    Ok(Gateway {
+        addr,
+        stop,
+        ended: ends,
+        threads,
+    })
 }
 
 /// One worker's life.
@@ -195,6 +219,8 @@ fn work(
 
 /// Unix time in milliseconds.
 fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

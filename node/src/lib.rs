@@ -5,8 +5,13 @@
 //! the log back into the gateway's table. Around them: [`config`] (this process's settings), [`secrets`],
 //! [`supervisor`], [`readiness`], [`telemetry`] and [`metrics`].
 
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-compile_error!("Mode Envoy runs on Linux on x86_64 and aarch64: it maps its usage spools and relies on their order of writes");
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "Mode Envoy runs on Linux on x86_64 and aarch64: it maps its usage spools and relies on their order of writes"
+);
 
 pub(crate) mod app;
 pub mod config;

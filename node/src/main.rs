@@ -1,4 +1,4 @@
-//! The binary: see the library's [`mode_envoy_node::app`] for what it does.
+//! The binary: see the library's [`mode_envoy_node`] for what it does.
 
 use std::process::ExitCode;
 

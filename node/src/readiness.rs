@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use mode_envoy_raft::Phase;
+use mode_envoy_raft::{Phase, Waiting};
 
 /// How far this process is. It only moves forward.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -73,22 +73,26 @@ fn starting(what: &str, phase: &Phase) -> Vec<String> {
         Phase::Forming { waiting_for } if waiting_for.is_empty() => {
             vec!["forming: the peers are reached, the cluster is being formed".to_owned()]
         }
-        Phase::Forming { waiting_for } => waiting_for
-            .iter()
-            .map(|peer| {
-                format!(
-                    "forming: node {} at {}: {}",
-                    peer.node_id, peer.address, peer.reason
-                )
-            })
-            .collect(),
+        Phase::Forming { waiting_for } => waiting_for.iter().map(waits).collect(),
+    }
+}
+
+fn waits(peer: &Waiting) -> String {
+    let Waiting {
+        node_id,
+        address,
+        reason,
+    } = peer;
+    // Most reasons begin with the address that did not answer.
+    if reason.contains(&**address) {
+        format!("forming: node {node_id}: {reason}")
+    } else {
+        format!("forming: node {node_id} at {address}: {reason}")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mode_envoy_raft::Waiting;
-
     use super::*;
 
     #[test]
@@ -100,7 +104,7 @@ mod tests {
         };
         let waiting_for = vec![
             waiting(2, "connection refused"),
-            waiting(3, "another secret"),
+            waiting(3, "127.0.0.3:7071 holds another secret"),
         ];
         let phase = watch::Sender::new(Phase::Forming { waiting_for });
         let readiness = Readiness::new(phase.subscribe());
@@ -108,7 +112,7 @@ mod tests {
             readiness.not_ready(),
             [
                 "forming: node 2 at 127.0.0.2:7071: connection refused",
-                "forming: node 3 at 127.0.0.3:7071: another secret"
+                "forming: node 3: 127.0.0.3:7071 holds another secret"
             ]
         );
         phase.send_replace(Phase::Forming {

@@ -78,7 +78,7 @@ impl Supervisor {
     ) {
         let end = self.end_of(name, kind);
         let task = async move { end.finish(task.await) };
-        let span = tracing::info_span!(parent: None, "task", name);
+        let span = tracing::info_span!(parent: None, "task", task = name);
         runtime.spawn(self.tasks.track_future(task.instrument(span)));
     }
 

@@ -11,8 +11,9 @@ use tracing_subscriber::fmt;
 
 use crate::config::{LogFormat, LogSettings};
 
-/// The consensus library tells below `error` what only its own authors need.
-const FILTER: &str = "info,openraft=error";
+/// The consensus library repeats at `error`, at each election, which peers are away. What an operator must know
+/// of it (leaders that change, failures that end the node) is logged by this program.
+const FILTER: &str = "info,openraft=off";
 
 /// Why logs could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -51,7 +51,7 @@ pub(crate) struct Timeouts {
     pub(crate) first_byte: Duration,
     /// Between two reads of the answer, or two writes of the request, while the upstream is waited for.
     pub(crate) idle: Duration,
-    /// For everything, while the upstream is waited for.
+    /// For everything, from the request's arrival; looked at while the upstream is waited for.
     pub(crate) total: Duration,
     /// How long the client may keep the request's body waiting.
     pub(crate) client_idle: Duration,
@@ -141,6 +141,13 @@ impl std::fmt::Display for Waited {
 impl UpstreamError {
     /// Whether the upstream cannot have seen any of the request, so that another may be tried.
     pub(crate) fn before_sending(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Timeout { waited: Waited::Connect, .. })
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::Timeout {
+                    waited: Waited::Connect,
+                    ..
+                }
+        )
     }
 }

@@ -65,7 +65,13 @@ impl SharedState {
         let catalog = watch::Sender::new(Arc::clone(&replica.state.catalog));
         let applied = watch::Sender::new(index_of(replica.applied));
         let replica = RwLock::new(replica);
-        Self { inner: Arc::new(Inner { replica, catalog, applied }) }
+        Self {
+            inner: Arc::new(Inner {
+                replica,
+                catalog,
+                applied,
+            }),
+        }
     }
 
     /// Runs `f` on the state, under its read lock.
@@ -95,7 +101,10 @@ impl SharedState {
 
     /// The newest stamp in the applied log.
     pub(crate) fn stamp(&self) -> Stamp {
-        self.read(|state| Stamp { lease_clock_ms: state.lease_clock_ms, wall_ms: state.wall_ms })
+        self.read(|state| Stamp {
+            lease_clock_ms: state.lease_clock_ms,
+            wall_ms: state.wall_ms,
+        })
     }
 
     /// Where the state stands.
@@ -117,7 +126,10 @@ impl SharedState {
         replica.state = state;
         replica.applied = at.last_log_id;
         replica.membership = at.last_membership;
-        let (catalog, index) = (Arc::clone(&replica.state.catalog), index_of(replica.applied));
+        let (catalog, index) = (
+            Arc::clone(&replica.state.catalog),
+            index_of(replica.applied),
+        );
         drop(replica);
         self.publish(catalog, index);
     }
@@ -126,14 +138,15 @@ impl SharedState {
     pub(crate) fn apply(&self, entry: Entry) -> Result<Applied, ApplyError> {
         let index = entry.log_id.index;
         let batch = match &entry.payload {
-            EntryPayload::Normal(Payload(bytes)) => Some(
-                convert::decode_batch(bytes).map_err(|source| ApplyError { index, source })?,
-            ),
+            EntryPayload::Normal(Payload(bytes)) => {
+                Some(convert::decode_batch(bytes).map_err(|source| ApplyError { index, source })?)
+            }
             EntryPayload::Blank | EntryPayload::Membership(_) => None,
         };
         let mut replica = self.lock_mut();
-        let outcomes =
-            batch.map(|batch| replica.state.apply(index, &batch)).unwrap_or_default();
+        let outcomes = batch
+            .map(|batch| replica.state.apply(index, &batch))
+            .unwrap_or_default();
         if let EntryPayload::Membership(membership) = entry.payload {
             replica.membership = StoredMembership::new(Some(entry.log_id), membership);
         }
@@ -155,14 +168,84 @@ impl SharedState {
 
     fn lock(&self) -> RwLockReadGuard<'_, Replica> {
         // A panic while the lock was held ends the node through its own task; readers need not follow.
-        self.inner.replica.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .replica
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_mut(&self) -> RwLockWriteGuard<'_, Replica> {
-        self.inner.replica.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .replica
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn index_of(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use mode_envoy_model::batch::{Batch, ChangeSet, Item, Outcome};
+    use mode_envoy_model::event::Event;
+    use mode_envoy_model::tenant::Tenant;
+    use openraft::CommittedLeaderId;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::convert::Wire as _;
+
+    fn entry(index: u64, bytes: Vec<u8>) -> Entry {
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+        Entry {
+            log_id,
+            payload: EntryPayload::Normal(Payload(bytes.into())),
+        }
+    }
+
+    fn put(base_revision: u64, name: &str) -> Vec<u8> {
+        let events = vec![Event::TenantPut(Tenant { name: name.into() })];
+        let set = ChangeSet {
+            base_revision,
+            actor: "root".into(),
+            events,
+        };
+        let items = vec![Item::ChangeSet(set)];
+        Batch {
+            lease_clock_ms: 1,
+            wall_ms: 2,
+            items,
+        }
+        .to_wire()
+        .encode_to_vec()
+    }
+
+    #[test]
+    fn the_catalogs_watchers_hear_of_a_change_and_of_nothing_else() {
+        let state = SharedState::new(None);
+        let mut catalog = state.watch_catalog();
+        let applied = state.apply(entry(1, put(0, "acme"))).unwrap();
+        assert_eq!(applied.outcomes, [Outcome::Changed { revision: 1 }]);
+        assert!(catalog.has_changed().unwrap());
+        assert!(catalog.borrow_and_update().tenant("acme").is_some());
+        let applied = state.apply(entry(2, put(0, "other"))).unwrap();
+        assert_eq!(applied.outcomes, [Outcome::Stale { revision: 1 }]);
+        assert!(!catalog.has_changed().unwrap());
+        assert_eq!(state.applied_index(), 2);
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_an_error_and_never_skipped() {
+        let state = SharedState::new(None);
+        state.apply(entry(1, put(0, "acme"))).unwrap();
+        let error = state.apply(entry(2, vec![0xff])).unwrap_err();
+        assert!(
+            error.to_string().starts_with("log entry 2 cannot be read"),
+            "{error}"
+        );
+        assert_eq!(state.applied_index(), 1);
+        assert_eq!(state.position().0.map(|id| id.index), Some(1));
+    }
 }

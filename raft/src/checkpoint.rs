@@ -36,7 +36,10 @@ pub(crate) enum SnapshotError {
 impl CheckpointRef {
     /// The checkpoint that stands in a store.
     pub(crate) fn new(store: Arc<CheckpointStore>, at: &SnapshotMeta) -> Self {
-        Self { store, snapshot_id: at.snapshot_id.clone() }
+        Self {
+            store,
+            snapshot_id: at.snapshot_id.clone(),
+        }
     }
 
     /// Reads all of it.
@@ -50,13 +53,18 @@ impl CheckpointRef {
     }
 
     fn gone(&self, found: &str) -> SnapshotError {
-        SnapshotError::Gone { wanted: self.snapshot_id.clone(), found: found.to_owned() }
+        SnapshotError::Gone {
+            wanted: self.snapshot_id.clone(),
+            found: found.to_owned(),
+        }
     }
 }
 
 impl fmt::Debug for CheckpointRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CheckpointRef").field("snapshot_id", &self.snapshot_id).finish_non_exhaustive()
+        f.debug_struct("CheckpointRef")
+            .field("snapshot_id", &self.snapshot_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,8 +72,13 @@ impl fmt::Debug for CheckpointRef {
 pub(crate) fn load(
     store: &CheckpointStore,
 ) -> Result<Option<(SnapshotMeta, State)>, SnapshotError> {
-    let Some(checkpoint) = store.load()? else { return Ok(None) };
-    Ok(Some(convert::decode_checkpoint(&checkpoint.meta, &checkpoint.chunks)?))
+    let Some(checkpoint) = store.load()? else {
+        return Ok(None);
+    };
+    Ok(Some(convert::decode_checkpoint(
+        &checkpoint.meta,
+        &checkpoint.chunks,
+    )?))
 }
 
 /// Writes a state to a store; chunks that are there already are not written again.

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 /// A step of the wall clock up to this is smoothed.
-const SMOOTHED: Duration = Duration::from_secs(60);
+const SMOOTHED: Duration = Duration::from_mins(1);
 
 /// What time it is for this process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,17 +42,26 @@ pub(crate) struct Clock {
 impl Clock {
     /// Begins a leadership: `last` is the newest stamp in the leader's log.
     pub(crate) fn begin(last: Stamp, now: Now) -> Self {
-        Self { base_lease_ms: last.lease_clock_ms, began: now.monotonic, last }
+        Self {
+            base_lease_ms: last.lease_clock_ms,
+            began: now.monotonic,
+            last,
+        }
     }
 
     /// The stamp of the next entry.
     pub(crate) fn stamp(&mut self, now: Now) -> Stamp {
         let elapsed = now.monotonic.saturating_sub(self.began);
-        let lease_clock_ms =
-            self.base_lease_ms.saturating_add(millis(elapsed)).max(self.last.lease_clock_ms);
+        let lease_clock_ms = self
+            .base_lease_ms
+            .saturating_add(millis(elapsed))
+            .max(self.last.lease_clock_ms);
         let step = lease_clock_ms - self.last.lease_clock_ms;
         let wall_ms = self.wall(now.wall_ms, step);
-        self.last = Stamp { lease_clock_ms, wall_ms };
+        self.last = Stamp {
+            lease_clock_ms,
+            wall_ms,
+        };
         self.last
     }
 
@@ -75,12 +84,18 @@ mod tests {
     use super::*;
 
     fn now(monotonic_ms: u64, wall_ms: u64) -> Now {
-        Now { monotonic: Duration::from_millis(monotonic_ms), wall_ms }
+        Now {
+            monotonic: Duration::from_millis(monotonic_ms),
+            wall_ms,
+        }
     }
 
     #[test]
     fn the_lease_clock_goes_on_where_the_log_stands_and_does_not_count_the_gap() {
-        let last = Stamp { lease_clock_ms: 5_000, wall_ms: 1_000_000 };
+        let last = Stamp {
+            lease_clock_ms: 5_000,
+            wall_ms: 1_000_000,
+        };
         let mut clock = Clock::begin(last, now(70_000, 9_000_000));
         assert_eq!(clock.stamp(now(70_000, 9_000_000)).lease_clock_ms, 5_000);
         assert_eq!(clock.stamp(now(70_250, 9_000_250)).lease_clock_ms, 5_250);
@@ -96,7 +111,10 @@ mod tests {
 
     #[test]
     fn a_small_step_is_caught_up_at_a_tenth_above_real_time() {
-        let last = Stamp { lease_clock_ms: 0, wall_ms: 1_000_000 };
+        let last = Stamp {
+            lease_clock_ms: 0,
+            wall_ms: 1_000_000,
+        };
         let mut clock = Clock::begin(last, now(0, 1_030_000));
         assert_eq!(clock.stamp(now(0, 1_030_000)).wall_ms, 1_000_000);
         assert_eq!(clock.stamp(now(1_000, 1_031_000)).wall_ms, 1_001_100);
@@ -106,14 +124,20 @@ mod tests {
 
     #[test]
     fn a_cluster_that_stood_still_takes_the_time_of_its_new_leader_at_once() {
-        let last = Stamp { lease_clock_ms: 40, wall_ms: 1_000_000 };
+        let last = Stamp {
+            lease_clock_ms: 40,
+            wall_ms: 1_000_000,
+        };
         let mut clock = Clock::begin(last, now(0, 90_000_000));
         assert_eq!(clock.stamp(now(10, 90_000_010)).wall_ms, 90_000_010);
     }
 
     #[test]
     fn real_time_that_passes_between_two_entries_is_never_smoothed() {
-        let last = Stamp { lease_clock_ms: 0, wall_ms: 1_000_000 };
+        let last = Stamp {
+            lease_clock_ms: 0,
+            wall_ms: 1_000_000,
+        };
         let mut clock = Clock::begin(last, now(0, 1_000_000));
         assert_eq!(clock.stamp(now(50_000, 1_050_000)).wall_ms, 1_050_000);
     }

@@ -1,9 +1,11 @@
 //! A running member of a cluster, and everything one can ask of it: the crate's front door.
 //!
-//! [`start`] forms or rejoins the cluster, opens what is on the disk and starts consensus; the [`Handle`] that it
+//! [`start()`] forms or rejoins the cluster, opens what is on the disk and starts consensus; the [`Handle`] that it
 //! returns is cheap to clone and may be used from any tokio runtime. Its work runs on the runtime that called
-//! [`start`], so a caller that gives up interrupts nothing half done.
+//! [`start()`], so a caller that gives up interrupts nothing half done.
 
+mod assemble;
+mod error;
 mod find;
 mod start;
 mod status;
@@ -24,7 +26,7 @@ use mode_envoy_model::command::Command;
 use mode_envoy_model::state::State;
 use mode_envoy_model::usage::UsageSnapshot;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
-use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal};
+use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
@@ -39,7 +41,8 @@ use crate::secret::ClusterSecret;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
-pub use start::{StartError, start};
+pub use error::StartError;
+pub use start::start;
 pub use status::{MemberRole, MemberStatus, Status};
 
 /// A future on the heap, as hooks return it.
@@ -61,6 +64,7 @@ pub struct Addresses {
 
 /// How fast a lost leader is noticed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_field_names, reason = "the unit belongs to each number")]
 pub struct Timers {
     /// A leader is heard this often.
     pub heartbeat_ms: u64,
@@ -142,13 +146,20 @@ struct About {
 
 impl Timers {
     /// For machines that are shared with much else: tests and demonstrations.
-    pub const RELAXED: Self =
-        Self { heartbeat_ms: 300, election_min_ms: 1_000, election_max_ms: 1_400 };
+    pub const RELAXED: Self = Self {
+        heartbeat_ms: 300,
+        election_min_ms: 1_000,
+        election_max_ms: 1_400,
+    };
 }
 
 impl Default for Timers {
     fn default() -> Self {
-        Self { heartbeat_ms: 150, election_min_ms: 500, election_max_ms: 700 }
+        Self {
+            heartbeat_ms: 150,
+            election_min_ms: 500,
+            election_max_ms: 700,
+        }
     }
 }
 
@@ -181,7 +192,9 @@ impl Settings {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").field("table_revision", &self.table_revision).finish_non_exhaustive()
+        f.debug_struct("Hooks")
+            .field("table_revision", &self.table_revision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -244,7 +257,9 @@ impl Handle {
         caller: &Caller,
         timeout: Duration,
     ) -> Result<Accepted, ProposeError> {
-        let reply = self.find_and_propose(Proposal::Command(command), caller, timeout).await?;
+        let reply = self
+            .find_and_propose(Proposal::Command(command), caller, timeout)
+            .await?;
         match reply {
             Reply::Accepted(accepted) => Ok(accepted),
             Reply::Stream(outcome) => Err(unexpected(&outcome)),
@@ -254,14 +269,18 @@ impl Handle {
     /// Starts a new incarnation of a node's usage stream; its number.
     ///
     /// # Errors
-    /// After [`ProposeError::Timeout`] it may be registered again: that is one more incarnation.
+    /// After [`ProposeError::Timeout`] read the stream before registering again: this one may have taken effect, and
+    /// one that does not follow the current incarnation is [`ProposeError::Unavailable`].
     pub async fn register(
         &self,
         register: Register,
         timeout: Duration,
     ) -> Result<u64, ProposeError> {
         let proposal = Proposal::Register(register);
-        match self.find_and_propose(proposal, &Caller::node(), timeout).await? {
+        match self
+            .find_and_propose(proposal, &Caller::node(), timeout)
+            .await?
+        {
             Reply::Stream(Outcome::Registered { incarnation }) => Ok(incarnation),
             Reply::Stream(outcome) => Err(unexpected(&outcome)),
             Reply::Accepted(_) => Err(unexpected(&Outcome::Malformed)),
@@ -278,7 +297,10 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Outcome, ProposeError> {
         let proposal = Proposal::Usage(batch);
-        match self.find_and_propose(proposal, &Caller::node(), timeout).await? {
+        match self
+            .find_and_propose(proposal, &Caller::node(), timeout)
+            .await?
+        {
             Reply::Stream(outcome) => Ok(outcome),
             Reply::Accepted(_) => Err(unexpected(&Outcome::Malformed)),
         }
@@ -315,6 +337,11 @@ impl Handle {
         self.inner.failed.clone()
     }
 
+    /// What the write-ahead log has done since the start, for metrics.
+    pub fn wal_stats(&self) -> WalStats {
+        self.inner.wal.stats()
+    }
+
     /// Ends consensus and all tasks, and closes the log. May be called more than once.
     pub async fn shutdown(&self) {
         // A core that panicked has said so through `failed`.
@@ -328,7 +355,9 @@ impl Handle {
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("node_id", &self.inner.node_id).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("node_id", &self.inner.node_id)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,13 +16,11 @@ mod tests;
 mod usage;
 
 pub(crate) use batch::decode_batch;
-pub(crate) use checkpoint::{
-    decode_checkpoint, encode_checkpoint, snapshot_meta,
-};
+pub(crate) use checkpoint::{decode_checkpoint, encode_checkpoint, snapshot_meta};
 pub(crate) use command::Proposal;
 pub(crate) use raft::{
-    ballot, decode_log_id, decode_vote, encode_log_id, encode_vote, entry_from_wire, entry_to_wire, log_id,
-    read_append_request, read_append_response, read_vote_request, read_vote_response,
+    ballot, decode_log_id, decode_vote, encode_log_id, encode_vote, entry_from_wire, entry_to_wire,
+    log_id, read_append_request, read_append_response, read_vote_request, read_vote_response,
     write_append_response, write_vote_response,
 };
 
@@ -95,8 +93,11 @@ fn missing(what: &'static str) -> DecodeError {
     DecodeError::Missing { what }
 }
 
-fn unknown(what: &'static str, got: impl ToString) -> DecodeError {
-    DecodeError::Unknown { what, got: got.to_string() }
+fn unknown(what: &'static str, got: impl std::fmt::Display) -> DecodeError {
+    DecodeError::Unknown {
+        what,
+        got: format!("{got}"),
+    }
 }
 
 fn required<T: Wire>(what: &'static str, message: Option<T::Message>) -> Result<T, DecodeError> {
@@ -109,7 +110,11 @@ fn optional<T: Wire>(message: Option<T::Message>) -> Result<Option<T>, DecodeErr
 
 fn bounded<T>(what: &'static str, max: usize, list: Vec<T>) -> Result<Vec<T>, DecodeError> {
     if list.len() > max {
-        return Err(DecodeError::TooMany { what, max, got: list.len() });
+        return Err(DecodeError::TooMany {
+            what,
+            max,
+            got: list.len(),
+        });
     }
     Ok(list)
 }
@@ -119,7 +124,10 @@ fn read_list<T: Wire>(
     max: usize,
     list: Vec<T::Message>,
 ) -> Result<Vec<T>, DecodeError> {
-    bounded(what, max, list)?.into_iter().map(T::from_wire).collect()
+    bounded(what, max, list)?
+        .into_iter()
+        .map(T::from_wire)
+        .collect()
 }
 
 fn write_list<T: Wire>(list: &[T]) -> Vec<T::Message> {
@@ -127,7 +135,11 @@ fn write_list<T: Wire>(list: &[T]) -> Vec<T::Message> {
 }
 
 fn fixed<const N: usize>(what: &'static str, bytes: &[u8]) -> Result<[u8; N], DecodeError> {
-    bytes.try_into().map_err(|_| DecodeError::Length { what, expected: N, got: bytes.len() })
+    bytes.try_into().map_err(|_| DecodeError::Length {
+        what,
+        expected: N,
+        got: bytes.len(),
+    })
 }
 
 fn text(value: &str) -> String {

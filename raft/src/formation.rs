@@ -13,7 +13,7 @@
 //! * What a peer says counts only over mutual TLS, under the id that its certificate names. A peer that cannot be reached,
 //!   whatever the reason, is waited for.
 //!
-//! What to do with an answer is decided in [`judge`], which is pure.
+//! What to do with an answer is decided in `judge`, which is pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

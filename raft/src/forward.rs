@@ -46,7 +46,10 @@ impl Forwarder {
             envelope: Some(self.peers.envelope(leader)),
             proposal: Some(proposal.to_wire()),
             actor: caller.actor.clone(),
-            actor_token: caller.token_hash.map(|hash| hash.to_vec()).unwrap_or_default(),
+            actor_token: caller
+                .token_hash
+                .map(|hash| hash.to_vec())
+                .unwrap_or_default(),
             deadline_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
         };
         let mut client = self.peers.forward(leader, &address);
@@ -66,7 +69,9 @@ impl Forwarder {
     ) -> Result<u64, ReadError> {
         use wire::read_index_response::Result as Answer;
         let address = self.address(leader).ok_or(ReadError::NotLeader(None))?;
-        let message = wire::ReadIndexRequest { envelope: Some(self.peers.envelope(leader)) };
+        let message = wire::ReadIndexRequest {
+            envelope: Some(self.peers.envelope(leader)),
+        };
         let mut client = self.peers.forward(leader, &address);
         let call = client.read_index(request(message, limit));
         let status = match tokio::time::timeout(limit, call).await {
@@ -87,7 +92,9 @@ impl Forwarder {
     /// Has `node` flush its usage; the index it had applied then.
     pub(crate) async fn flush_usage(&self, node: NodeId, limit: Duration) -> Result<u64, Status> {
         let (address, envelope) = self.reach(node)?;
-        let message = wire::FlushUsageRequest { envelope: Some(envelope) };
+        let message = wire::FlushUsageRequest {
+            envelope: Some(envelope),
+        };
         let mut client = self.peers.forward(node, &address);
         let call = client.flush_usage(request(message, limit));
         Ok(within(limit, call).await?.index)
@@ -100,7 +107,9 @@ impl Forwarder {
         limit: Duration,
     ) -> Result<wire::NodeStatusResponse, Status> {
         let (address, envelope) = self.reach(node)?;
-        let message = wire::NodeStatusRequest { envelope: Some(envelope) };
+        let message = wire::NodeStatusRequest {
+            envelope: Some(envelope),
+        };
         let mut client = self.peers.forward(node, &address);
         let call = client.node_status(request(message, limit));
         within(limit, call).await
@@ -138,9 +147,9 @@ fn read_answer(response: wire::ProposeResponse) -> Answer {
         Refusal::Final(ProposeError::Timeout)
     };
     match response.result {
-        Some(Answer::Accepted(accepted)) => {
-            Accepted::from_wire(accepted).map(Reply::Accepted).map_err(unreadable)
-        }
+        Some(Answer::Accepted(accepted)) => Accepted::from_wire(accepted)
+            .map(Reply::Accepted)
+            .map_err(unreadable),
         Some(Answer::Stream(outcome)) => mode_envoy_model::batch::Outcome::from_wire(outcome)
             .map(Reply::Stream)
             .map_err(unreadable),
@@ -160,9 +169,11 @@ fn propose_failure(leader: NodeId, status: &Status) -> Refusal {
     }
     match status.code() {
         // Refused before anything was done with it.
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
-            Refusal::Final(ProposeError::Unavailable(failure(leader, status)))
-        }
+        Code::InvalidArgument
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::FailedPrecondition
+        | Code::OutOfRange => Refusal::Final(ProposeError::Unavailable(failure(leader, status))),
         _ => {
             tracing::debug!(leader, %status, "a forwarded proposal has an unknown outcome");
             Refusal::Final(ProposeError::Timeout)

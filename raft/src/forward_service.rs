@@ -16,7 +16,7 @@ use crate::proposer::{Answer, Proposer, Refusal, Reply};
 use crate::reads::{ReadError, ReadIndex};
 
 /// The longest that this node works for another one that waits.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// What a call to another future-returning closure comes to.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -45,12 +45,16 @@ impl wire::forward_server::Forward for ForwardService {
         let message = request.into_inner();
         let limit = Duration::from_millis(message.deadline_ms).min(LONGEST);
         let caller = read_caller(message.actor, &message.actor_token)?;
-        let proposal = message.proposal.ok_or_else(|| Status::invalid_argument("no proposal"))?;
-        let proposal = Proposal::from_wire(proposal)
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let proposal = message
+            .proposal
+            .ok_or_else(|| Status::invalid_argument("no proposal"))?;
+        let proposal =
+            Proposal::from_wire(proposal).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let answer = tokio::time::timeout(limit, self.proposer.propose(proposal, caller)).await;
         let answer = answer.unwrap_or(Err(Refusal::Final(ProposeError::Timeout)));
-        Ok(Response::new(wire::ProposeResponse { result: Some(write_answer(answer)?) }))
+        Ok(Response::new(wire::ProposeResponse {
+            result: Some(write_answer(answer)?),
+        }))
     }
 
     async fn read_index(
@@ -62,10 +66,14 @@ impl wire::forward_server::Forward for ForwardService {
         let result = match self.reads.get().await {
             Ok(index) => Answer::Index(index),
             Err(ReadError::NotLeader(leader)) => Answer::NotLeader(not_leader(leader)),
-            Err(ReadError::Unconfirmed(reason)) => Answer::Unavailable(wire::Unavailable { reason }),
+            Err(ReadError::Unconfirmed(reason)) => {
+                Answer::Unavailable(wire::Unavailable { reason })
+            }
             Err(ReadError::Ended) => Answer::Unavailable(ending()),
         };
-        Ok(Response::new(wire::ReadIndexResponse { result: Some(result) }))
+        Ok(Response::new(wire::ReadIndexResponse {
+            result: Some(result),
+        }))
     }
 
     async fn flush_usage(
@@ -119,9 +127,13 @@ fn write_answer(answer: Answer) -> Result<wire::propose_response::Result, Status
 }
 
 fn not_leader(leader: Option<u64>) -> wire::NotLeader {
-    wire::NotLeader { leader: leader.unwrap_or_default() }
+    wire::NotLeader {
+        leader: leader.unwrap_or_default(),
+    }
 }
 
 fn ending() -> wire::Unavailable {
-    wire::Unavailable { reason: "the leader is shutting down".to_owned() }
+    wire::Unavailable {
+        reason: "the leader is shutting down".to_owned(),
+    }
 }

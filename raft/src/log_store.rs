@@ -6,6 +6,7 @@
 //! - The vote of an earlier process is returned without its commitment: a node that led before it stopped must win
 //!   an election before it leads again, since its state may be behind what clients have seen (openraft #1511).
 //! - One read for replication is bounded in bytes, not only in entries, and never empty.
+#![expect(clippy::result_large_err, reason = "the error type is the library's")]
 
 use std::fmt::Debug;
 use std::io;
@@ -45,7 +46,11 @@ pub(crate) struct LogReader {
 impl LogStore {
     /// Over what the write-ahead log recovered.
     pub(crate) fn new(wal: Wal, recovered: &Recovered) -> Result<Self, DecodeError> {
-        let vote = recovered.vote.as_deref().map(convert::decode_vote).transpose()?;
+        let vote = recovered
+            .vote
+            .as_deref()
+            .map(convert::decode_vote)
+            .transpose()?;
         let vote = vote.map(|vote| Vote::new(vote.leader_id.term, vote.leader_id.node_id));
         let log_id = |bytes: Option<&Bytes>| bytes.map(|b| convert::decode_log_id(b)).transpose();
         Ok(Self {
@@ -57,7 +62,9 @@ impl LogStore {
     }
 
     fn last(&self) -> Result<Option<LogId>, StorageError> {
-        let Some(last) = self.wal.last() else { return Ok(self.purged) };
+        let Some(last) = self.wal.last() else {
+            return Ok(self.purged);
+        };
         if self.purged.is_some_and(|purged| purged.index == last.index) {
             return Ok(self.purged);
         }
@@ -70,17 +77,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = LogReader;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
-        Ok(LogState { last_purged_log_id: self.purged, last_log_id: self.last()? })
+        Ok(LogState {
+            last_purged_log_id: self.purged,
+            last_log_id: self.last()?,
+        })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
-        LogReader { wal: self.wal.clone() }
+        LogReader {
+            wal: self.wal.clone(),
+        }
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let (done, synced) = completion();
         self.wal.save_vote(convert::encode_vote(*vote), done);
-        settled(synced).await.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)))?;
+        settled(synced)
+            .await
+            .map_err(|e| StorageIOError::write_vote(AnyError::new(&e)))?;
         self.vote = Some(*vote);
         Ok(())
     }
@@ -129,15 +143,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let (done, synced) = completion();
         self.wal.truncate(since.index, done);
-        settled(synced).await.map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
+        settled(synced)
+            .await
+            .map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
         Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let (done, synced) = completion();
-        let position = Position { term: upto.leader_id.term, index: upto.index };
+        let position = Position {
+            term: upto.leader_id.term,
+            index: upto.index,
+        };
         self.wal.purge(position, convert::encode_log_id(upto), done);
-        settled(synced).await.map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
+        settled(synced)
+            .await
+            .map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
         self.purged = Some(upto);
         Ok(())
     }
@@ -180,7 +201,10 @@ impl RaftLogReader<TypeConfig> for LogReader {
 }
 
 fn record(entry: &Entry) -> Result<Record, DecodeError> {
-    let position = Position { term: entry.log_id.leader_id.term, index: entry.log_id.index };
+    let position = Position {
+        term: entry.log_id.leader_id.term,
+        index: entry.log_id.index,
+    };
     let payload = convert::entry_to_wire(entry)?.encode_to_vec().into();
     Ok(Record { position, payload })
 }
@@ -218,8 +242,10 @@ fn read(wal: &Wal, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, S
 }
 
 fn entry(payload: Bytes) -> Result<Entry, DecodeError> {
-    let message = wire::Entry::decode(payload)
-        .map_err(|e| DecodeError::Protobuf { what: "Entry", reason: e.to_string() })?;
+    let message = wire::Entry::decode(payload).map_err(|e| DecodeError::Protobuf {
+        what: "Entry",
+        reason: e.to_string(),
+    })?;
     convert::entry_from_wire(message)
 }
 
@@ -234,12 +260,17 @@ fn completion() -> (Completion, oneshot::Receiver<Result<(), WalError>>) {
 async fn settled(done: oneshot::Receiver<Result<(), WalError>>) -> io::Result<()> {
     match done.await {
         Ok(result) => result.map_err(io::Error::other),
-        Err(_) => Err(io::Error::other("the write-ahead log was closed before the write ended")),
+        Err(_) => Err(io::Error::other(
+            "the write-ahead log was closed before the write ended",
+        )),
     }
 }
 
 /// A failure that is about the state machine's files.
-pub(crate) fn snapshot_error(verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> StorageError {
+pub(crate) fn snapshot_error(
+    verb: ErrorVerb,
+    error: &(impl std::error::Error + 'static),
+) -> StorageError {
     StorageIOError::new(ErrorSubject::Snapshot(None), verb, AnyError::new(error)).into()
 }
 

@@ -146,7 +146,9 @@ impl RaftNetwork<TypeConfig> for Peer {
         _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
-        let reason = NoSnapshotTransfer { target: self.target };
+        let reason = NoSnapshotTransfer {
+            target: self.target,
+        };
         tracing::error!(%reason, "a snapshot is not sent");
         Err(StreamingError::Unreachable(Unreachable::new(&reason)))
     }

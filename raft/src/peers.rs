@@ -23,7 +23,11 @@ pub(crate) struct Peers {
 impl Peers {
     /// On behalf of `node_id`, a member of the cluster.
     pub(crate) fn new(channels: PeerChannels, cluster_id: ClusterId, node_id: NodeId) -> Self {
-        Self { channels, cluster_id, node_id }
+        Self {
+            channels,
+            cluster_id,
+            node_id,
+        }
     }
 
     /// Consensus with one member; never dials.
@@ -42,7 +46,11 @@ impl Peers {
 
     /// Names the cluster, the sender and the receiver.
     pub(crate) fn envelope(&self, to: NodeId) -> wire::Envelope {
-        wire::Envelope { cluster_id: self.cluster_id.to_vec(), from: self.node_id, to }
+        wire::Envelope {
+            cluster_id: self.cluster_id.to_vec(),
+            from: self.node_id,
+            to,
+        }
     }
 }
 

@@ -36,7 +36,9 @@ pub enum ProposeError {
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// No node leads; nothing was written.
-    #[error("the cluster has no leader; nothing was written; try again when a majority of nodes is up")]
+    #[error(
+        "the cluster has no leader; nothing was written; try again when a majority of nodes is up"
+    )]
     NoLeader,
     /// The deadline passed, or the leader was lost on the way.
     #[error("no answer in time; the outcome is unknown; read the state before trying again")]
@@ -54,6 +56,9 @@ pub enum ProposeError {
 impl Caller {
     /// The node itself.
     pub fn node() -> Self {
-        Self { actor: "cluster".to_owned(), token_hash: None }
+        Self {
+            actor: "cluster".to_owned(),
+            token_hash: None,
+        }
     }
 }

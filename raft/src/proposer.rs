@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mode_envoy_model::batch::Outcome;
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ClientWriteError, Fatal, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::SharedState;
@@ -126,10 +126,17 @@ impl Proposer {
     pub(crate) async fn propose(&self, proposal: Proposal, caller: Caller) -> Answer {
         let ended = || Refusal::Final(ProposeError::ShuttingDown);
         let (answer, receiver) = oneshot::channel();
-        let request = Request { proposal, caller, answer, attempts: 0 };
+        let request = Request {
+            proposal,
+            caller,
+            answer,
+            attempts: 0,
+        };
         self.queue.send(request).await.map_err(|_| ended())?;
         // The task ends with entries in flight only when the node does, so their outcome is unknown.
-        receiver.await.unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
+        receiver
+            .await
+            .unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
     }
 }
 
@@ -175,7 +182,11 @@ impl Driver {
             self.leadership = None;
             return Err(Refusal::NotLeader(leader));
         }
-        if self.leadership.as_ref().is_some_and(|leadership| leadership.term == term) {
+        if self
+            .leadership
+            .as_ref()
+            .is_some_and(|leadership| leadership.term == term)
+        {
             return Ok(());
         }
         let index = self.reads.get().await.map_err(unconfirmed)?;
@@ -191,14 +202,20 @@ impl Driver {
         let reached = applied.wait_for(|at| *at >= index);
         match tokio::time::timeout(WRITE, reached).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Refusal::Unsent(format!("log entry {index} is not applied yet"))),
+            _ => Err(Refusal::Unsent(format!(
+                "log entry {index} is not applied yet"
+            ))),
         }
     }
 
     /// Decides what waits, until the entry is full.
     fn draft(&mut self) -> EntryDraft<Request> {
         let now = self.now();
-        let stamp = self.leadership.as_mut().map(|l| l.clock.stamp(now)).unwrap_or_default();
+        let stamp = self
+            .leadership
+            .as_mut()
+            .map(|l| l.clock.stamp(now))
+            .unwrap_or_default();
         let mut draft = EntryDraft::new(self.state.catalog(), stamp);
         while let Some(request) = self.waiting.pop_front() {
             match draft.add(&request.proposal, &request.caller, &self.authorize) {
@@ -248,7 +265,9 @@ impl Driver {
                     return Ok(());
                 }
                 // Answers that rest on a change set which turned out void are void as well.
-                Err(Refusal::Unsent("the configuration has just changed".to_owned()))
+                Err(Refusal::Unsent(
+                    "the configuration has just changed".to_owned(),
+                ))
             }
             Err(refusal) => {
                 for (request, _) in queued {
@@ -271,6 +290,8 @@ impl Driver {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 Err(Refusal::NotLeader(to.leader_id))
             }
+            // The node is ending; whether a quorum has the entry, its next life will tell.
+            Err(RaftError::Fatal(Fatal::Stopped)) => Err(unknown()),
             Err(error) => {
                 tracing::error!(%error, "writing to the log failed");
                 Err(unknown())
@@ -286,8 +307,10 @@ impl Driver {
         applied: Applied,
     ) -> bool {
         let mut again = Vec::new();
-        let current =
-            !applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Stale { .. }));
+        let current = !applied
+            .outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Stale { .. }));
         for ((mut request, queued), outcome) in queued.into_iter().zip(applied.outcomes) {
             let stale = matches!(outcome, Outcome::Stale { .. });
             if stale && request.attempts + 1 < ATTEMPTS {
@@ -310,9 +333,14 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let wall_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
-        Now { monotonic: self.began.elapsed(), wall_ms }
+        Now {
+            monotonic: self.began.elapsed(),
+            wall_ms,
+        }
     }
 }
 
@@ -328,7 +356,11 @@ impl Request {
 fn answer_of(queued: Queued, index: u64, outcome: Outcome) -> Answer {
     match (queued, outcome) {
         (Queued::ChangeSet(changes), Outcome::Changed { revision }) => {
-            Ok(Reply::Accepted(Accepted { revision, index, changes }))
+            Ok(Reply::Accepted(Accepted {
+                revision,
+                index,
+                changes,
+            }))
         }
         (Queued::ChangeSet(_), Outcome::Stale { .. }) => Err(Refusal::Unsent(
             "the configuration changed each time while this was decided".to_owned(),

@@ -32,8 +32,12 @@ impl wire::raft_server::Raft for RaftService {
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
-        let answer = self.raft.append_entries(rpc).await.map_err(|e| stopped(&e))?;
-        Ok(Response::new(convert::write_append_response(answer)))
+        let answer = self
+            .raft
+            .append_entries(rpc)
+            .await
+            .map_err(|e| stopped(&e))?;
+        Ok(Response::new(convert::write_append_response(&answer)))
     }
 
     async fn vote(
@@ -41,10 +45,10 @@ impl wire::raft_server::Raft for RaftService {
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
-        let rpc = convert::read_vote_request(request.into_inner()).map_err(|e| invalid(&e))?;
+        let rpc = convert::read_vote_request(request.get_ref()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
-        Ok(Response::new(convert::write_vote_response(answer)))
+        Ok(Response::new(convert::write_vote_response(&answer)))
     }
 }
 
@@ -53,7 +57,9 @@ fn speaks_for_itself(from: NodeId, claimed: NodeId) -> Result<(), Status> {
     if from == claimed {
         return Ok(());
     }
-    Err(Status::permission_denied(format!("node {from} speaks in the name of node {claimed}")))
+    Err(Status::permission_denied(format!(
+        "node {from} speaks in the name of node {claimed}"
+    )))
 }
 
 fn invalid(error: &DecodeError) -> Status {

@@ -63,7 +63,10 @@ impl ReadIndex {
     /// The index up to which a state must be applied to show all that was acknowledged before this call.
     pub(crate) async fn get(&self) -> Result<u64, ReadError> {
         let (sender, answer) = oneshot::channel();
-        self.sender.send(sender).await.map_err(|_| ReadError::Ended)?;
+        self.sender
+            .send(sender)
+            .await
+            .map_err(|_| ReadError::Ended)?;
         answer.await.map_err(|_| ReadError::Ended)?
     }
 }
@@ -71,7 +74,9 @@ impl ReadIndex {
 /// A round on the leader: it confirms with a majority that it still leads.
 pub(crate) async fn confirm(raft: &Raft) -> Result<u64, ReadError> {
     let Ok(answer) = tokio::time::timeout(ROUND, raft.get_read_log_id()).await else {
-        return Err(ReadError::Unconfirmed("no majority answers the leader".to_owned()));
+        return Err(ReadError::Unconfirmed(
+            "no majority answers the leader".to_owned(),
+        ));
     };
     match answer {
         Ok((read, _)) => Ok(read.map_or(0, |id| id.index)),
@@ -82,5 +87,60 @@ pub(crate) async fn confirm(raft: &Raft) -> Result<u64, ReadError> {
             Err(ReadError::Unconfirmed(e.to_string()))
         }
         Err(RaftError::Fatal(_)) => Err(ReadError::Ended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_round_serves_who_came_before_it_and_the_next_one_everybody_since() {
+        let tasks = Tasks::new(CancellationToken::new());
+        let (begun, may_end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let rounds = Arc::new(AtomicU64::new(0));
+        let reads = {
+            let (begun, may_end, rounds) = (
+                Arc::clone(&begun),
+                Arc::clone(&may_end),
+                Arc::clone(&rounds),
+            );
+            ReadIndex::start(&tasks, "test", move || {
+                let (begun, may_end, rounds) = (
+                    Arc::clone(&begun),
+                    Arc::clone(&may_end),
+                    Arc::clone(&rounds),
+                );
+                async move {
+                    let round = rounds.fetch_add(1, Ordering::SeqCst) + 1;
+                    begun.add_permits(1);
+                    may_end.acquire().await.unwrap().forget();
+                    Ok(round)
+                }
+            })
+        };
+        let ask = || {
+            let reads = reads.clone();
+            tasks.start("ask", async move { reads.get().await })
+        };
+        let first = ask();
+        begun.acquire().await.unwrap().forget();
+        // These come while the first round is on its way, so its index may be too old for them.
+        let later = [ask(), ask(), ask()];
+        tokio::task::yield_now().await;
+        may_end.add_permits(2);
+        assert_eq!(first.await.unwrap(), Ok(1));
+        for answer in later {
+            assert_eq!(answer.await.unwrap(), Ok(2));
+        }
+        assert_eq!(rounds.load(Ordering::SeqCst), 2);
+        tasks.shutdown().await;
+        assert_eq!(reads.get().await, Err(ReadError::Ended));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The state lives in memory; what is on the disk is a checkpoint and the log behind it. A checkpoint is built
 //! from a copy that shares its parts with the state, on a thread for blocking work, so it holds up nothing.
+#![expect(clippy::result_large_err, reason = "the error type is the library's")]
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,11 +35,18 @@ impl StateMachine {
         store: Arc<CheckpointStore>,
         current: Option<SnapshotMeta>,
     ) -> Self {
-        Self { state, store, current: Arc::new(Mutex::new(current)) }
+        Self {
+            state,
+            store,
+            current: Arc::new(Mutex::new(current)),
+        }
     }
 
     fn current(&self) -> Option<SnapshotMeta> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_current(&self, at: SnapshotMeta) {
@@ -47,7 +55,10 @@ impl StateMachine {
 
     fn snapshot(&self, at: SnapshotMeta) -> Snapshot {
         let reference = CheckpointRef::new(Arc::clone(&self.store), &at);
-        Snapshot { meta: at, snapshot: Box::new(reference) }
+        Snapshot {
+            meta: at,
+            snapshot: Box::new(reference),
+        }
     }
 }
 
@@ -122,5 +133,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(SnapshotError::Interrupted))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(SnapshotError::Interrupted))
 }

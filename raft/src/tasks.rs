@@ -24,7 +24,11 @@ pub(crate) struct Tasks {
 impl Tasks {
     /// On the current runtime.
     pub(crate) fn new(cancel: CancellationToken) -> Self {
-        Self { runtime: runtime::Handle::current(), tracker: TaskTracker::new(), cancel }
+        Self {
+            runtime: runtime::Handle::current(),
+            tracker: TaskTracker::new(),
+            cancel,
+        }
     }
 
     /// What cancels every task.
@@ -53,8 +57,11 @@ impl Tasks {
         name: &'static str,
         future: impl Future<Output = ()> + Send + 'static,
     ) {
-        let span = tracing::debug_span!("task", name);
-        drop(self.tracker.spawn_on(future.instrument(span), &self.runtime));
+        let span = tracing::debug_span!("task", task = name);
+        drop(
+            self.tracker
+                .spawn_on(future.instrument(span), &self.runtime),
+        );
     }
 
     /// Runs on raft's runtime, whether or not anybody waits; an error where it was cancelled.

@@ -69,12 +69,16 @@ impl From<Payload> for Vec<u8> {
 /// The library asks for these bounds, but a reply never leaves the process that applied the entry.
 impl Serialize for Applied {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("a reply stays in the process that applied the entry"))
+        Err(serde::ser::Error::custom(
+            "a reply stays in the process that applied the entry",
+        ))
     }
 }
 
 impl<'de> Deserialize<'de> for Applied {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(serde::de::Error::custom("a reply stays in the process that applied the entry"))
+        Err(serde::de::Error::custom(
+            "a reply stays in the process that applied the entry",
+        ))
     }
 }

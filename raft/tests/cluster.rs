@@ -19,9 +19,14 @@ async fn a_cluster_of_one_has_its_state_back_after_a_restart() {
     let mut cluster = TestCluster::new(1);
     let node = cluster.start(1).await;
     let id = node.cluster_id();
-    node.propose(found(id), &Caller::node(), LONG).await.unwrap();
+    node.propose(found(id), &Caller::node(), LONG)
+        .await
+        .unwrap();
     let accepted = put(&node, "acme").await.unwrap();
-    assert_eq!((accepted.revision, accepted.changes[0].what), (2, ChangeKind::Created));
+    assert_eq!(
+        (accepted.revision, accepted.changes[0].what),
+        (2, ChangeKind::Created)
+    );
     node.wait_applied(accepted.index, LONG).await.unwrap();
     let before = node.read(Clone::clone);
     drop(node);
@@ -31,7 +36,10 @@ async fn a_cluster_of_one_has_its_state_back_after_a_restart() {
     node.read_barrier(LONG).await.unwrap();
     assert_eq!(node.cluster_id(), id);
     assert!(node.read(|state| state.catalog == before.catalog));
-    let again = node.propose(found(id), &Caller::node(), LONG).await.unwrap();
+    let again = node
+        .propose(found(id), &Caller::node(), LONG)
+        .await
+        .unwrap();
     assert_eq!((again.revision, again.index), (2, 0));
     assert_eq!(again.changes[0].what, ChangeKind::Unchanged);
     let wall_ms = before.wall_ms;
@@ -49,14 +57,25 @@ async fn a_restart_begins_at_the_checkpoint_and_replays_what_came_after() {
     let incarnation = node.register(register(1), LONG).await.unwrap();
     for number in 1..=20 {
         put(&node, &format!("t{number}")).await.unwrap();
-        let counted = node.count(batch(1, incarnation, number), LONG).await.unwrap();
+        let counted = node
+            .count(batch(1, incarnation, number), LONG)
+            .await
+            .unwrap();
         assert_eq!(counted, Outcome::Counted);
     }
     let index = node.read_barrier(LONG).await.unwrap();
     let before = node.read(Clone::clone);
     drop(node);
     cluster.stop(1).await;
-    assert!(cluster.dir(1).join("checkpoint/chunks").read_dir().unwrap().count() > 2);
+    assert!(
+        cluster
+            .dir(1)
+            .join("checkpoint/chunks")
+            .read_dir()
+            .unwrap()
+            .count()
+            > 2
+    );
 
     let node = cluster.start(1).await;
     node.wait_applied(index, LONG).await.unwrap();
@@ -88,17 +107,36 @@ async fn what_changes_nothing_writes_nothing() {
     put(&node, "acme").await.unwrap();
     let index = node.read_barrier(LONG).await.unwrap();
 
-    let dry = Command::Put { objects: vec![tenant("new")], dry_run: true };
+    let dry = Command::Put {
+        objects: vec![tenant("new")],
+        dry_run: true,
+    };
     let dry = node.propose(dry, &Caller::node(), LONG).await.unwrap();
-    assert_eq!((dry.revision, dry.index, dry.changes[0].what), (1, 0, ChangeKind::Created));
+    assert_eq!(
+        (dry.revision, dry.index, dry.changes[0].what),
+        (1, 0, ChangeKind::Created)
+    );
     let same = put(&node, "acme").await.unwrap();
-    assert_eq!((same.revision, same.index, same.changes[0].what), (1, 0, ChangeKind::Unchanged));
-    let absent = ObjectRef { kind: Kind::Tenant, tenant: None, name: "nobody".into() };
-    let refused = node.propose(Command::Delete(absent), &Caller::node(), LONG).await;
-    let Err(ProposeError::Rejected(rejected)) = refused else { panic!("{refused:?}") };
+    assert_eq!(
+        (same.revision, same.index, same.changes[0].what),
+        (1, 0, ChangeKind::Unchanged)
+    );
+    let absent = ObjectRef {
+        kind: Kind::Tenant,
+        tenant: None,
+        name: "nobody".into(),
+    };
+    let refused = node
+        .propose(Command::Delete(absent), &Caller::node(), LONG)
+        .await;
+    let Err(ProposeError::Rejected(rejected)) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(rejected.code, RejectedCode::NotFound);
     let refused = node.propose(put_tenant("mine"), &stranger(), LONG).await;
-    let Err(ProposeError::Rejected(rejected)) = refused else { panic!("{refused:?}") };
+    let Err(ProposeError::Rejected(rejected)) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(rejected.code, RejectedCode::Forbidden);
 
     assert_eq!(node.read_barrier(LONG).await.unwrap(), index);
@@ -121,7 +159,9 @@ async fn three_nodes_agree_whichever_is_asked() {
     assert_eq!((again.revision, again.index), (3, 0));
     for node in &nodes {
         let refused = node.propose(put_tenant("mine"), &stranger(), LONG).await;
-        assert!(matches!(refused, Err(ProposeError::Rejected(r)) if r.code == RejectedCode::Forbidden));
+        assert!(
+            matches!(refused, Err(ProposeError::Rejected(r)) if r.code == RejectedCode::Forbidden)
+        );
     }
 }
 
@@ -133,8 +173,14 @@ async fn usage_counts_once_through_every_node() {
         let id = node.node_id();
         let incarnation = node.register(register(id), LONG).await.unwrap();
         let first = batch(id, incarnation, 1);
-        assert_eq!(node.count(first.clone(), LONG).await.unwrap(), Outcome::Counted);
-        assert_eq!(node.count(first, LONG).await.unwrap(), Outcome::ExpectSeq(2));
+        assert_eq!(
+            node.count(first.clone(), LONG).await.unwrap(),
+            Outcome::Counted
+        );
+        assert_eq!(
+            node.count(first, LONG).await.unwrap(),
+            Outcome::ExpectSeq(2)
+        );
         let old = batch(id, incarnation - 1, 2);
         assert_eq!(node.count(old, LONG).await.unwrap(), Outcome::Fenced);
     }
@@ -152,7 +198,11 @@ async fn a_member_that_stops_is_missed_and_catches_up_when_it_returns() {
     let mut cluster = TestCluster::new(3);
     let nodes = cluster.start_all().await;
     let leader = rig::leader_of(&nodes[0]).await;
-    let follower = nodes.iter().map(Node::node_id).find(|id| *id != leader).unwrap();
+    let follower = nodes
+        .iter()
+        .map(Node::node_id)
+        .find(|id| *id != leader)
+        .unwrap();
     drop(nodes);
     cluster.stop(follower).await;
 
@@ -203,7 +253,10 @@ async fn without_a_majority_a_write_fails_in_time_and_reads_here_go_on() {
 
     let node = cluster.node(1);
     let refused = within(put_within(&node, "other", Duration::from_secs(3))).await;
-    assert!(!matches!(refused, Ok(_) | Err(ProposeError::Rejected(_))), "{refused:?}");
+    assert!(
+        !matches!(refused, Ok(_) | Err(ProposeError::Rejected(_))),
+        "{refused:?}"
+    );
     assert!(node.read_barrier(Duration::from_millis(500)).await.is_err());
     assert!(node.catalog().tenant("acme").is_some());
     assert!(node.catalog().tenant("other").is_none());
@@ -218,7 +271,9 @@ async fn a_node_that_lost_its_log_does_not_come_back_under_its_id() {
     cluster.stop(1).await;
     std::fs::remove_dir_all(cluster.dir(1).join("wal")).unwrap();
     let refused = cluster.try_start(1).await;
-    let Err(StartError::LogLost { node_id: 1, .. }) = refused else { panic!("{refused:?}") };
+    let Err(StartError::LogLost { node_id: 1, .. }) = refused else {
+        panic!("{refused:?}")
+    };
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -229,7 +284,10 @@ async fn a_handle_outlives_its_node_and_says_so() {
     cluster.stop(1).await;
     let refused = put(&node, "other").await;
     assert_eq!(refused, Err(ProposeError::ShuttingDown));
-    assert_eq!(node.read_barrier(LONG).await, Err(ProposeError::ShuttingDown));
+    assert_eq!(
+        node.read_barrier(LONG).await,
+        Err(ProposeError::ShuttingDown)
+    );
     assert!(node.catalog().tenant("acme").is_some());
     assert_eq!(*node.failed().borrow(), None);
 }
@@ -239,5 +297,6 @@ async fn put_within(
     name: &str,
     timeout: Duration,
 ) -> Result<mode_envoy_raft::Accepted, ProposeError> {
-    node.propose(put_tenant(name), &Caller::node(), timeout).await
+    node.propose(put_tenant(name), &Caller::node(), timeout)
+        .await
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::Child;
 
@@ -49,8 +50,8 @@ pub struct Launch {
     pub peer: String,
     /// `--initial-cluster`.
     pub initial_cluster: Option<String>,
-    /// `--cluster-secret-file`.
-    pub secret_file: PathBuf,
+    /// `--cluster-secret-file`; `None` for the user's own.
+    pub secret_file: Option<PathBuf>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -70,7 +71,10 @@ pub struct Node {
 impl Node {
     /// A node that does not run yet.
     pub const fn new(launch: Launch) -> Self {
-        Self { launch, child: None }
+        Self {
+            launch,
+            child: None,
+        }
     }
 
     /// Its id.
@@ -110,14 +114,20 @@ impl Node {
             .args(["--gateway-addr", &launch.gateway])
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
-            .arg("--cluster-secret-file")
-            .arg(&launch.secret_file)
             .args(SETTINGS);
+        if let Some(secret) = &launch.secret_file {
+            command.arg("--cluster-secret-file").arg(secret);
+        }
         if let Some(cluster) = &launch.initial_cluster {
             command.args(["--initial-cluster", cluster]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().with_context(|| format!("starting node {}", self.id()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting node {}", self.id()))?;
         self.child = Some(child);
         Ok(())
     }
@@ -150,14 +160,20 @@ impl Node {
                 ended = Some(status);
                 return Ok(());
             }
-            http::get(&admin, "/readyz", None).await?.expect(200).map(drop)
+            http::get(&admin, "/readyz", None)
+                .await?
+                .expect(200)
+                .map(drop)
         })
         .await?;
         match ended {
             None => Ok(()),
             Some(status) => {
                 self.child = None;
-                bail!("node {} ended with {status} while it was waited for", self.id())
+                bail!(
+                    "node {} ended with {status} while it was waited for",
+                    self.id()
+                )
             }
         }
     }
@@ -169,8 +185,13 @@ impl Node {
     /// It does not run.
     pub async fn kill(&mut self) -> Result<()> {
         let mut child = self.take_child()?;
-        child.start_kill().with_context(|| format!("killing node {}", self.id()))?;
-        child.wait().await.with_context(|| format!("waiting for node {}", self.id()))?;
+        child
+            .start_kill()
+            .with_context(|| format!("killing node {}", self.id()))?;
+        child
+            .wait()
+            .await
+            .with_context(|| format!("waiting for node {}", self.id()))?;
         Ok(())
     }
 
@@ -190,10 +211,25 @@ impl Node {
     ///
     /// The signal could not be sent.
     pub fn ask_to_end(&self) -> Result<()> {
-        let Some(id) = self.child.as_ref().and_then(Child::id) else { return Ok(()) };
-        let pid = rustix::process::Pid::from_raw(i32::try_from(id)?).context("a process id")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-            .with_context(|| format!("asking node {} to end", self.id()))
+        self.signal(Signal::TERM)
+    }
+
+    /// Stops it where it is, as a paused virtual machine.
+    ///
+    /// # Errors
+    ///
+    /// The signal could not be sent.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Node::freeze`].
+    ///
+    /// # Errors
+    ///
+    /// The signal could not be sent.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
     }
 
     /// Waits until it ends; the exit code, `None` where a signal ended it.
@@ -240,7 +276,9 @@ impl Node {
     ///
     /// There was none.
     pub async fn usage(&self, arguments: &[&str]) -> Result<Value> {
-        self.cli(&[&["usage", "-o", "json"], arguments].concat()).await?.json()
+        self.cli(&[&["usage", "-o", "json"], arguments].concat())
+            .await?
+            .json()
     }
 
     /// The answer of `cluster status`.
@@ -259,7 +297,9 @@ impl Node {
     /// It told none.
     pub async fn revision(&self) -> Result<u64> {
         let status = self.status().await?;
-        status["revision"].as_u64().with_context(|| format!("no revision in {status}"))
+        status["revision"]
+            .as_u64()
+            .with_context(|| format!("no revision in {status}"))
     }
 
     /// Makes an API key; its secret.
@@ -268,13 +308,34 @@ impl Node {
     ///
     /// It was refused.
     pub async fn create_key(&self, tenant: &str, consumer: &str, name: &str) -> Result<String> {
-        let arguments =
-            ["keys", "create", "--tenant", tenant, "--consumer", consumer, "--name", name, "-o", "json"];
+        let arguments = [
+            "keys",
+            "create",
+            "--tenant",
+            tenant,
+            "--consumer",
+            consumer,
+            "--name",
+            name,
+            "-o",
+            "json",
+        ];
         let made = self.cli(&arguments).await?.json()?;
-        let secret = made["secret"].as_str().with_context(|| format!("no secret in {made}"))?;
-        ensure!(secret.starts_with("me-"), "a key's secret begins with me-, this one with {secret:.3}");
-        ensure!(made["name"] == name, "the new key is not called {name}: {made}");
-        ensure!(made["id"].as_str().is_some_and(|id| !id.is_empty()), "no id in {made}");
+        let secret = made["secret"]
+            .as_str()
+            .with_context(|| format!("no secret in {made}"))?;
+        ensure!(
+            secret.starts_with("me-"),
+            "a key's secret begins with me-, this one with {secret:.3}"
+        );
+        ensure!(
+            made["name"] == name,
+            "the new key is not called {name}: {made}"
+        );
+        ensure!(
+            made["id"].as_str().is_some_and(|id| !id.is_empty()),
+            "no id in {made}"
+        );
         Ok(secret.to_owned())
     }
 
@@ -286,13 +347,26 @@ impl Node {
     pub async fn wait_key(&self, key: &str, status: u16) -> Result<Answer> {
         let what = format!("node {} to answer a key with {status}", self.id());
         wait::until(&what, Duration::from_secs(10), async || {
-            http::get(&self.launch.gateway, "/v1/models", Some(key)).await?.expect(status)
+            http::get(&self.launch.gateway, "/v1/models", Some(key))
+                .await?
+                .expect(status)
         })
         .await
     }
 
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let Some(id) = self.child.as_ref().and_then(Child::id) else {
+            return Ok(());
+        };
+        let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;
+        kill_process(pid, signal)
+            .with_context(|| format!("sending {signal:?} to node {}", self.id()))
+    }
+
     fn take_child(&mut self) -> Result<Child> {
         let id = self.id();
-        self.child.take().with_context(|| format!("node {id} does not run"))
+        self.child
+            .take()
+            .with_context(|| format!("node {id} does not run"))
     }
 }

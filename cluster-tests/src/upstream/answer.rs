@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Fault, Seen};
+use crate::load::Pace;
 
 /// One thing to do for an answer.
 pub(super) enum Step {
@@ -33,7 +35,10 @@ pub(super) struct Script {
 
 impl Script {
     pub(super) fn new(steps: Vec<Step>, finished: impl FnOnce() + Send + 'static) -> Self {
-        Self { steps: steps.into(), finished: Some(Box::new(finished)) }
+        Self {
+            steps: steps.into(),
+            finished: Some(Box::new(finished)),
+        }
     }
 }
 
@@ -111,10 +116,24 @@ pub(super) fn plain(seen: &Seen, fault: Option<Fault>) -> Vec<Step> {
     vec![Step::Send(text)]
 }
 
+/// The same steps, with a wait before each.
+pub(super) fn slowly(steps: Vec<Step>, delay: Duration) -> Vec<Step> {
+    let wait = || Step::Wait(Box::pin(async move { Pace::every(delay).tick().await }));
+    steps.into_iter().flat_map(|step| [wait(), step]).collect()
+}
+
 /// An event stream: a role, three texts, the end, usage.
-pub(super) fn stream(seen: &Seen, fault: Option<Fault>, mut gate: watch::Receiver<bool>) -> Vec<Step> {
+pub(super) fn stream(
+    seen: &Seen,
+    fault: Option<Fault>,
+    mut gate: watch::Receiver<bool>,
+) -> Vec<Step> {
     let words = ["you ", "said ", &seen.label];
-    let mut steps = vec![chunk(seen, &json!({"role": "assistant", "content": ""}), None)];
+    let mut steps = vec![chunk(
+        seen,
+        &json!({"role": "assistant", "content": ""}),
+        None,
+    )];
     for (index, word) in words.iter().enumerate() {
         if index == 1 && fault == Some(Fault::Cut) {
             steps.push(Step::Break);
@@ -144,7 +163,8 @@ async fn wait(mut gate: watch::Receiver<bool>) {
 
 fn chunk(seen: &Seen, delta: &Value, finish: Option<&str>) -> Step {
     let mut event = base(seen);
-    event["choices"] = json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
+    event["choices"] =
+        json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
     event["usage"] = Value::Null;
     data(&event.to_string())
 }

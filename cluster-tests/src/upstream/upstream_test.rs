@@ -14,7 +14,9 @@ async fn ask(upstream: &Upstream, key: &str, body: &Value) -> Result<Answer> {
 #[tokio::test]
 async fn a_plain_answer_tells_exact_usage_and_is_remembered() {
     let upstream = Upstream::start().await.unwrap();
-    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("m", "hello")).await.unwrap();
+    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("m", "hello"))
+        .await
+        .unwrap();
     let answer = answer.expect(200).unwrap().json().unwrap();
     let seen = upstream.find("hello").unwrap();
     assert_eq!(answer["usage"]["prompt_tokens"], seen.prompt_tokens);
@@ -26,10 +28,15 @@ async fn a_plain_answer_tells_exact_usage_and_is_remembered() {
 #[tokio::test]
 async fn a_stream_ends_with_usage_and_done() {
     let upstream = Upstream::start().await.unwrap();
-    let answer = ask(&upstream, PROVIDER_KEY, &client::chat_stream("m", "hello")).await.unwrap();
+    let answer = ask(&upstream, PROVIDER_KEY, &client::chat_stream("m", "hello"))
+        .await
+        .unwrap();
     let events = answer.expect(200).unwrap().events().unwrap();
     let seen = upstream.find("hello").unwrap();
-    assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], seen.completion_tokens);
+    assert_eq!(
+        events.last().unwrap()["usage"]["completion_tokens"],
+        seen.completion_tokens
+    );
     assert!(seen.finished && seen.stream);
 }
 
@@ -56,11 +63,20 @@ async fn faults_are_faults() {
     for body in [client::chat("cut", "a"), client::chat_stream("cut", "b")] {
         ask(&upstream, PROVIDER_KEY, &body).await.unwrap_err();
     }
-    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("error", "c")).await.unwrap();
+    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("error", "c"))
+        .await
+        .unwrap();
     assert_eq!(answer.status, 429);
-    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("silent", "d")).await.unwrap();
+    let answer = ask(&upstream, PROVIDER_KEY, &client::chat("silent", "d"))
+        .await
+        .unwrap();
     assert!(answer.json().unwrap()["usage"].is_null());
-    assert!(upstream.seen().iter().all(|seen| seen.finished == (seen.label == "d")));
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|seen| seen.finished == (seen.label == "d"))
+    );
 }
 
 #[tokio::test]
@@ -71,9 +87,13 @@ async fn whoever_breaks_a_rule_is_found_out() {
     no_usage["stream"] = json!(true);
     let good = || client::json_request(CHAT, PROVIDER_KEY, &client::chat("m", "b")).unwrap();
     let mut with_client_key = good();
-    with_client_key.headers_mut().insert("x-custom", "me-abc".parse().unwrap());
+    with_client_key
+        .headers_mut()
+        .insert("x-custom", "me-abc".parse().unwrap());
     let mut with_our_header = good();
-    with_our_header.headers_mut().insert("x-mode-envoy-model", "m".parse().unwrap());
+    with_our_header
+        .headers_mut()
+        .insert("x-mode-envoy-model", "m".parse().unwrap());
     let bad: Vec<Request<Full<Bytes>>> = vec![
         client::json_request(CHAT, "me-client", &client::chat("m", "c")).unwrap(),
         client::json_request(CHAT, PROVIDER_KEY, &no_usage).unwrap(),
@@ -86,6 +106,10 @@ async fn whoever_breaks_a_rule_is_found_out() {
         assert_eq!(client::send(&address, request).await.unwrap().status, 400);
     }
     let complaints = upstream.check().unwrap_err().to_string();
-    assert_eq!(upstream.shared.book().complaints.len(), count, "{complaints}");
+    assert_eq!(
+        upstream.shared.book().complaints.len(),
+        count,
+        "{complaints}"
+    );
     assert_eq!(upstream.seen(), []);
 }

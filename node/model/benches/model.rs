@@ -75,6 +75,7 @@ fn registered() -> State {
     let mut state = State::new();
     let register = Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     };
     state.apply(

@@ -20,15 +20,13 @@ impl pb::config_server::Config for Api {
             dry_run,
             wait,
         } = request.into_inner();
-        let applied = call
-            .control
-            .apply(&call.who, &document, dry_run, wait)
-            .await;
+        let applied = call.control.apply(&call.who, document, dry_run, wait).await;
         let applied = applied.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::ApplyResponse {
             changes: applied.changes.iter().map(convert::change).collect(),
             revision: applied.revision,
             missing_nodes: applied.missing_nodes,
+            late_nodes: applied.late_nodes,
         }))
     }
 

@@ -79,20 +79,21 @@ fn watch_failure(app: &App, member: &Handle) {
 fn log_phases(app: &App) {
     let mut phases = app.phase.subscribe();
     let stopping = app.supervisor.stopping();
-    app.supervisor.spawn("phases", TaskKind::BestEffort, async move {
-        loop {
-            match &*phases.borrow_and_update() {
-                Phase::Starting | Phase::Forming { .. } => {}
-                Phase::Replaying => tracing::info!("replaying the log"),
-                Phase::Member => {
-                    tracing::info!("this node is a member of the cluster");
-                    return Ok(());
+    app.supervisor
+        .spawn("phases", TaskKind::BestEffort, async move {
+            loop {
+                match &*phases.borrow_and_update() {
+                    Phase::Starting | Phase::Forming { .. } => {}
+                    Phase::Replaying => tracing::info!("replaying the log"),
+                    Phase::Member => {
+                        tracing::info!("this node is a member of the cluster");
+                        return Ok(());
+                    }
+                }
+                tokio::select! {
+                    () = stopping.cancelled() => return Ok(()),
+                    changed = phases.changed() => changed?,
                 }
             }
-            tokio::select! {
-                () = stopping.cancelled() => return Ok(()),
-                changed = phases.changed() => changed?,
-            }
-        }
-    });
+        });
 }

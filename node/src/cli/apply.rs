@@ -34,6 +34,7 @@ struct Shown<'a> {
     revision: u64,
     dry_run: bool,
     missing_nodes: &'a [u64],
+    late_nodes: &'a [u64],
 }
 
 #[derive(Serialize)]
@@ -57,7 +58,11 @@ pub(super) async fn run(client: Client, args: ApplyArgs, format: Format) -> anyh
     let Ok(document) = write(&drafts) else {
         bail!("the documents hold a text that YAML cannot express; nothing was sent");
     };
-    let message = pb::ApplyRequest { document, dry_run: args.dry_run, wait: args.wait };
+    let message = pb::ApplyRequest {
+        document,
+        dry_run: args.dry_run,
+        wait: args.wait,
+    };
     let applied = client
         .call(message, |channel, request| async move {
             api!(ConfigClient, channel).apply(request).await
@@ -74,21 +79,35 @@ fn show(response: &pb::ApplyResponse, args: &ApplyArgs, format: Format) -> Ended
         for change in &response.changes {
             data(&format!("{} {}\n", object(change), change.change));
         }
-        let suffix = if args.dry_run { " (dry run: nothing was changed)" } else { "" };
+        let suffix = if args.dry_run {
+            " (dry run: nothing was changed)"
+        } else {
+            ""
+        };
         data(&format!("revision {}{suffix}\n", response.revision));
     } else {
         let (table, shown) = (table(response), shown(response, args.dry_run));
         answer(format, &table, &shown);
     }
-    if response.missing_nodes.is_empty() {
+    if !response.missing_nodes.is_empty() {
+        note(&format!(
+            "not reached: node {}; it has the change as soon as it is back",
+            listed(&response.missing_nodes)
+        ));
+    }
+    if response.late_nodes.is_empty() {
         return Ended::Done;
     }
-    let nodes: Vec<_> = response.missing_nodes.iter().map(ToString::to_string).collect();
     note(&format!(
-        "the change is in force, but not confirmed by node {}; see `mode-envoy cluster status`",
-        nodes.join(", ")
+        "error: the change is made, but node {} does not have it in force yet; see `mode-envoy cluster status`",
+        listed(&response.late_nodes)
     ));
     Ended::Failed
+}
+
+fn listed(nodes: &[u64]) -> String {
+    let nodes: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+    nodes.join(", ")
 }
 
 fn object(change: &pb::ObjectChange) -> String {
@@ -99,8 +118,18 @@ fn object(change: &pb::ObjectChange) -> String {
 }
 
 fn table(response: &pb::ApplyResponse) -> Table {
-    let row = |c: &pb::ObjectChange| [c.kind.clone(), c.tenant.clone(), c.name.clone(), c.change.clone()];
-    Table::of_texts(["kind", "tenant", "name", "change"], response.changes.iter().map(row).collect())
+    let row = |c: &pb::ObjectChange| {
+        [
+            c.kind.clone(),
+            c.tenant.clone(),
+            c.name.clone(),
+            c.change.clone(),
+        ]
+    };
+    Table::of_texts(
+        ["kind", "tenant", "name", "change"],
+        response.changes.iter().map(row).collect(),
+    )
 }
 
 fn shown(response: &pb::ApplyResponse, dry_run: bool) -> Shown<'_> {
@@ -109,26 +138,47 @@ fn shown(response: &pb::ApplyResponse, dry_run: bool) -> Shown<'_> {
         revision: response.revision,
         dry_run,
         missing_nodes: &response.missing_nodes,
+        late_nodes: &response.late_nodes,
     }
 }
 
 fn shown_change(change: &pb::ObjectChange) -> ShownChange<'_> {
-    let pb::ObjectChange { kind, tenant, name, change } = change;
-    ShownChange { kind, tenant, name, change }
+    let pb::ObjectChange {
+        kind,
+        tenant,
+        name,
+        change,
+    } = change;
+    ShownChange {
+        kind,
+        tenant,
+        name,
+        change,
+    }
 }
 
 fn refused(faults: &[Located]) -> Ended {
     for fault in faults {
         note(&fault.to_string());
     }
-    note(&format!("error: {} fault{}; nothing was changed", faults.len(), if faults.len() == 1 { "" } else { "s" }));
+    note(&format!(
+        "error: {} fault{}; nothing was changed",
+        faults.len(),
+        if faults.len() == 1 { "" } else { "s" }
+    ));
     Ended::Failed
 }
 
 /// Where a node's refusal names fields, points at them in the user's files.
 fn placed(inputs: &Inputs, error: anyhow::Error) -> anyhow::Result<Ended> {
-    let fields = error.downcast_ref::<Refused>().map(Refused::fields).unwrap_or_default();
-    let located: Vec<_> = fields.iter().map(|f| inputs.locate(&f.path, &f.problem)).collect();
+    let fields = error
+        .downcast_ref::<Refused>()
+        .map(Refused::fields)
+        .unwrap_or_default();
+    let located: Vec<_> = fields
+        .iter()
+        .map(|f| inputs.locate(&f.path, &f.problem))
+        .collect();
     if located.iter().all(|fault| fault.line == 0) {
         return Err(error);
     }

@@ -41,7 +41,13 @@ pub(super) fn run(verb: CertsVerb, format: Format) -> anyhow::Result<Ended> {
         Format::Table => data(&format!("{}\n", text.as_str())),
         Format::Json | Format::Yaml | Format::Csv => {
             let table = Table::of_texts(["secret"], vec![[text.as_str().to_owned()]]);
-            answer(format, &table, &Shown { secret: text.as_str() });
+            answer(
+                format,
+                &table,
+                &Shown {
+                    secret: text.as_str(),
+                },
+            );
         }
     }
     Ok(Ended::Done)

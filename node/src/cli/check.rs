@@ -30,8 +30,11 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> anyhow::Result<Ended> {
         Ok(inputs) => {
             let drafts = inputs.drafts();
             let checked = check::check(&drafts);
-            let mut faults: Vec<_> =
-                checked.faults.iter().map(|v| inputs.locate(&v.path, &v.problem)).collect();
+            let mut faults: Vec<_> = checked
+                .faults
+                .iter()
+                .map(|v| inputs.locate(&v.path, &v.problem))
+                .collect();
             faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
             let assumed: Vec<_> = checked.assumed.iter().map(ToString::to_string).collect();
             (faults, assumed, drafts.len())
@@ -42,10 +45,20 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> anyhow::Result<Ended> {
             data(&format!("{fault}\n"));
         }
     } else {
-        answer(format, &table(&faults), &Shown { faults: &faults, assumed: assumed.clone() });
+        answer(
+            format,
+            &table(&faults),
+            &Shown {
+                faults: &faults,
+                assumed: assumed.clone(),
+            },
+        );
     }
     if !assumed.is_empty() {
-        note(&format!("not defined here, so the cluster must have: {}", assumed.join(", ")));
+        note(&format!(
+            "not defined here, so the cluster must have: {}",
+            assumed.join(", ")
+        ));
     }
     if faults.is_empty() {
         note(&format!("no fault in {objects} objects"));
@@ -56,7 +69,16 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> anyhow::Result<Ended> {
 
 fn table(faults: &[Located]) -> Table {
     let row = |f: &Located| {
-        [f.file.clone(), f.line.to_string(), f.column.to_string(), f.path.clone(), f.problem.clone()]
+        [
+            f.file.clone(),
+            f.line.to_string(),
+            f.column.to_string(),
+            f.path.clone(),
+            f.problem.clone(),
+        ]
     };
-    Table::of_texts(["file", "line", "column", "path", "problem"], faults.iter().map(row).collect())
+    Table::of_texts(
+        ["file", "line", "column", "path", "problem"],
+        faults.iter().map(row).collect(),
+    )
 }

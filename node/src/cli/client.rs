@@ -57,7 +57,10 @@ pub(crate) struct FieldFault {
 impl Client {
     /// Over the addresses given; `token` is what the command line or the environment says.
     pub(crate) fn new(urls: &[String], token: Option<&str>) -> anyhow::Result<Self> {
-        let nodes = urls.iter().map(|url| Node::new(url.trim(), token)).collect::<Result<Vec<_>, _>>()?;
+        let nodes = urls
+            .iter()
+            .map(|url| Node::new(url.trim(), token))
+            .collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             bail!("no admin address: give one by --admin or MODE_ENVOY_ADMIN");
         }
@@ -85,10 +88,19 @@ impl Client {
                 Err(status) if nothing_happened(&status) && i + 1 < self.nodes.len() => {
                     unreached.push(format!("{}: {}", node.url, status.message()));
                 }
-                Err(status) => return Err(Refused { url: node.url.clone(), status }.into()),
+                Err(status) => {
+                    return Err(Refused {
+                        url: node.url.clone(),
+                        status,
+                    }
+                    .into());
+                }
             }
         }
-        bail!("no node answered: {}; is one running, and is --admin right?", unreached.join("; "))
+        bail!(
+            "no node answered: {}; is one running, and is --admin right?",
+            unreached.join("; ")
+        )
     }
 }
 
@@ -97,7 +109,9 @@ impl Client {
 impl Node {
     fn new(url: &str, token: Option<&str>) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/').to_owned();
-        let uri: Uri = url.parse().with_context(|| format!("the admin address `{url}` is not a URL"))?;
+        let uri: Uri = url
+            .parse()
+            .with_context(|| format!("the admin address `{url}` is not a URL"))?;
         match uri.scheme_str() {
             Some("http") if uri.path() == "/" && uri.query().is_none() => {}
             Some("https") => bail!(
@@ -107,15 +121,17 @@ impl Node {
             _ => bail!("the admin address `{url}` is not like http://127.0.0.1:7070"),
         }
         let loopback = uri.host().is_some_and(is_loopback);
-        let token = match token {
+        // An empty variable is the same as none.
+        let token = match token.filter(|token| !token.trim().is_empty()) {
             Some(token) => Some(token.to_owned()),
             None => found_token(&url, loopback)?,
         };
         let authorization = match token {
             Some(token) => {
                 let value = format!("Bearer {}", token.trim());
-                let mut value: MetadataValue<Ascii> =
-                    value.parse().context("the admin token has characters that no token has")?;
+                let mut value: MetadataValue<Ascii> = value
+                    .parse()
+                    .context("the admin token has characters that no token has")?;
                 value.set_sensitive(true);
                 Some(value)
             }
@@ -126,13 +142,19 @@ impl Node {
             .timeout(CALL_TIMEOUT)
             .http2_max_header_list_size(MAX_HEAD_BYTES)
             .user_agent(concat!("mode-envoy/", env!("CARGO_PKG_VERSION")))?;
-        Ok(Self { url, endpoint, authorization })
+        Ok(Self {
+            url,
+            endpoint,
+            authorization,
+        })
     }
 
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", authorization.clone());
         }
         request
     }
@@ -145,8 +167,15 @@ impl Refused {
     pub(crate) fn fields(&self) -> Vec<FieldFault> {
         let details = self.status.get_error_details();
         let violations = details.bad_request().map(|b| b.field_violations.clone());
-        let fault = |v: tonic_types::FieldViolation| FieldFault { path: v.field, problem: v.description };
-        violations.unwrap_or_default().into_iter().map(fault).collect()
+        let fault = |v: tonic_types::FieldViolation| FieldFault {
+            path: v.field,
+            problem: v.description,
+        };
+        violations
+            .unwrap_or_default()
+            .into_iter()
+            .map(fault)
+            .collect()
     }
 }
 
@@ -158,7 +187,9 @@ impl std::fmt::Display for Refused {
         }
         // The message repeats the fields, and may have been cut.
         write!(f, "{}: refused", self.url)?;
-        fields.iter().try_for_each(|field| write!(f, "\n  {}: {}", field.path, field.problem))
+        fields
+            .iter()
+            .try_for_each(|field| write!(f, "\n  {}: {}", field.path, field.problem))
     }
 }
 
@@ -192,14 +223,18 @@ fn nothing_happened(status: &Status) -> bool {
 fn found_token(url: &str, loopback: bool) -> anyhow::Result<Option<String>> {
     if let Some(path) = std::env::var_os(TOKEN_FILE_VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        return read_token(&path).map(Some).with_context(|| format!("{TOKEN_FILE_VARIABLE} names it"));
+        return read_token(&path)
+            .map(Some)
+            .with_context(|| format!("{TOKEN_FILE_VARIABLE} names it"));
     }
     // A file that happens to lie here belongs to a node on this machine: it is not sent anywhere else.
     if !loopback {
         return Ok(None);
     }
     match context::lookup(url)? {
-        Some(entry) => read_token(&entry.token_file).map(Some).context("the context file names it"),
+        Some(entry) => read_token(&entry.token_file)
+            .map(Some)
+            .context("the context file names it"),
         None => Ok(None),
     }
 }
@@ -207,14 +242,23 @@ fn found_token(url: &str, loopback: bool) -> anyhow::Result<Option<String>> {
 fn read_token(path: &Path) -> anyhow::Result<String> {
     let doing = || format!("reading the token file {}", path.display());
     if fs::metadata(path).with_context(doing)?.len() > MAX_TOKEN_FILE_BYTES {
-        bail!("reading the token file {}: it is too long for one", path.display());
+        bail!(
+            "reading the token file {}: it is too long for one",
+            path.display()
+        );
     }
-    Ok(fs::read_to_string(path).with_context(doing)?.trim().to_owned())
+    Ok(fs::read_to_string(path)
+        .with_context(doing)?
+        .trim()
+        .to_owned())
 }
 
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -235,7 +279,12 @@ mod tests {
 
     #[test]
     fn addresses_are_http_urls_without_a_path() {
-        for url in ["http://127.0.0.1:7070", "http://127.0.0.1:7070/", "http://[::1]:7070", "http://localhost:1"] {
+        for url in [
+            "http://127.0.0.1:7070",
+            "http://127.0.0.1:7070/",
+            "http://[::1]:7070",
+            "http://localhost:1",
+        ] {
             assert!(Client::new(&[url.to_owned()], Some("t")).is_ok(), "{url}");
         }
         for (url, part) in [
@@ -251,9 +300,14 @@ mod tests {
 
     #[test]
     fn only_loopback_is_this_machine() {
-        for (host, loopback) in
-            [("127.0.0.1", true), ("127.9.9.9", true), ("[::1]", true), ("localhost", true), ("10.0.0.1", false), ("localhost.evil.test", false)]
-        {
+        for (host, loopback) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("[::1]", true),
+            ("localhost", true),
+            ("10.0.0.1", false),
+            ("localhost.evil.test", false),
+        ] {
             assert_eq!(is_loopback(host), loopback, "{host}");
         }
     }
@@ -265,8 +319,13 @@ mod tests {
             Status::with_error_details(code, "no leader", details)
         };
         assert!(nothing_happened(&with(Code::Unavailable, "UNAVAILABLE")));
-        assert!(!nothing_happened(&with(Code::DeadlineExceeded, "OUTCOME_UNKNOWN")));
-        assert!(!nothing_happened(&Status::unavailable("the connection broke")));
+        assert!(!nothing_happened(&with(
+            Code::DeadlineExceeded,
+            "OUTCOME_UNKNOWN"
+        )));
+        assert!(!nothing_happened(&Status::unavailable(
+            "the connection broke"
+        )));
     }
 
     #[test]
@@ -274,7 +333,13 @@ mod tests {
         let mut details = ErrorDetails::new();
         details.set_bad_request(vec![FieldViolation::new("name", "it is missing")]);
         let status = Status::with_error_details(Code::InvalidArgument, "refused: name: …", details);
-        let refused = Refused { url: "http://n".to_owned(), status };
-        assert_eq!(refused.to_string(), "http://n: refused\n  name: it is missing");
+        let refused = Refused {
+            url: "http://n".to_owned(),
+            status,
+        };
+        assert_eq!(
+            refused.to_string(),
+            "http://n: refused\n  name: it is missing"
+        );
     }
 }

@@ -37,7 +37,11 @@ struct ShownNode<'a> {
     version: &'a str,
 }
 
-pub(super) async fn run(client: Client, verb: ClusterVerb, format: Format) -> anyhow::Result<Ended> {
+pub(super) async fn run(
+    client: Client,
+    verb: ClusterVerb,
+    format: Format,
+) -> anyhow::Result<Ended> {
     let ClusterVerb::Status = verb;
     let status = client
         .call(pb::StatusRequest {}, |channel, request| async move {
@@ -88,8 +92,17 @@ fn table(status: &pb::StatusResponse) -> Table {
             node.version.clone(),
         ]
     };
-    let head =
-        ["id", "role", "reachable", "applied_index", "revision", "gateway", "admin", "peer", "version"];
+    let head = [
+        "id",
+        "role",
+        "reachable",
+        "applied_index",
+        "revision",
+        "gateway",
+        "admin",
+        "peer",
+        "version",
+    ];
     Table::of_texts(head, status.nodes.iter().map(row).collect())
 }
 
@@ -115,8 +128,12 @@ mod tests {
             peer: "127.0.0.1:7071".to_owned(),
             version: "0.1.0".to_owned(),
         };
-        let mut status =
-            pb::StatusResponse { cluster_id: "ab".to_owned(), leader: 1, revision: 3, nodes: vec![node] };
+        let mut status = pb::StatusResponse {
+            cluster_id: "ab".to_owned(),
+            leader: 1,
+            revision: 3,
+            nodes: vec![node],
+        };
         assert_eq!(
             value(&status),
             serde_json::json!({"cluster_id": "ab", "leader": 1, "revision": 3, "nodes": [{

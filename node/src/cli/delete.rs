@@ -40,10 +40,19 @@ pub(super) async fn run(client: Client, args: DeleteArgs, format: Format) -> any
         })
         .await?;
     if format == Format::Table {
-        data(&format!("{} {} deleted\nrevision {}\n", args.kind, args.name, deleted.revision));
+        data(&format!(
+            "{} {} deleted\nrevision {}\n",
+            args.kind, args.name, deleted.revision
+        ));
     } else {
         let table = Table::of_texts(["revision"], vec![[deleted.revision.to_string()]]);
-        answer(format, &table, &Shown { revision: deleted.revision });
+        answer(
+            format,
+            &table,
+            &Shown {
+                revision: deleted.revision,
+            },
+        );
     }
     Ok(Ended::Done)
 }

@@ -9,7 +9,7 @@ use crate::demo::{self, Options};
 
 /// Three nodes on this machine, an embedded model, live calls, the same usage table from each node.
 #[derive(Args, Clone, Debug)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Stop after the tables; the exit status is 0 only if everything held.
     #[arg(long)]
     exit: bool,
@@ -22,9 +22,16 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo to its end.
-pub fn run(args: DemoArgs) -> ExitCode {
-    let options = Options { exit: args.exit, nodes: args.nodes, dir: args.dir };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+pub(crate) fn run(args: DemoArgs) -> ExitCode {
+    let options = Options {
+        exit: args.exit,
+        nodes: args.nodes,
+        dir: args.dir,
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return demo::fail(&anyhow::anyhow!("starting the demo's runtime: {error}")),
     };

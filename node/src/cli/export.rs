@@ -6,7 +6,8 @@ use mode_envoy_proto::admin::v1::config_client::ConfigClient;
 
 use super::Ended;
 use super::client::{Client, api};
-use super::output::{Format, data, json_of_yaml};
+use super::output::{Format, data, json};
+use crate::control::document::tree;
 
 /// Prints the whole configuration as a document that `apply` takes back.
 #[derive(Args, Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub(super) async fn run(client: Client, args: ExportArgs, format: Format) -> any
         })
         .await?;
     match format {
-        Format::Json => data(&json_of_yaml(&exported.document)?),
+        Format::Json => data(&json(&tree(&exported.document)?)),
         // A document has no columns: YAML is its form.
         Format::Table | Format::Yaml | Format::Csv => data(&exported.document),
     }

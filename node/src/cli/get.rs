@@ -11,8 +11,8 @@ use mode_envoy_proto::admin::v1::config_client::ConfigClient;
 
 use super::Ended;
 use super::client::{Client, api};
-use super::output::{Format, Table, answer, data, json_of_yaml};
-use crate::control::document::{Draft, read};
+use super::output::{Format, Table, answer, data, json};
+use crate::control::document::{Draft, read, tree};
 
 /// Prints objects of one kind.
 #[derive(Args, Clone, Debug)]
@@ -45,12 +45,9 @@ pub(super) async fn run(client: Client, args: GetArgs, format: Format) -> anyhow
         })
         .await?;
     match (format, kind) {
-        (Format::Json, _) => data(&json_of_yaml(&got.document)?),
+        (Format::Json, _) => data(&json(&tree(&got.document)?)),
         (Format::Table | Format::Csv, Some(kind)) => {
-            let document = read(&got.document).map_err(|faults| {
-                let fault = faults.list.first().map(ToString::to_string).unwrap_or_default();
-                anyhow::anyhow!("reading the node's answer (is it of a newer release?): {fault}")
-            })?;
+            let document = read(&got.document)?;
             answer(format, &table(kind, &document.drafts), &());
         }
         (Format::Table | Format::Csv | Format::Yaml, _) => data(&got.document),
@@ -65,7 +62,9 @@ fn table(kind: Kind, drafts: &[Draft]) -> Table {
         Kind::Provider => &["name", "protocol", "base_url", "keys"],
         Kind::Model => &["name", "target", "price", "access"],
         Kind::Service => &["name", "endpoints"],
-        Kind::Route => &["tenant", "name", "hosts", "paths", "methods", "auth", "service"],
+        Kind::Route => &[
+            "tenant", "name", "hosts", "paths", "methods", "auth", "service",
+        ],
     };
     Table {
         head: head.iter().map(ToString::to_string).collect(),
@@ -92,7 +91,12 @@ fn row(draft: &Draft) -> Vec<String> {
                 Protocol::Embedded => "embedded",
             };
             let keys = draft.keys.len().to_string();
-            vec![o.name.to_string(), protocol.to_owned(), o.base_url.to_string(), keys]
+            vec![
+                o.name.to_string(),
+                protocol.to_owned(),
+                o.base_url.to_string(),
+                keys,
+            ]
         }
         Object::Model(o) => {
             let target = o.targets.first();
@@ -106,9 +110,14 @@ fn row(draft: &Draft) -> Vec<String> {
             });
             vec![
                 o.name.to_string(),
-                target.map(|t| format!("{}/{}", t.provider, t.model)).unwrap_or_default(),
+                target
+                    .map(|t| format!("{}/{}", t.provider, t.model))
+                    .unwrap_or_default(),
                 price.map(price_text).unwrap_or_default(),
-                access.map_or_else(|| "all".to_owned(), |a| if a.is_empty() { "nobody".to_owned() } else { a }),
+                access.map_or_else(
+                    || "all".to_owned(),
+                    |a| if a.is_empty() { "nobody".to_owned() } else { a },
+                ),
             ]
         }
         Object::Service(o) => {
@@ -134,7 +143,11 @@ fn row(draft: &Draft) -> Vec<String> {
 }
 
 fn price_text(price: &Price) -> String {
-    let text = |pico| TokenPrice::from_pico_dollars(pico).map(|p| p.to_string()).unwrap_or_default();
+    let text = |pico| {
+        TokenPrice::from_pico_dollars(pico)
+            .map(|p| p.to_string())
+            .unwrap_or_default()
+    };
     format!("{} in, {} out", text(price.input), text(price.output))
 }
 
@@ -162,11 +175,18 @@ mod tests {
         let text = include_str!("../control/document/golden/everything.yaml");
         let document = read(text).unwrap();
         for kind in Kind::ALL {
-            let drafts: Vec<_> =
-                document.drafts.iter().filter(|d| d.reference().kind == kind).cloned().collect();
+            let drafts: Vec<_> = document
+                .drafts
+                .iter()
+                .filter(|d| d.reference().kind == kind)
+                .cloned()
+                .collect();
             let table = table(kind, &drafts);
             assert!(!table.rows.is_empty());
-            assert!(table.rows.iter().all(|row| row.len() == table.head.len()), "{kind}");
+            assert!(
+                table.rows.iter().all(|row| row.len() == table.head.len()),
+                "{kind}"
+            );
         }
     }
 }

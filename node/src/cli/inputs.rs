@@ -53,7 +53,9 @@ impl Inputs {
             for (name, text) in texts(path)? {
                 total += text.len();
                 if total > MAX_BYTES {
-                    bail!("the documents have more than {MAX_BYTES} bytes together; apply them in parts");
+                    bail!(
+                        "the documents have more than {MAX_BYTES} bytes together; apply them in parts"
+                    );
                 }
                 match document::read(&text) {
                     Ok(document) => inputs.sources.push(Source { name, document }),
@@ -61,19 +63,32 @@ impl Inputs {
                         faults.extend(found.list.iter().map(|fault| located(&name, fault)));
                         if found.omitted > 0 {
                             let problem = format!("and {} more faults", found.omitted);
-                            faults.push(Located { file: name, line: 0, column: 0, path: String::new(), problem });
+                            faults.push(Located {
+                                file: name,
+                                line: 0,
+                                column: 0,
+                                path: String::new(),
+                                problem,
+                            });
                         }
                     }
                 }
             }
         }
         inputs.find_duplicates(&mut faults);
-        Ok(if faults.is_empty() { Ok(inputs) } else { Err(faults) })
+        Ok(if faults.is_empty() {
+            Ok(inputs)
+        } else {
+            Err(faults)
+        })
     }
 
     /// Every object, in the order of the files.
     pub(super) fn drafts(&self) -> Vec<Draft> {
-        self.sources.iter().flat_map(|source| source.document.drafts.iter().cloned()).collect()
+        self.sources
+            .iter()
+            .flat_map(|source| source.document.drafts.iter().cloned())
+            .collect()
     }
 
     /// Every object with its secrets as values; what is missing is listed as a whole.
@@ -99,7 +114,11 @@ impl Inputs {
                 drafts.push(draft);
             }
         }
-        if faults.is_empty() { Ok(drafts) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(drafts)
+        } else {
+            Err(faults)
+        }
     }
 
     /// Places a fault that was found by its path only.
@@ -108,9 +127,17 @@ impl Inputs {
             .sources
             .iter()
             .find_map(|source| Some((&source.name, source.document.locator.find(path)?)));
-        let (file, at) = found.map(|(name, at)| (name.clone(), at)).unwrap_or_default();
+        let (file, at) = found
+            .map(|(name, at)| (name.clone(), at))
+            .unwrap_or_default();
         let (path, problem) = (path.to_owned(), problem.to_owned());
-        Located { file, line: at.line, column: at.column, path, problem }
+        Located {
+            file,
+            line: at.line,
+            column: at.column,
+            path,
+            problem,
+        }
     }
 
     /// Within one document they are faults already.
@@ -122,7 +149,11 @@ impl Inputs {
                 let path = label(&reference);
                 if let Some((first, at)) = seen.insert(reference, (&source.name, draft.at)) {
                     let problem = format!("this name is taken by the object at {first}:{at}");
-                    let fault = Fault { at: draft.at, path, problem };
+                    let fault = Fault {
+                        at: draft.at,
+                        path,
+                        problem,
+                    };
                     faults.push(located(&source.name, &fault));
                 }
             }
@@ -164,7 +195,10 @@ fn located(name: &str, fault: &Fault) -> Located {
 /// The texts that a path names: itself, or the documents of a folder in the order of their names.
 fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     if path == Path::new("-") {
-        return Ok(vec![("-".to_owned(), limited(io::stdin().lock(), "standard input")?)]);
+        return Ok(vec![(
+            "-".to_owned(),
+            limited(io::stdin().lock(), "standard input")?,
+        )]);
     }
     if !path.is_dir() {
         return Ok(vec![read_file(path)?]);
@@ -178,11 +212,17 @@ fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
             files.push(file);
         }
         if files.len() > MAX_FILES {
-            bail!("the folder {} has more than {MAX_FILES} documents", path.display());
+            bail!(
+                "the folder {} has more than {MAX_FILES} documents",
+                path.display()
+            );
         }
     }
     if files.is_empty() {
-        bail!("the folder {} has no .yaml, .yml or .json files", path.display());
+        bail!(
+            "the folder {} has no .yaml, .yml or .json files",
+            path.display()
+        );
     }
     files.sort();
     files.iter().map(|file| read_file(file)).collect()
@@ -198,7 +238,10 @@ fn read_file(path: &Path) -> anyhow::Result<(String, String)> {
 fn limited(input: impl io::Read, name: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     let limit = u64::try_from(MAX_BYTES)? + 1;
-    input.take(limit).read_to_string(&mut text).with_context(|| format!("reading {name}"))?;
+    input
+        .take(limit)
+        .read_to_string(&mut text)
+        .with_context(|| format!("reading {name}"))?;
     if text.len() > MAX_BYTES {
         bail!("{name} has more than {MAX_BYTES} bytes; apply it in parts");
     }
@@ -244,7 +287,11 @@ mod tests {
 
     fn names(faults: &[Located]) -> Vec<String> {
         let short = |fault: &Located| {
-            let file = Path::new(&fault.file).file_name().unwrap().to_string_lossy().into_owned();
+            let file = Path::new(&fault.file)
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
             format!("{file}:{}:{}: {}", fault.line, fault.column, fault.path)
         };
         faults.iter().map(short).collect()
@@ -259,7 +306,11 @@ mod tests {
             ("notes.txt", "not: [a document"),
         ]);
         let inputs = Inputs::read(&[folder.path().to_owned()]).unwrap().unwrap();
-        let names: Vec<_> = inputs.drafts().iter().map(|d| d.reference().to_string()).collect();
+        let names: Vec<_> = inputs
+            .drafts()
+            .iter()
+            .map(|d| d.reference().to_string())
+            .collect();
         assert_eq!(names, ["tenant one", "tenant two", "tenant three"]);
     }
 
@@ -270,8 +321,13 @@ mod tests {
             ("b.yaml", "tenants:\n- name: one\n"),
             ("c.yaml", "\ntenant: []\n"),
         ]);
-        let faults = Inputs::read(&[folder.path().to_owned()]).unwrap().unwrap_err();
-        assert_eq!(names(&faults), ["c.yaml:2:1: tenant", "b.yaml:2:3: tenants[one]"]);
+        let faults = Inputs::read(&[folder.path().to_owned()])
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(
+            names(&faults),
+            ["c.yaml:2:1: tenant", "b.yaml:2:3: tenants[one]"]
+        );
     }
 
     #[test]
@@ -285,22 +341,40 @@ mod tests {
             at("empty")
         );
         fs::write(folder.path().join("p.yaml"), text).unwrap();
-        let inputs = Inputs::read(&[folder.path().join("p.yaml")]).unwrap().unwrap();
+        let inputs = Inputs::read(&[folder.path().join("p.yaml")])
+            .unwrap()
+            .unwrap();
         let faults = inputs.resolved().unwrap_err();
         assert_eq!(
             names(&faults),
-            ["p.yaml:5:5: providers[p].keys[0]", "p.yaml:7:5: providers[p].keys[2]", "p.yaml:8:5: providers[p].keys[3]"]
+            [
+                "p.yaml:5:5: providers[p].keys[0]",
+                "p.yaml:7:5: providers[p].keys[2]",
+                "p.yaml:8:5: providers[p].keys[3]"
+            ]
         );
         let secret = resolve(&SecretSource::File(at("secret.txt"))).unwrap();
-        assert_eq!(secret, SecretSource::Value(Secret::new("sk-from-a-file".to_owned())));
+        assert_eq!(
+            secret,
+            SecretSource::Value(Secret::new("sk-from-a-file".to_owned()))
+        );
     }
 
     #[test]
     fn a_fault_that_the_cluster_found_is_placed_in_its_file() {
         let folder = folder(&[("a.yaml", "consumers:\n- name: app\n  tenant: acme\n")]);
-        let inputs = Inputs::read(&[folder.path().join("a.yaml")]).unwrap().unwrap();
+        let inputs = Inputs::read(&[folder.path().join("a.yaml")])
+            .unwrap()
+            .unwrap();
         let fault = inputs.locate("consumers[acme/app].tenant", "there is no tenant acme");
-        assert!(fault.to_string().ends_with("a.yaml:3:11: consumers[acme/app].tenant: there is no tenant acme"));
-        assert_eq!(inputs.locate("objects", "too many").to_string(), "objects: too many");
+        assert!(
+            fault
+                .to_string()
+                .ends_with("a.yaml:3:11: consumers[acme/app].tenant: there is no tenant acme")
+        );
+        assert_eq!(
+            inputs.locate("objects", "too many").to_string(),
+            "objects: too many"
+        );
     }
 }

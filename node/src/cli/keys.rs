@@ -88,73 +88,137 @@ struct Revoked {
 
 pub(super) async fn run(client: Client, verb: KeysVerb, format: Format) -> anyhow::Result<Ended> {
     match verb {
-        KeysVerb::Create { tenant, consumer, name, expires } => {
+        KeysVerb::Create {
+            tenant,
+            consumer,
+            name,
+            expires,
+        } => {
             let message = pb::CreateKeyRequest {
                 tenant,
                 consumer,
                 name: name.unwrap_or_default(),
                 expires_in_seconds: expires.unwrap_or_default(),
             };
-            let made = client
-                .call(message, |channel, request| async move {
-                    api!(KeysClient, channel).create_key(request).await
-                })
-                .await?;
-            show(&made, format);
+            show(&create(&client, message).await?, format);
         }
-        KeysVerb::List { tenant, consumer, local } => {
+        KeysVerb::List {
+            tenant,
+            consumer,
+            local,
+        } => {
             let message = pb::ListKeysRequest {
                 tenant: tenant.unwrap_or_default(),
                 consumer: consumer.unwrap_or_default(),
                 local,
             };
-            let listed = client
-                .call(message, |channel, request| async move {
-                    api!(KeysClient, channel).list_keys(request).await
-                })
-                .await?;
-            list(&listed, format);
+            show_list(&list(&client, message).await?, format);
         }
-        KeysVerb::Rotate { name, tenant, grace } => {
-            let tenant = tenant.unwrap_or_default();
-            let message = pb::RotateKeyRequest { tenant, name, grace_seconds: grace };
-            let made = client
-                .call(message, |channel, request| async move {
-                    api!(KeysClient, channel).rotate_key(request).await
-                })
-                .await?;
-            show(&made, format);
+        KeysVerb::Rotate {
+            name,
+            tenant,
+            grace,
+        } => {
+            let message = pb::RotateKeyRequest {
+                tenant: tenant.unwrap_or_default(),
+                name,
+                grace_seconds: grace,
+            };
+            show(&rotate(&client, message).await?, format);
         }
         KeysVerb::Revoke { name, tenant } => {
-            let message = pb::RevokeKeyRequest { tenant: tenant.unwrap_or_default(), name: name.clone() };
-            let revoked = client
-                .call(message, |channel, request| async move {
-                    api!(KeysClient, channel).revoke_key(request).await
-                })
-                .await?;
-            revoked_note(&name, revoked.revision, format);
+            let message = pb::RevokeKeyRequest {
+                tenant: tenant.unwrap_or_default(),
+                name: name.clone(),
+            };
+            show_revoked(&name, revoke(&client, message).await?.revision, format);
         }
     }
     Ok(Ended::Done)
 }
 
+async fn create(
+    client: &Client,
+    message: pb::CreateKeyRequest,
+) -> anyhow::Result<pb::CreateKeyResponse> {
+    let send =
+        |channel, request| async move { api!(KeysClient, channel).create_key(request).await };
+    client.call(message, send).await
+}
+
+async fn list(
+    client: &Client,
+    message: pb::ListKeysRequest,
+) -> anyhow::Result<pb::ListKeysResponse> {
+    let send = |channel, request| async move { api!(KeysClient, channel).list_keys(request).await };
+    client.call(message, send).await
+}
+
+async fn rotate(
+    client: &Client,
+    message: pb::RotateKeyRequest,
+) -> anyhow::Result<pb::CreateKeyResponse> {
+    let send =
+        |channel, request| async move { api!(KeysClient, channel).rotate_key(request).await };
+    client.call(message, send).await
+}
+
+async fn revoke(
+    client: &Client,
+    message: pb::RevokeKeyRequest,
+) -> anyhow::Result<pb::RevokeKeyResponse> {
+    let send =
+        |channel, request| async move { api!(KeysClient, channel).revoke_key(request).await };
+    client.call(message, send).await
+}
+
 fn show(made: &pb::CreateKeyResponse, format: Format) {
     let key = made.key.clone().unwrap_or_default();
-    let shown = Shown { secret: Some(&made.secret), revision: Some(made.revision), ..shown(&key) };
-    let row = [&key.id, &key.name, &key.tenant, &key.consumer, &key.expires, &made.secret];
+    let shown = Shown {
+        secret: Some(&made.secret),
+        revision: Some(made.revision),
+        ..shown(&key)
+    };
+    let row = [
+        &key.id,
+        &key.name,
+        &key.tenant,
+        &key.consumer,
+        &key.expires,
+        &made.secret,
+    ];
     let head = ["id", "name", "tenant", "consumer", "expires", "secret"];
-    answer(format, &Table::of_texts(head, vec![row.map(Clone::clone)]), &shown);
+    answer(
+        format,
+        &Table::of_texts(head, vec![row.map(Clone::clone)]),
+        &shown,
+    );
     note("the secret is shown this once and kept nowhere; store it now");
 }
 
-fn list(listed: &pb::ListKeysResponse, format: Format) {
+fn show_list(listed: &pb::ListKeysResponse, format: Format) {
     let row = |key: &pb::Key| {
-        [&key.tenant, &key.name, &key.consumer, &key.id, &key.created, &key.expires].map(Clone::clone)
+        [
+            &key.tenant,
+            &key.name,
+            &key.consumer,
+            &key.id,
+            &key.created,
+            &key.expires,
+        ]
+        .map(Clone::clone)
     };
     let head = ["tenant", "name", "consumer", "id", "created", "expires"];
     let table = Table::of_texts(head, listed.keys.iter().map(row).collect());
     let keys = listed.keys.iter().map(shown).collect();
-    answer(format, &table, &Listed { keys, revision: listed.revision });
+    answer(
+        format,
+        &table,
+        &Listed {
+            keys,
+            revision: listed.revision,
+        },
+    );
 }
 
 fn shown(key: &pb::Key) -> Shown<'_> {
@@ -170,7 +234,7 @@ fn shown(key: &pb::Key) -> Shown<'_> {
     }
 }
 
-fn revoked_note(name: &str, revision: u64, format: Format) {
+fn show_revoked(name: &str, revision: u64, format: Format) {
     if format == Format::Table {
         data(&format!("key {name} revoked\nrevision {revision}\n"));
     } else {
@@ -199,7 +263,11 @@ mod tests {
             created: "2026-03-01T09:30:00Z".to_owned(),
             expires: String::new(),
         };
-        let shown = Shown { secret: Some("me-x"), revision: Some(7), ..shown(&key) };
+        let shown = Shown {
+            secret: Some("me-x"),
+            revision: Some(7),
+            ..shown(&key)
+        };
         let json = render(Format::Json, &Table::default(), &shown);
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(

@@ -46,7 +46,15 @@ impl Table {
         let head: Vec<_> = self.head.iter().map(|name| name.to_uppercase()).collect();
         // An empty cell would be hard to see, and harder to cut out of a line.
         let shown = |row: &Vec<String>| -> Vec<String> {
-            row.iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { cell.clone() }).collect()
+            row.iter()
+                .map(|cell| {
+                    if cell.is_empty() {
+                        "-".to_owned()
+                    } else {
+                        cell.clone()
+                    }
+                })
+                .collect()
         };
         let rows: Vec<_> = self.rows.iter().map(shown).collect();
         let lines = || std::iter::once(&head).chain(&rows);
@@ -57,9 +65,17 @@ impl Table {
         let widths: Vec<_> = (0..self.head.len()).map(width).collect();
         let mut text = String::new();
         for line in lines() {
-            let cells = line.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-                if i < self.texts { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-            });
+            let cells = line
+                .iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(i, (cell, width))| {
+                    if i < self.texts {
+                        format!("{cell:<width$}")
+                    } else {
+                        format!("{cell:>width$}")
+                    }
+                });
             text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');
         }
@@ -105,17 +121,12 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// A document as JSON.
-pub(crate) fn json_of_yaml(document: &str) -> anyhow::Result<String> {
-    // An empty document is the configuration of an empty cluster.
-    let value: Option<serde_json::Value> = serde_saphyr::from_str(document)
-        .map_err(|error| anyhow::anyhow!("reading the node's answer: {}", error.without_snippet()))?;
-    Ok(json(&value.unwrap_or_else(|| serde_json::json!({}))))
-}
-
-fn json(value: &impl Serialize) -> String {
+/// A value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> String {
     // Values are built from texts and numbers: they can always be written.
-    serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .unwrap_or_default()
 }
 
 fn yaml(value: &impl Serialize) -> String {
@@ -124,8 +135,13 @@ fn yaml(value: &impl Serialize) -> String {
 
 /// RFC 4180; a cell that a spreadsheet would take for a formula is a text.
 fn csv_cell(cell: &str) -> String {
-    let formula = cell.starts_with(['=', '+', '@', '\t']) || (cell.starts_with('-') && cell.parse::<f64>().is_err());
-    let cell = if formula { format!("'{cell}") } else { cell.to_owned() };
+    let formula = cell.starts_with(['=', '+', '@', '\t'])
+        || (cell.starts_with('-') && cell.parse::<f64>().is_err());
+    let cell = if formula {
+        format!("'{cell}")
+    } else {
+        cell.to_owned()
+    };
     if cell.contains([',', '"', '\n', '\r']) {
         return format!("\"{}\"", cell.replace('"', "\"\""));
     }
@@ -140,7 +156,10 @@ mod tests {
         let text = |s: &str| s.to_owned();
         Table {
             head: vec![text("key"), text("calls")],
-            rows: vec![vec![text("a, \"b\""), text("7")], vec![text("=1+1"), text("1234")]],
+            rows: vec![
+                vec![text("a, \"b\""), text("7")],
+                vec![text("=1+1"), text("1234")],
+            ],
             texts: 1,
         }
     }
@@ -168,11 +187,17 @@ mod tests {
             secret: &'static str,
             expires: Option<u64>,
         }
-        let value = Shown { secret: "me-x", expires: None };
+        let value = Shown {
+            secret: "me-x",
+            expires: None,
+        };
         assert_eq!(
             render(Format::Json, &table(), &value),
             "{\n  \"secret\": \"me-x\",\n  \"expires\": null\n}\n"
         );
-        assert_eq!(render(Format::Yaml, &table(), &value), "secret: me-x\nexpires: null\n");
+        assert_eq!(
+            render(Format::Yaml, &table(), &value),
+            "secret: me-x\nexpires: null\n"
+        );
     }
 }

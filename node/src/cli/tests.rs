@@ -62,7 +62,9 @@ fn lines_that_make_no_sense_are_used_wrongly() {
         "cluster",
         "export -o xml",
     ] {
-        let args = std::iter::once("mode-envoy").chain(line.split_whitespace()).map(OsString::from);
+        let args = std::iter::once("mode-envoy")
+            .chain(line.split_whitespace())
+            .map(OsString::from);
         let error = Cli::try_parse_from(args).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
     }
@@ -79,5 +81,8 @@ fn help_and_version_are_no_failure() {
 fn a_token_is_never_shown_by_help() {
     use clap::CommandFactory as _;
     let help = Cli::command().render_long_help().to_string();
-    assert!(help.contains("MODE_ENVOY_TOKEN") && !help.contains("MODE_ENVOY_TOKEN="), "{help}");
+    assert!(
+        help.contains("MODE_ENVOY_TOKEN") && !help.contains("MODE_ENVOY_TOKEN="),
+        "{help}"
+    );
 }

@@ -73,11 +73,14 @@ pub(super) async fn run(client: Client, verb: TokensVerb, format: Format) -> any
         }
         TokensVerb::List { local } => {
             let listed = client
-                .call(pb::ListTokensRequest { local }, |channel, request| async move {
-                    api!(TokensClient, channel).list_tokens(request).await
-                })
+                .call(
+                    pb::ListTokensRequest { local },
+                    |channel, request| async move {
+                        api!(TokensClient, channel).list_tokens(request).await
+                    },
+                )
                 .await?;
-            list(&listed, format);
+            show_list(&listed, format);
         }
         TokensVerb::Revoke { name } => {
             let message = pb::RevokeTokenRequest { name: name.clone() };
@@ -86,32 +89,60 @@ pub(super) async fn run(client: Client, verb: TokensVerb, format: Format) -> any
                     api!(TokensClient, channel).revoke_token(request).await
                 })
                 .await?;
-            revoked_note(&name, revoked.revision, format);
+            show_revoked(&name, revoked.revision, format);
         }
     }
     Ok(Ended::Done)
 }
 
 fn show(made: &pb::CreateTokenResponse, format: Format) {
-    let pb::CreateTokenResponse { name, role, token, revision } = made;
+    let pb::CreateTokenResponse {
+        name,
+        role,
+        token,
+        revision,
+    } = made;
     let row = [name, role, token].map(Clone::clone);
     let table = Table::of_texts(["name", "role", "token"], vec![row]);
-    answer(format, &table, &Made { name, role, token, revision: *revision });
+    answer(
+        format,
+        &table,
+        &Made {
+            name,
+            role,
+            token,
+            revision: *revision,
+        },
+    );
     note("the token is shown this once and kept nowhere; store it now");
 }
 
-fn list(listed: &pb::ListTokensResponse, format: Format) {
+fn show_list(listed: &pb::ListTokensResponse, format: Format) {
     let row = |token: &pb::Token| [&token.name, &token.role, &token.created].map(Clone::clone);
-    let table = Table::of_texts(["name", "role", "created"], listed.tokens.iter().map(row).collect());
+    let table = Table::of_texts(
+        ["name", "role", "created"],
+        listed.tokens.iter().map(row).collect(),
+    );
     let tokens = listed.tokens.iter().map(shown).collect();
-    answer(format, &table, &Listed { tokens, revision: listed.revision });
+    answer(
+        format,
+        &table,
+        &Listed {
+            tokens,
+            revision: listed.revision,
+        },
+    );
 }
 
 fn shown(token: &pb::Token) -> Shown<'_> {
-    Shown { name: &token.name, role: &token.role, created: &token.created }
+    Shown {
+        name: &token.name,
+        role: &token.role,
+        created: &token.created,
+    }
 }
 
-fn revoked_note(name: &str, revision: u64, format: Format) {
+fn show_revoked(name: &str, revision: u64, format: Format) {
     if format == Format::Table {
         data(&format!("token {name} revoked\nrevision {revision}\n"));
     } else {

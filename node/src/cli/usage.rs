@@ -50,10 +50,24 @@ pub(super) async fn run(client: Client, args: UsageArgs, format: Format) -> anyh
         })
         .await?;
     let group_by = &args.group_by;
-    let table = if format == Format::Csv { wide(&found, group_by) } else { narrow(&found, group_by) };
-    answer(format, &table, &ShownUsage { found: &found, group_by });
+    let table = if format == Format::Csv {
+        wide(&found, group_by)
+    } else {
+        narrow(&found, group_by)
+    };
+    answer(
+        format,
+        &table,
+        &ShownUsage {
+            found: &found,
+            group_by,
+        },
+    );
     if format == Format::Table {
-        note(&format!("{} to {} (UTC), by {}", found.from, found.to, found.interval));
+        note(&format!(
+            "{} to {} (UTC), by {}",
+            found.from, found.to, found.interval
+        ));
     }
     if found.rows.iter().any(|row| row.folded) {
         note("rows marked folded hold series beyond the cluster's cap under __other__");
@@ -62,8 +76,15 @@ pub(super) async fn run(client: Client, args: UsageArgs, format: Format) -> anyh
         note("some tokens have no known price and are not part of the costs");
     }
     if !found.missing_nodes.is_empty() {
-        let nodes: Vec<_> = found.missing_nodes.iter().map(ToString::to_string).collect();
-        note(&format!("node {} did not answer; calls that it has not reported yet are missing", nodes.join(", ")));
+        let nodes: Vec<_> = found
+            .missing_nodes
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        note(&format!(
+            "node {} did not answer; calls that it has not reported yet are missing",
+            nodes.join(", ")
+        ));
     }
     Ok(Ended::Done)
 }
@@ -80,21 +101,29 @@ fn message(args: &UsageArgs, now: SystemTime) -> anyhow::Result<pb::QueryUsageRe
         to,
         interval: args.interval.clone(),
         group_by: args.group_by.clone(),
-        filter: filter.map(|(dimension, value)| pb::Filter { dimension, value }).collect(),
+        filter: filter
+            .map(|(dimension, value)| pb::Filter { dimension, value })
+            .collect(),
         linearizable: args.linearizable,
     })
 }
 
 fn before(now: SystemTime, since: Duration) -> anyhow::Result<String> {
-    let from = now.checked_sub(since).context("--since reaches too far back")?;
+    let from = now
+        .checked_sub(since)
+        .context("--since reaches too far back")?;
     let from = Timestamp::try_from(from).context("--since reaches too far back")?;
     Ok(from.to_string())
 }
 
 fn filter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((dimension, value)) if !dimension.is_empty() => Ok((dimension.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not a filter; write one such as model=fast")),
+        Some((dimension, value)) if !dimension.is_empty() => {
+            Ok((dimension.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!(
+            "`{text}` is not a filter; write one such as model=fast"
+        )),
     }
 }
 
@@ -104,14 +133,20 @@ mod tests {
 
     #[test]
     fn since_is_counted_back_from_now() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_772_357_400);
-        assert_eq!(before(now, Duration::from_hours(1)).unwrap(), "2026-03-01T08:30:00Z");
+        let now = SystemTime::UNIX_EPOCH + Duration::from_mins(29_539_290);
+        assert_eq!(
+            before(now, Duration::from_hours(1)).unwrap(),
+            "2026-03-01T08:30:00Z"
+        );
         assert!(before(now, Duration::from_millis(u64::MAX)).is_err());
     }
 
     #[test]
     fn a_filter_is_a_dimension_and_a_value() {
-        assert_eq!(filter("model=fast"), Ok(("model".to_owned(), "fast".to_owned())));
+        assert_eq!(
+            filter("model=fast"),
+            Ok(("model".to_owned(), "fast".to_owned()))
+        );
         assert_eq!(filter("team="), Ok(("team".to_owned(), String::new())));
         assert!(filter("fast").is_err());
         assert!(filter("=fast").is_err());

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use serde::Deserialize;
 
-use super::settings::ConfigError;
+use super::error::ConfigError;
 
 /// One of the three listeners.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, clap::ValueEnum)]

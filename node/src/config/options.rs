@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
 use super::listener::ListenerKind;
-use super::settings::ConfigError;
 
 /// A settings file longer than this is refused, in bytes.
 const FILE_MAX: u64 = 1 << 20;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use mode_envoy_raft::ClusterSecret;
 use mode_envoy_raft::secret::{SecretError, default_secret_path};
 
-use super::settings::ConfigError;
+use super::error::ConfigError;
 
 /// Where the cluster's secret is.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,13 +1,12 @@
 //! Options, checked and completed.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use mode_envoy_raft::formation::{FormationError, parse_initial_cluster};
+use mode_envoy_raft::formation::parse_initial_cluster;
 use mode_envoy_raft::{PeerPki, Timers};
 
+use super::error::ConfigError;
 use super::listener::{Listener, ListenerKind};
 use super::options::{LogFormat, Options};
 use super::secret::SecretFile;
@@ -66,115 +65,6 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// What is logged; `RUST_LOG` or `info` where absent.
     pub filter: Option<String>,
-}
-
-/// Why `serve` does not start with these settings.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The settings file cannot be read.
-    #[error("reading the settings file {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The settings file is no settings file.
-    #[error("the settings file {} has {len} bytes; is it the right file? at most 1 MiB is read", path.display())]
-    FileTooLong {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        len: u64,
-    },
-    /// The settings file has a fault.
-    #[error("the settings file {}: {problem}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Line, column and fault.
-        problem: String,
-    },
-    /// An address is none.
-    #[error("{flag} {value}: {problem}; give HOST:PORT")]
-    Address {
-        /// Which flag.
-        flag: String,
-        /// Its value.
-        value: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A listener would leave loopback without TLS.
-    #[error(
-        "the {kind} listener {bind} leaves loopback without TLS, which comes in a later version: listen on loopback \
-         behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
-    )]
-    Exposed {
-        /// Which one.
-        kind: ListenerKind,
-        /// Where.
-        bind: SocketAddr,
-    },
-    /// Others could not be told where a listener is.
-    #[error(
-        "the {kind} listener is bound to {bind}, every address of this machine: name the one that others use with \
-         --advertise-{kind} HOST:PORT"
-    )]
-    Wildcard {
-        /// Which one.
-        kind: ListenerKind,
-        /// Where.
-        bind: SocketAddr,
-    },
-    /// The secret must be named.
-    #[error(
-        "a listener leaves loopback, so the cluster's secret must be named: make one with `mode-envoy certs secret`, \
-         copy it to every node, and give --cluster-secret-file FILE"
-    )]
-    SecretNotNamed,
-    /// There is no place for a secret of one's own.
-    #[error("neither XDG_CONFIG_HOME nor HOME is set: give --cluster-secret-file FILE")]
-    NoConfigDirectory,
-    /// No data directory.
-    #[error(
-        "--data-dir is missing: give a folder for what this node keeps (made where it is missing)"
-    )]
-    NoDataDir,
-    /// No node id, or one that does not fit the cluster.
-    #[error("--node-id {0}")]
-    NodeId(String),
-    /// The initial cluster does not parse.
-    #[error("--initial-cluster")]
-    InitialCluster(#[source] FormationError),
-    /// A number is out of its range.
-    #[error("--{flag} {value} is out of range: give {min} to {max}")]
-    Range {
-        /// Which flag.
-        flag: &'static str,
-        /// Its value.
-        value: u64,
-        /// Smallest.
-        min: u64,
-        /// Largest.
-        max: u64,
-    },
-    /// The timers contradict one another.
-    #[error(
-        "--heartbeat-ms {heartbeat} < --election-min-ms {min} < --election-max-ms {max} must hold"
-    )]
-    Timers {
-        /// Heartbeat.
-        heartbeat: u64,
-        /// Shortest election timeout.
-        min: u64,
-        /// Longest election timeout.
-        max: u64,
-    },
-    /// Some of the three files is missing.
-    #[error("--peer-cert, --peer-key and --peer-ca belong together: give all three or none")]
-    PeerPki,
 }
 
 // === impl Settings ===
@@ -309,7 +199,7 @@ fn workers(given: Option<u32>) -> Result<u32, ConfigError> {
 fn spool_bytes(given: Option<u64>, workers: u32) -> Result<u64, ConfigError> {
     let workers = u64::from(workers);
     let smallest = USAGE_SPOOL_BYTES_MIN.saturating_mul(workers);
-    let all = given.unwrap_or(USAGE_SPOOL_BYTES.max(smallest));
+    let all = given.unwrap_or_else(|| USAGE_SPOOL_BYTES.max(smallest));
     Ok(ranged("usage-spool-bytes", all, (smallest, 1 << 50))? / workers)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mode_envoy_model::command::{Change, Command};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 use mode_envoy_model::provider::SealedSecret;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::authorize::{Action, check};
@@ -19,14 +20,16 @@ const WAIT_STEP: Duration = Duration::from_millis(20);
 const WAIT_LOOK: Duration = Duration::from_secs(1);
 
 /// What an apply came to.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Applied {
     /// One line per object of the document.
     pub changes: Vec<Change>,
     /// The revision that it is in force from.
     pub revision: u64,
-    /// With `wait`: members that did not confirm it.
+    /// With `wait`: members that could not be reached.
     pub missing_nodes: Vec<u64>,
+    /// With `wait`: members that were reached, and did not have it in force in time.
+    pub late_nodes: Vec<u64>,
 }
 
 // === impl Control ===
@@ -40,12 +43,16 @@ impl Control {
     pub async fn apply(
         &self,
         who: &Principal,
-        text: &str,
+        text: String,
         dry_run: bool,
         wait: bool,
     ) -> Result<Applied, ControlError> {
         check(who.role, Action::ChangeConfig)?;
-        let document = document::read(text).map_err(ControlError::Document)?;
+        // A long document takes a while to read; other callers need not wait for it.
+        let read = spawn_blocking(move || document::read(&text)).await;
+        let document = read
+            .map_err(|_| ControlError::Unavailable("this node is ending".to_owned()))?
+            .map_err(ControlError::Document)?;
         let keyring = self.keyring.of(&self.handle.catalog())?;
         let objects = document
             .drafts
@@ -53,16 +60,15 @@ impl Control {
             .map(|draft| seal(draft, keyring.as_deref()))
             .collect::<Result<Vec<_>, _>>()?;
         let accepted = self.propose(who, Command::Put { objects, dry_run }).await?;
-        let missing_nodes = if wait && !dry_run {
-            self.wait_in_force(accepted.revision).await
-        } else {
-            Vec::new()
-        };
-        Ok(Applied {
+        let mut applied = Applied {
             changes: accepted.changes,
             revision: accepted.revision,
-            missing_nodes,
-        })
+            ..Applied::default()
+        };
+        if wait && !dry_run {
+            self.wait_in_force(&mut applied).await;
+        }
+        Ok(applied)
     }
 
     /// Deletes one object; answers the revision.
@@ -82,22 +88,23 @@ impl Control {
         Ok(self.propose(who, Command::Delete(at)).await?.revision)
     }
 
-    /// Waits until every member that can be reached has `revision` in force; answers those that did not confirm it.
-    async fn wait_in_force(&self, revision: u64) -> Vec<u64> {
+    /// Waits until every member that can be reached has it in force.
+    async fn wait_in_force(&self, applied: &mut Applied) {
         let deadline = Instant::now() + WAIT_DEADLINE;
         loop {
             let members = self.handle.statuses(WAIT_LOOK).await;
             let behind = |reachable| {
-                members
+                let revision = applied.revision;
+                let behind = members
                     .iter()
-                    .filter(move |m| m.reachable == reachable && m.table_revision < revision)
-                    .map(|m| m.id)
+                    .filter(move |m| m.reachable == reachable && m.table_revision < revision);
+                behind.map(|m| m.id).collect::<Vec<_>>()
             };
-            let late = behind(true).next().is_some();
-            if !late || Instant::now() >= deadline {
-                let mut missing: Vec<_> = behind(true).chain(behind(false)).collect();
-                missing.sort_unstable();
-                return missing;
+            let late = behind(true);
+            if late.is_empty() || Instant::now() >= deadline {
+                applied.missing_nodes = behind(false);
+                applied.late_nodes = late;
+                return;
             }
             sleep(WAIT_STEP).await;
         }

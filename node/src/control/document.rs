@@ -146,7 +146,36 @@ impl Draft {
     }
 }
 
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the document cannot be read")?;
+        self.list
+            .iter()
+            .try_for_each(|fault| write!(f, "\n  {fault}"))?;
+        match self.omitted {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Faults {}
+
 // === free functions ===
+
+/// A document as it is written, in its own order, for printing as JSON.
+///
+/// # Errors
+///
+/// It is not YAML.
+pub fn tree(text: &str) -> Result<impl serde::Serialize, Faults> {
+    let mut roots = node::parse(text)?;
+    Ok(if roots.is_empty() {
+        node::Node::empty()
+    } else {
+        roots.swap_remove(0)
+    })
+}
 
 /// How paths name an object: `routes[acme/orders]`.
 pub fn label(at: &ObjectRef) -> String {

@@ -23,8 +23,8 @@ pub enum ControlError {
     /// The document cannot be read.
     #[error("reading the document: {}", .0.list.first().map(ToString::to_string).unwrap_or_default())]
     Document(Faults),
-    /// The cluster cannot decide now; nothing was changed.
-    #[error("{0}; nothing was changed, try again, or ask another node")]
+    /// The cluster cannot answer or decide now; nothing was changed.
+    #[error("{0}")]
     Unavailable(String),
     /// The cluster may or may not have done it.
     #[error(
@@ -58,13 +58,15 @@ impl ControlError {
 
     /// A reading that the cluster did not confirm.
     pub(super) fn of_reading(error: ProposeError) -> Self {
-        match error {
-            ProposeError::Rejected(rejected) => Self::Rejected(rejected),
-            other => Self::Unavailable(format!(
-                "the cluster did not confirm that this node is up to date ({other}); \
-                 ask with --local for what this node has"
-            )),
+        if let ProposeError::Rejected(rejected) = error {
+            return Self::Rejected(rejected);
         }
+        tracing::debug!(%error, "a read barrier failed");
+        Self::Unavailable(
+            "the cluster did not confirm that this node is up to date: most of its nodes must be \
+             up and reach one another; ask another node, or ask with --local for what this one has"
+                .to_owned(),
+        )
     }
 
     fn refused(code: RejectedCode, path: &str, problem: impl Into<String>) -> Self {
@@ -81,17 +83,17 @@ impl ControlError {
 
 impl From<ProposeError> for ControlError {
     fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::Rejected(rejected) => Self::Rejected(rejected),
-            ProposeError::NoLeader => Self::Unavailable(
-                "the cluster has no leader now: most of its nodes must be up and reach one another"
-                    .to_owned(),
-            ),
-            ProposeError::Timeout => Self::OutcomeUnknown,
-            ProposeError::Unavailable(why) => {
-                Self::Unavailable(format!("the cluster cannot take the change now ({why})"))
+        tracing::debug!(%error, "a proposal failed");
+        let why = match error {
+            ProposeError::Rejected(rejected) => return Self::Rejected(rejected),
+            ProposeError::Timeout => return Self::OutcomeUnknown,
+            ProposeError::NoLeader | ProposeError::Unavailable(_) => {
+                "the cluster has no quorum now: most of its nodes must be up and reach one another"
             }
-            ProposeError::ShuttingDown => Self::Unavailable("this node is ending".to_owned()),
-        }
+            ProposeError::ShuttingDown => "this node is ending",
+        };
+        Self::Unavailable(format!(
+            "{why}; nothing was changed, try again, or ask another node"
+        ))
     }
 }

@@ -55,7 +55,12 @@ impl Control {
         let answer = self.usage.run(query.clone(), question.linearizable).await;
         let answer = answer.map_err(|error| match error {
             QueryFailure::Query(error) => ControlError::invalid("query", error.to_string()),
-            other => ControlError::Unavailable(other.to_string()),
+            QueryFailure::NoQuorum(_) => ControlError::Unavailable(
+                "a linearizable answer needs a quorum: most of the nodes must be up and reach one \
+                 another; ask without --linearizable for what this node has"
+                    .to_owned(),
+            ),
+            QueryFailure::Interrupted => ControlError::Unavailable(error.to_string()),
         })?;
         Ok(UsageAnswer { query, answer })
     }
@@ -122,6 +127,8 @@ fn of_field(field: &str, error: &QueryError) -> ControlError {
 mod tests {
     use super::*;
 
+    type Spoil = fn(&mut UsageQuestion);
+
     const NOW_MS: u64 = 1_772_357_430_000; // 2026-03-01T09:30:30Z
 
     #[test]
@@ -156,20 +163,27 @@ mod tests {
 
     #[test]
     fn each_fault_of_a_question_names_its_field() {
-        let faults: [(&str, fn(&mut UsageQuestion)); 7] = [
+        let faults: [(&str, Spoil); 7] = [
             ("from", |q| q.from = "noon".to_owned()),
             ("to", |q| q.to = "noon".to_owned()),
             ("interval", |q| q.interval = "week".to_owned()),
             ("group_by", |q| q.group_by = vec!["node".to_owned()]),
             ("group_by", |q| q.group_by = vec!["key".to_owned(); 2]),
-            ("filter", |q| q.filter = vec![("city".to_owned(), "x".to_owned())]),
-            ("filter", |q| q.filter = vec![("key".to_owned(), "x".to_owned()); 101]),
+            ("filter", |q| {
+                q.filter = vec![("city".to_owned(), "x".to_owned())];
+            }),
+            ("filter", |q| {
+                q.filter = vec![("key".to_owned(), "x".to_owned()); 101];
+            }),
         ];
         for (field, spoil) in faults {
             let mut question = UsageQuestion::default();
             spoil(&mut question);
             let refused = query(&question, NOW_MS).unwrap_err().to_string();
-            assert!(refused.starts_with(&format!("refused: {field}: ")), "{refused}");
+            assert!(
+                refused.starts_with(&format!("refused: {field}: ")),
+                "{refused}"
+            );
         }
     }
 }

@@ -59,7 +59,8 @@ pub(crate) async fn chat(
     let body = read_body(call, parts, body).await?;
     let bytes_in = body.len() as u64;
     call.received(bytes_in);
-    let request = ChatRequest::read(body).map_err(|error| Error::Dialect(ErrorBody::from(&error)))?;
+    let request =
+        ChatRequest::read(body).map_err(|error| Error::Dialect(ErrorBody::from(&error)))?;
     let model = model_of(call, &key, &request.model)?;
     call.about_model(&key, CHAT, &model);
     call.open(bytes_in, Some(request.text_bytes))?;
@@ -124,11 +125,17 @@ async fn read_body(call: &Call, parts: &Parts, body: Incoming) -> Result<Bytes, 
     if let Some(encoding) = parts.headers.get(CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        let message = "compressed request bodies are not taken; send the body without content-encoding";
-        return Err(Error::Dialect(ErrorBody::new(ErrorCode::RequestInvalid, message)));
+        let message =
+            "compressed request bodies are not taken; send the body without content-encoding";
+        return Err(Error::Dialect(ErrorBody::new(
+            ErrorCode::RequestInvalid,
+            message,
+        )));
     }
     if content_length(&parts.headers).is_some_and(|length| length > limits.ai_body_bytes) {
-        return Err(Error::BodyTooLarge { limit: limits.ai_body_bytes });
+        return Err(Error::BodyTooLarge {
+            limit: limits.ai_body_bytes,
+        });
     }
     read_whole(body, limits.ai_body_bytes, limits.client_idle).await
 }
@@ -136,5 +143,9 @@ async fn read_body(call: &Call, parts: &Parts, body: Incoming) -> Result<Bytes, 
 fn json(body: Bytes) -> Answer {
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Answer { status: StatusCode::OK, headers, source: Source::Whole(body) }
+    Answer {
+        status: StatusCode::OK,
+        headers,
+        source: Source::Whole(body),
+    }
 }

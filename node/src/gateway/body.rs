@@ -29,7 +29,11 @@ pub(crate) enum Source {
     /// They are all here.
     Whole(Bytes),
     /// From an upstream, as they are; `left` of them where that is known, `first` before the rest.
-    Upstream { first: Bytes, exchange: Box<Exchange>, left: Option<u64> },
+    Upstream {
+        first: Bytes,
+        exchange: Box<Exchange>,
+        left: Option<u64>,
+    },
     /// From a provider, metered.
     Ai(Box<AiStream>),
     /// There are no more.
@@ -45,7 +49,11 @@ pub(crate) struct BrokenOff(UpstreamError);
 impl Body {
     /// The call's answer has begun with its head.
     pub(crate) fn new(source: Source, call: Call) -> Self {
-        let mut body = Self { source, call, in_flight: None };
+        let mut body = Self {
+            source,
+            call,
+            in_flight: None,
+        };
         if body.is_over() {
             body.end(End::Whole);
         }
@@ -61,7 +69,9 @@ impl Body {
     fn is_over(&self) -> bool {
         match &self.source {
             Source::Whole(bytes) => bytes.is_empty(),
-            Source::Upstream { first, exchange, .. } => first.is_empty() && exchange.is_done(),
+            Source::Upstream {
+                first, exchange, ..
+            } => first.is_empty() && exchange.is_done(),
             Source::Ai(_) => false,
             Source::Ended => true,
         }
@@ -89,7 +99,10 @@ impl Body {
             Source::Upstream { exchange, .. } => match std::task::ready!(exchange.poll_data(cx)) {
                 Some(Ok(bytes)) => Poll::Ready(Some(Ok(self.relayed(bytes)))),
                 Some(Err(error)) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a relayed answer broke off");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a relayed answer broke off"
+                    );
                     self.end(End::Cut);
                     Poll::Ready(Some(Err(BrokenOff(error))))
                 }
@@ -135,7 +148,9 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        self.get_mut().poll_next(cx).map(|next| next.map(|bytes| bytes.map(Frame::data)))
+        self.get_mut()
+            .poll_next(cx)
+            .map(|next| next.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -145,7 +160,9 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Upstream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Source::Upstream {
+                left: Some(left), ..
+            } => SizeHint::with_exact(*left),
             Source::Upstream { left: None, .. } | Source::Ai(_) => SizeHint::default(),
             Source::Ended => SizeHint::with_exact(0),
         }

@@ -146,7 +146,10 @@ impl Call {
             reserved_input: prompt_bytes.map_or(0, estimate::tokens),
             bytes_in,
         };
-        self.worker.recorder.open(&opened).map_err(Error::Unrecordable)?;
+        self.worker
+            .recorder
+            .open(&opened)
+            .map_err(Error::Unrecordable)?;
         self.prompt_bytes = prompt_bytes;
         self.stage = Stage::Open;
         Ok(())
@@ -198,7 +201,9 @@ impl Call {
             Stage::Arrived => self.record(end == End::Cut, Self::refusal),
             Stage::Open => {
                 self.estimate_what_is_missing();
-                self.record(end == End::Cut, |worker, closed| worker.recorder.close(closed));
+                self.record(end == End::Cut, |worker, closed| {
+                    worker.recorder.close(closed)
+                });
             }
         }
     }
@@ -212,7 +217,10 @@ impl Call {
         }
     }
 
-    fn refusal(worker: &Worker, closed: &Closed<'_>) -> Result<(), crate::usage::recorder::RecordError> {
+    fn refusal(
+        worker: &Worker,
+        closed: &Closed<'_>,
+    ) -> Result<(), crate::usage::recorder::RecordError> {
         worker.recorder.refuse(closed)
     }
 
@@ -228,7 +236,11 @@ impl Call {
         };
         let nano_usd = self.nano_usd();
         let closed = Closed {
-            status: if self.status == 0 { CLIENT_LEFT } else { self.status },
+            status: if self.status == 0 {
+                CLIENT_LEFT
+            } else {
+                self.status
+            },
             cut,
             usage_source: source,
             input_uncached: usage.input_uncached,
@@ -246,7 +258,10 @@ impl Call {
             ..Closed::of(self.id, 0, &self.dims)
         };
         if let Err(error) = write(&self.worker, &closed) {
-            tracing::error!(error = &error as &dyn std::error::Error, "the end of a call could not be recorded");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the end of a call could not be recorded"
+            );
         }
     }
 

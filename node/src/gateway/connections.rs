@@ -39,7 +39,11 @@ impl Connections {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
         self.open.borrow_mut().insert(number, None);
-        Ticket { connections: Rc::clone(self), number, registered: false }
+        Ticket {
+            connections: Rc::clone(self),
+            number,
+            registered: false,
+        }
     }
 
     /// Tells every connection to end after what it has in flight.
@@ -72,7 +76,10 @@ impl Ticket {
         if !self.registered {
             // A task's waker wakes it wherever it is polled, so it is kept once.
             self.registered = true;
-            self.connections.open.borrow_mut().insert(self.number, Some(cx.waker().clone()));
+            self.connections
+                .open
+                .borrow_mut()
+                .insert(self.number, Some(cx.waker().clone()));
         }
         self.connections.draining.get()
     }

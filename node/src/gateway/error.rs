@@ -7,7 +7,7 @@
 //! * "could not check" is never told as the client's fault, and neither is a provider that refuses our key.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mode_envoy_ai::error::{ErrorBody, ErrorCode};
 use serde::Serialize;
@@ -71,7 +71,9 @@ pub(crate) enum Error {
     #[error("the upstream failed")]
     Upstream(#[source] UpstreamError),
     /// The provider refused our key.
-    #[error("the provider refused the gateway's own credentials (status {status}); the operator must correct the provider's key")]
+    #[error(
+        "the provider refused the gateway's own credentials (status {status}); the operator must correct the provider's key"
+    )]
     ProviderKey {
         /// What the provider answered.
         status: u16,
@@ -147,12 +149,19 @@ impl Error {
             status = StatusCode::METHOD_NOT_ALLOWED;
             headers.insert(ALLOW, allow.clone());
         }
+        if code == ErrorCode::Overloaded {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         let (content_type, body) = match dialect {
             Dialect::Openai => ("application/json", self.in_openai().to_json()),
             Dialect::Problem => ("application/problem+json", self.problem(status)),
         };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        ErrorAnswer { status, headers, body }
+        ErrorAnswer {
+            status,
+            headers,
+            body,
+        }
     }
 
     /// The error as OpenAI's clients read it.
@@ -198,9 +207,13 @@ fn of_upstream(error: &UpstreamError) -> ErrorCode {
 
 fn told_of_upstream(error: &UpstreamError) -> String {
     match error {
-        UpstreamError::Timeout { waited, .. } => format!("the upstream did not answer in time: {waited}"),
+        UpstreamError::Timeout { waited, .. } => {
+            format!("the upstream did not answer in time: {waited}")
+        }
         UpstreamError::Connect { .. } => "no connection to the upstream could be made".to_owned(),
-        UpstreamError::Broken { .. } => "the upstream closed the connection before it answered".to_owned(),
+        UpstreamError::Broken { .. } => {
+            "the upstream closed the connection before it answered".to_owned()
+        }
         UpstreamError::Malformed { .. } => "the upstream's answer is not valid HTTP/1.1".to_owned(),
         UpstreamError::ClientBody(_) => "the request's body did not arrive whole".to_owned(),
         UpstreamError::ClientStalled | UpstreamError::BodyTooLarge { .. } => error.to_string(),
@@ -217,8 +230,6 @@ mod tests {
     use crate::upstream::Waited;
 
     fn every_error() -> Vec<(Error, u16, &'static str)> {
-        let origin = || Arc::<str>::from("http://secret-host:1");
-        let io = || std::io::Error::other("secret cause");
         let allow = HeaderValue::from_static("GET");
         vec![
             (Error::Head("bad"), 400, "request_invalid"),
@@ -230,24 +241,59 @@ mod tests {
             (Error::TwoCredentials, 401, "unauthenticated"),
             (Error::UnknownCredential, 401, "unauthenticated"),
             (Error::OtherTenant, 403, "forbidden"),
-            (Error::Dialect(ErrorBody::model_not_found("m")), 404, "not_found"),
+            (
+                Error::Dialect(ErrorBody::model_not_found("m")),
+                404,
+                "not_found",
+            ),
             (Error::Unrecordable(RecordError::Full), 503, "overloaded"),
             (Error::NoEndpoint, 503, "no_healthy_upstream"),
             (Error::ProviderKey { status: 401 }, 502, "upstream_failed"),
-            (Error::ProviderStatus { status: 500 }, 502, "upstream_failed"),
+            (
+                Error::ProviderStatus { status: 500 },
+                502,
+                "upstream_failed",
+            ),
             (Error::InBand("x".to_owned()), 502, "upstream_failed"),
-            (Error::Upstream(UpstreamError::Connect { origin: origin(), source: io() }), 502, "upstream_failed"),
-            (Error::Upstream(UpstreamError::Timeout { origin: origin(), waited: Waited::Total }), 504, "upstream_timeout"),
-            (Error::Upstream(UpstreamError::Broken { origin: origin(), stale: false, source: io() }), 502, "upstream_failed"),
-            (Error::Upstream(UpstreamError::Malformed { origin: origin(), problem: "x" }), 502, "upstream_failed"),
-            (Error::Upstream(UpstreamError::ClientStalled), 400, "request_invalid"),
-            (Error::Upstream(UpstreamError::BodyTooLarge { limit: 1 }), 413, "request_too_large"),
         ]
+    }
+
+    fn every_upstream_error() -> Vec<(Error, u16, &'static str)> {
+        let origin = || Arc::<str>::from("http://secret-host:1");
+        let source = || std::io::Error::other("secret cause");
+        let connect = UpstreamError::Connect {
+            origin: origin(),
+            source: source(),
+        };
+        let timeout = UpstreamError::Timeout {
+            origin: origin(),
+            waited: Waited::Total,
+        };
+        let broken = UpstreamError::Broken {
+            origin: origin(),
+            stale: false,
+            source: source(),
+        };
+        let malformed = UpstreamError::Malformed {
+            origin: origin(),
+            problem: "x",
+        };
+        let too_large = UpstreamError::BodyTooLarge { limit: 1 };
+        [
+            (connect, 502, "upstream_failed"),
+            (timeout, 504, "upstream_timeout"),
+            (broken, 502, "upstream_failed"),
+            (malformed, 502, "upstream_failed"),
+            (UpstreamError::ClientStalled, 400, "request_invalid"),
+            (too_large, 413, "request_too_large"),
+        ]
+        .map(|(error, status, code)| (Error::Upstream(error), status, code))
+        .into()
     }
 
     #[test]
     fn every_error_has_its_status_and_code_in_both_dialects() {
-        for (error, status, code) in every_error() {
+        for (error, status, code) in every_error().into_iter().chain(every_upstream_error()) {
             for dialect in [Dialect::Problem, Dialect::Openai] {
                 let answer = error.answer(dialect);
                 assert_eq!(answer.headers[ERROR_HEADER], code, "{error:?}");
@@ -266,15 +312,20 @@ mod tests {
 
     #[test]
     fn what_is_behind_the_gateway_is_not_told() {
-        for (error, ..) in every_error() {
+        for (error, ..) in every_error().into_iter().chain(every_upstream_error()) {
             let body = error.answer(Dialect::Problem).body;
-            assert!(!String::from_utf8_lossy(&body).contains("secret"), "{error:?}");
+            assert!(
+                !String::from_utf8_lossy(&body).contains("secret"),
+                "{error:?}"
+            );
         }
     }
 
     #[test]
     fn a_method_that_is_not_taken_says_which_are() {
-        let error = Error::Method { allow: HeaderValue::from_static("GET, POST") };
+        let error = Error::Method {
+            allow: HeaderValue::from_static("GET, POST"),
+        };
         assert_eq!(error.answer(Dialect::Problem).headers[ALLOW], "GET, POST");
     }
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mode_envoy_model::catalog::{Catalog, Record};
@@ -47,7 +48,7 @@ const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 pub(super) struct Harness {
     pub(super) worker: Rc<Worker>,
     pub(super) notice: Arc<Notice>,
-    accepted: RefCell<UnboundedReceiver<(String, DuplexStream)>>,
+    accepted: tokio::sync::Mutex<UnboundedReceiver<(String, DuplexStream)>>,
     reader: RefCell<SpoolReader>,
     _dir: tempfile::TempDir,
 }
@@ -62,7 +63,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) enum Told {
     Open,
-    Close(CloseHead, Dims),
+    Close(Box<(CloseHead, Dims)>),
 }
 
 /// Runs a test on one thread, in paused time.
@@ -73,6 +74,11 @@ pub(super) fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, test);
+}
+
+/// Lets so much of the test's own time pass; everything that is due meanwhile happens.
+pub(super) async fn passes(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 // === impl Harness ===
@@ -108,7 +114,7 @@ impl Harness {
         Self {
             worker: Rc::new(worker),
             notice,
-            accepted: RefCell::new(accepted),
+            accepted: tokio::sync::Mutex::new(accepted),
             reader: RefCell::new(reader),
             _dir: dir,
         }
@@ -120,20 +126,28 @@ impl Harness {
         let ticket = self.worker.connections.open();
         let serving = serve::connection(Rc::clone(&self.worker), ours, CLIENT, ticket);
         tokio::task::spawn_local(serving);
-        Peer { io: theirs, read: Vec::new() }
+        Peer {
+            io: theirs,
+            read: Vec::new(),
+        }
     }
 
     /// The next connection that the worker opens, with the host it is meant for.
     pub(super) async fn upstream(&self) -> (String, Peer) {
-        #[expect(clippy::await_holding_refcell_ref, reason = "nobody else receives")]
-        let accepted = self.accepted.borrow_mut().recv().await;
+        let accepted = self.accepted.lock().await.recv().await;
         let (host, io) = accepted.unwrap();
-        (host, Peer { io, read: Vec::new() })
+        (
+            host,
+            Peer {
+                io,
+                read: Vec::new(),
+            },
+        )
     }
 
     /// How many connections wait to be taken by [`Harness::upstream`].
     pub(super) fn connects(&self) -> usize {
-        self.accepted.borrow().len()
+        self.accepted.try_lock().unwrap().len()
     }
 
     /// Every record so far.
@@ -145,18 +159,25 @@ impl Harness {
         let records = reader.read(1, 1_000, 1 << 20).unwrap();
         records
             .iter()
-            .map(|record| match UsageRecord::parse(record.kind, record.version, &record.payload) {
-                Ok(UsageRecord::Close(head, dims)) => Told::Close(head, dims.decode().unwrap()),
-                Ok(_) => Told::Open,
-                Err(error) => panic!("{error}"),
-            })
+            .map(
+                |record| match UsageRecord::parse(record.kind, record.version, &record.payload) {
+                    Ok(UsageRecord::Close(head, dims)) => {
+                        Told::Close(Box::new((head, dims.decode().unwrap())))
+                    }
+                    Ok(_) => Told::Open,
+                    Err(error) => panic!("{error}"),
+                },
+            )
             .collect()
     }
 
     /// The one call so far: that it was opened, and how it was closed.
     pub(super) fn one_call(&self) -> (bool, CloseHead, Dims) {
         let mut told = self.told();
-        let Some(Told::Close(close, dims)) = told.pop() else { panic!("no close: {told:?}") };
+        let Some(Told::Close(close)) = told.pop() else {
+            panic!("no close: {told:?}")
+        };
+        let (close, dims) = *close;
         match told.as_slice() {
             [] => (false, close, dims),
             [Told::Open] => (true, close, dims),
@@ -170,6 +191,11 @@ impl Harness {
 impl Peer {
     pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.io.write_all(text.as_ref()).await.unwrap();
+    }
+
+    /// Sends where the other side may close before it has taken everything.
+    pub(super) async fn try_send(&mut self, text: &str) -> std::io::Result<()> {
+        self.io.write_all(text.as_bytes()).await
     }
 
     /// Reads until `needle` has come, and gives everything up to its end.
@@ -188,24 +214,26 @@ impl Peer {
     /// A message with a content-length, or without a body.
     pub(super) async fn message(&mut self) -> (String, String) {
         let head = self.until("\r\n\r\n").await;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
         let length: usize = length.map_or(0, |length| length.parse().unwrap());
         while self.read.len() < length {
-            assert!(self.io.read_buf(&mut self.read).await.unwrap() > 0, "closed within a body");
+            assert!(
+                self.io.read_buf(&mut self.read).await.unwrap() > 0,
+                "closed within a body"
+            );
         }
         let rest = self.read.split_off(length);
         let body = std::mem::replace(&mut self.read, rest);
         (head, String::from_utf8(body).unwrap())
     }
 
-    /// Bytes that were read beyond what was asked for.
-    pub(super) fn buffered(&self) -> usize {
-        self.read.len()
-    }
-
-    /// Forgets them.
-    pub(super) fn forget(&mut self) {
-        self.read.clear();
+    /// Reads what there is, up to the size of the pipe.
+    pub(super) async fn read_some(&mut self) -> usize {
+        let before = std::mem::take(&mut self.read).len();
+        let mut buffer = vec![0; PIPE_BYTES];
+        before + self.io.read(&mut buffer).await.unwrap()
     }
 
     /// Everything until the other side closes.
@@ -222,8 +250,12 @@ impl Peer {
 /// Tenants `acme` and `beta`; a service with one endpoint and one with two; a provider over HTTP and one in process.
 pub(super) fn example() -> Vec<Record> {
     let mut records = vec![
-        Record::Tenant(Arc::new(Tenant { name: "acme".into() })),
-        Record::Tenant(Arc::new(Tenant { name: "beta".into() })),
+        Record::Tenant(Arc::new(Tenant {
+            name: "acme".into(),
+        })),
+        Record::Tenant(Arc::new(Tenant {
+            name: "beta".into(),
+        })),
         consumer("acme", "app", Some("retail")),
         consumer("beta", "other", None),
         key("acme", "app", KEY, None),
@@ -235,18 +267,31 @@ pub(super) fn example() -> Vec<Record> {
         model("echo", "local", "echo-1", None),
         model("private", "local", "echo-1", Some("beta")),
         service("orders", &["http://orders.test:7001"]),
-        service("pair", &["http://down.test:1", "http://second.test:2/base/"]),
+        service(
+            "pair",
+            &["http://down.test:1", "http://second.test:2/base/"],
+        ),
     ];
     records.push(route("orders", "orders", &[], "/orders/{*rest}", Auth::Key));
     records.push(route("open", "orders", &[], "/open", Auth::None));
     records.push(route("pair", "pair", &[], "/pair/{*rest}", Auth::Key));
-    records.push(route("host", "orders", &["api.acme.test"], "/v1/{*rest}", Auth::Key));
+    records.push(route(
+        "host",
+        "orders",
+        &["api.acme.test"],
+        "/v1/{*rest}",
+        Auth::Key,
+    ));
     records
 }
 
 pub(super) fn route(name: &str, service: &str, hosts: &[&str], path: &str, auth: Auth) -> Record {
     let strip = (name == "orders").then(|| Arc::from("/orders"));
-    let methods = if name == "open" { vec![Arc::from("GET"), Arc::from("HEAD")] } else { vec![] };
+    let methods = if name == "open" {
+        vec![Arc::from("GET"), Arc::from("HEAD")]
+    } else {
+        vec![]
+    };
     Record::Route(Arc::new(Route {
         tenant: "acme".into(),
         name: name.into(),
@@ -260,14 +305,27 @@ pub(super) fn route(name: &str, service: &str, hosts: &[&str], path: &str, auth:
 }
 
 pub(super) fn service(name: &str, urls: &[&str]) -> Record {
-    let endpoints = urls.iter().map(|url| Endpoint { url: Arc::from(*url) }).collect();
+    let endpoints = urls
+        .iter()
+        .map(|url| Endpoint {
+            url: Arc::from(*url),
+        })
+        .collect();
     let timeouts = Timeouts::default();
-    Record::Service(Arc::new(Service { name: name.into(), endpoints, timeouts }))
+    Record::Service(Arc::new(Service {
+        name: name.into(),
+        endpoints,
+        timeouts,
+    }))
 }
 
 fn consumer(tenant: &str, name: &str, team: Option<&str>) -> Record {
     let team = team.map(Into::into);
-    Record::Consumer(Arc::new(Consumer { tenant: tenant.into(), name: name.into(), team }))
+    Record::Consumer(Arc::new(Consumer {
+        tenant: tenant.into(),
+        name: name.into(),
+        team,
+    }))
 }
 
 pub(super) fn key(tenant: &str, consumer: &str, secret: &str, expires_ms: Option<u64>) -> Record {
@@ -294,11 +352,25 @@ fn provider(name: &str, protocol: Protocol, base_url: &str) -> Record {
 }
 
 fn model(name: &str, provider: &str, upstream: &str, only: Option<&str>) -> Record {
-    let price = Price { input: 150_000, output: 600_000, cached_input: None, cache_write: None };
-    let access = only.map(|tenant| vec![AccessEntry { tenant: tenant.into(), consumer: None }]);
+    let price = Price {
+        input: 150_000,
+        output: 600_000,
+        cached_input: None,
+        cache_write: None,
+    };
+    let access = only.map(|tenant| {
+        vec![AccessEntry {
+            tenant: tenant.into(),
+            consumer: None,
+        }]
+    });
     Record::Model(Arc::new(Model {
         name: name.into(),
-        targets: vec![Target { provider: provider.into(), model: upstream.into(), price: None }],
+        targets: vec![Target {
+            provider: provider.into(),
+            model: upstream.into(),
+            price: None,
+        }],
         price: Some(price),
         access,
     }))
@@ -308,7 +380,9 @@ fn model(name: &str, provider: &str, upstream: &str, only: Option<&str>) -> Reco
 pub(super) fn catalog(records: Vec<Record>) -> (Catalog, Keyring) {
     let secret = ClusterSecret::parse(&"07".repeat(32)).unwrap();
     let (keyring, _) = Keyring::create(&secret, &[1; 16]).unwrap();
-    let records: Vec<(u64, Record)> = (1..).zip(records.into_iter().map(|r| sealed(r, &keyring))).collect();
+    let records: Vec<(u64, Record)> = (1..)
+        .zip(records.into_iter().map(|r| sealed(r, &keyring)))
+        .collect();
     let revision = records.len() as u64;
     (Catalog::restore(None, 1, revision, records), keyring)
 }
@@ -319,7 +393,10 @@ fn sealed(record: Record, keyring: &Keyring) -> Record {
             let secret = Secret::new(PROVIDER_KEY.to_owned());
             let place = Place::provider_keys(&provider.name);
             let keys = vec![keyring.seal(&secret, place).unwrap()];
-            Record::Provider(Arc::new(Provider { keys, ..(*provider).clone() }))
+            Record::Provider(Arc::new(Provider {
+                keys,
+                ..(*provider).clone()
+            }))
         }
         other => other,
     }

@@ -31,14 +31,23 @@ pub(crate) fn check(parts: &Parts, head_bytes_max: usize) -> Result<Subject<'_>,
         return Err(Error::Head("the method CONNECT is not served here"));
     }
     let uri_bytes = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
-    if uri_bytes + fields_bytes(&parts.headers) > head_bytes_max || parts.headers.len() > FIELDS_MAX {
-        return Err(Error::HeadTooLarge { limit: head_bytes_max });
+    if uri_bytes + fields_bytes(&parts.headers) > head_bytes_max || parts.headers.len() > FIELDS_MAX
+    {
+        return Err(Error::HeadTooLarge {
+            limit: head_bytes_max,
+        });
     }
     let path = parts.uri.path();
     if has_dot_segment(path) {
-        return Err(Error::Head("the path holds a `.` or `..` segment; send it resolved"));
+        return Err(Error::Head(
+            "the path holds a `.` or `..` segment; send it resolved",
+        ));
     }
-    Ok(Subject { host: host(parts)?, path, query: parts.uri.query() })
+    Ok(Subject {
+        host: host(parts)?,
+        path,
+        query: parts.uri.query(),
+    })
 }
 
 /// The body's length, where the head announces one.
@@ -47,7 +56,10 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn fields_bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD).sum()
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD)
+        .sum()
 }
 
 /// The host that is asked for (RFC 9112, 3.2): of the request line if it has one, else of the one `Host` field.
@@ -58,7 +70,11 @@ fn host(parts: &Parts) -> Result<Cow<'_, str>, Error> {
         return Err(Error::Head("the request has two Host fields"));
     }
     let field = match field {
-        Some(value) => Some(value.to_str().map_err(|_| Error::Head("the Host field is not text"))?),
+        Some(value) => Some(
+            value
+                .to_str()
+                .map_err(|_| Error::Head("the Host field is not text"))?,
+        ),
         None if parts.version == Version::HTTP_11 => {
             return Err(Error::Head("the request has no Host field"));
         }
@@ -77,7 +93,14 @@ fn normal_host(text: &str) -> Option<Cow<'_, str>> {
         Some(rest) => {
             let end = rest.find(']')?;
             let (host, after) = (rest.get(..end)?, rest.get(end + 1..)?);
-            (host, if after.is_empty() { "" } else { after.strip_prefix(':')? })
+            (
+                host,
+                if after.is_empty() {
+                    ""
+                } else {
+                    after.strip_prefix(':')?
+                },
+            )
         }
         None => text.split_once(':').unwrap_or((text, "")),
     };
@@ -101,7 +124,11 @@ fn has_dot_segment(path: &str) -> bool {
     }
     path.split(['/', '\\']).any(|segment| {
         let rest = segment.replace("%2E", ".").replace("%2e", ".");
-        let rest = rest.replace("%2F", "/").replace("%2f", "/").replace("%5C", "/").replace("%5c", "/");
+        let rest = rest
+            .replace("%2F", "/")
+            .replace("%2f", "/")
+            .replace("%5C", "/")
+            .replace("%5c", "/");
         rest.split('/').any(|part| part == "." || part == "..")
     })
 }
@@ -126,7 +153,10 @@ mod tests {
 
     #[test]
     fn the_host_is_compared_without_port_case_and_final_dot() {
-        assert_eq!(host_of("/", &["API.acme.test:8080"]).unwrap(), "api.acme.test");
+        assert_eq!(
+            host_of("/", &["API.acme.test:8080"]).unwrap(),
+            "api.acme.test"
+        );
         assert_eq!(host_of("/", &["api.acme.test."]).unwrap(), "api.acme.test");
         assert_eq!(host_of("/", &["[::1]:80"]).unwrap(), "::1");
         assert_eq!(host_of("http://b.test/x", &["a.test"]).unwrap(), "b.test");
@@ -143,7 +173,15 @@ mod tests {
 
     #[test]
     fn dot_segments_are_refused_in_every_spelling() {
-        for bad in ["/a/../b", "/a/..", "/./a", "/a/%2e%2E/b", "/a/.%2e", "/a%2f..%2fb", "/a%5c%2e%2e"] {
+        for bad in [
+            "/a/../b",
+            "/a/..",
+            "/./a",
+            "/a/%2e%2E/b",
+            "/a/.%2e",
+            "/a%2f..%2fb",
+            "/a%5c%2e%2e",
+        ] {
             assert!(check(&parts(bad, &["a"]), 16_384).is_err(), "{bad}");
         }
         for good in ["/a/.well-known/x", "/a..b", "/...", "/a%20b", "/a%2fb"] {
@@ -154,7 +192,10 @@ mod tests {
     #[test]
     fn a_head_over_the_limit_is_refused_as_such() {
         let long = format!("/{}", "x".repeat(300));
-        assert!(matches!(check(&parts(&long, &["a"]), 256), Err(Error::HeadTooLarge { .. })));
+        assert!(matches!(
+            check(&parts(&long, &["a"]), 256),
+            Err(Error::HeadTooLarge { .. })
+        ));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::net::IpAddr;
 use bytes::{BufMut as _, BytesMut};
 use http::header::{
     ACCEPT_ENCODING, ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE,
-    EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -46,17 +47,26 @@ pub(crate) struct Forwarding<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum To<'a> {
     /// A service of the operator, which learns who the client is and which host it asked for.
-    Service { client: IpAddr, host: Option<&'a HeaderValue> },
+    Service {
+        client: IpAddr,
+        host: Option<&'a HeaderValue>,
+    },
     /// A provider, which learns nothing of the client, is shown the gateway's own credential, and is asked for no
     /// encoding that would hide the usage.
-    Provider { authorization: Option<&'a HeaderValue> },
+    Provider {
+        authorization: Option<&'a HeaderValue>,
+    },
 }
 
 /// Writes the fields of a request as the upstream shall see them, and the empty line.
 pub(crate) fn write_fields(out: &mut BytesMut, headers: &HeaderMap, with: &Forwarding<'_>) {
     let named = named_by_connection(headers);
     for (name, value) in headers {
-        if !is_dropped(name, value, with) && !named.iter().any(|option| option.eq_ignore_ascii_case(name.as_str())) {
+        if !is_dropped(name, value, with)
+            && !named
+                .iter()
+                .any(|option| option.eq_ignore_ascii_case(name.as_str()))
+        {
             put(out, name, value.as_bytes());
         }
     }
@@ -83,8 +93,10 @@ pub(crate) fn write_fields(out: &mut BytesMut, headers: &HeaderMap, with: &Forwa
 /// Removes from an answer's fields what is not for the client.
 pub(crate) fn clean_answer(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<String> =
-            named_by_connection(headers).into_iter().map(str::to_owned).collect();
+        let named: Vec<String> = named_by_connection(headers)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         for name in named {
             headers.remove(name.as_str());
         }
@@ -103,8 +115,11 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     if headers.keys().any(|name| name.as_str().starts_with(OURS)) {
-        let ours: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
+        let ours: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(OURS))
+            .cloned()
+            .collect();
         for name in ours {
             headers.remove(name);
         }
@@ -121,15 +136,22 @@ pub(crate) fn clean_provider_answer(headers: &mut HeaderMap) {
 
 /// A query without its `key` parameters.
 pub(crate) fn without_key(query: &str) -> Option<Cow<'_, str>> {
-    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("key=")).collect();
-    if kept.is_empty() { None } else { Some(Cow::Owned(kept.join("&"))) }
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| !pair.starts_with("key="))
+        .collect();
+    if kept.is_empty() {
+        None
+    } else {
+        Some(Cow::Owned(kept.join("&")))
+    }
 }
 
 fn is_dropped(name: &HeaderName, value: &HeaderValue, with: &Forwarding<'_>) -> bool {
     let to_provider = matches!(with.to, To::Provider { .. });
     match *name {
-        HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING | TE | TRAILER | UPGRADE | EXPECT
-        | PROXY_AUTHORIZATION | FORWARDED => true,
+        HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING | TE | TRAILER | UPGRADE
+        | EXPECT | PROXY_AUTHORIZATION | FORWARDED => true,
         ACCEPT_ENCODING | CONTENT_TYPE | COOKIE => to_provider,
         AUTHORIZATION => to_provider || (with.authenticated && bearer(value).is_some()),
         _ => {

@@ -53,11 +53,18 @@ pub(crate) fn identify(
     let key = table.key(&hash).ok_or(Error::UnknownCredential)?;
     // The map has compared the hashes already; this says which of the key's two it was, and until when it counts.
     let known = same_hash(&key.key.hash, &hash)
-        || key.key.previous.as_ref().is_some_and(|(previous, _)| same_hash(previous, &hash));
+        || key
+            .key
+            .previous
+            .as_ref()
+            .is_some_and(|(previous, _)| same_hash(previous, &hash));
     if !known || !key.key.accepts(&hash, now_ms) {
         return Err(Error::UnknownCredential);
     }
-    Ok(Identity { key: Arc::clone(key), in_query })
+    Ok(Identity {
+        key: Arc::clone(key),
+        in_query,
+    })
 }
 
 /// The one credential of the header fields, if there is any.
@@ -98,5 +105,8 @@ pub(super) fn bearer(value: &HeaderValue) -> Option<&str> {
 
 /// The first `key` of a query. Our keys need no decoding.
 fn key_of_query(query: &str) -> Option<&str> {
-    query.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty())
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("key="))
+        .filter(|key| !key.is_empty())
 }

@@ -34,8 +34,15 @@ impl Ids {
     pub(crate) fn new() -> Option<Self> {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed).ok()?;
-        let state = State { seed, counter: 0, ready: [[0; ID_BYTES]; BATCH], used: BATCH };
-        Some(Self { state: RefCell::new(state) })
+        let state = State {
+            seed,
+            counter: 0,
+            ready: [[0; ID_BYTES]; BATCH],
+            used: BATCH,
+        };
+        Some(Self {
+            state: RefCell::new(state),
+        })
     }
 
     pub(crate) fn next(&self) -> CallId {
@@ -89,8 +96,9 @@ mod tests {
     #[test]
     fn no_two_ids_are_the_same_across_refills_and_workers() {
         let (one, other) = (Ids::new().unwrap(), Ids::new().unwrap());
-        let ids: HashSet<CallId> =
-            (0..BATCH * 4).flat_map(|_| [one.next(), other.next()]).collect();
+        let ids: HashSet<CallId> = (0..BATCH * 4)
+            .flat_map(|_| [one.next(), other.next()])
+            .collect();
         assert_eq!(ids.len(), BATCH * 8);
     }
 

@@ -43,8 +43,10 @@ mod tests {
     #[test]
     fn all_workers_share_the_port_that_the_first_was_given() {
         let listeners = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        let ports: Vec<u16> =
-            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let ports: Vec<u16> = listeners
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
         assert_eq!(ports, [ports[0]; 3]);
         assert_ne!(ports[0], 0);
     }

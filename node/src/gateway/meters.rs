@@ -32,7 +32,10 @@ impl Meters {
 
     /// A request was answered.
     pub(crate) fn answered(&self, status: u16) {
-        if let Some(counter) = self.requests.get(usize::from(status / 100).saturating_sub(1)) {
+        if let Some(counter) = self
+            .requests
+            .get(usize::from(status / 100).saturating_sub(1))
+        {
             counter.increment(1);
         }
     }

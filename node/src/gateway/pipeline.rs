@@ -10,9 +10,9 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::body::{Body, Source};
@@ -45,7 +45,7 @@ pub(crate) async fn handle(
         Ok(answer) => answer,
         Err(error) => refuse(&mut call, &error, dialect(parts.uri.path())),
     };
-    respond(call, answer, &parts.headers)
+    respond(call, answer, &parts)
 }
 
 async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, Error> {
@@ -69,15 +69,33 @@ fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
             "a call failed"
         );
     }
-    let ErrorAnswer { status, headers, body } = error.answer(dialect);
-    Answer { status, headers, source: Source::Whole(body) }
+    let ErrorAnswer {
+        status,
+        headers,
+        body,
+    } = error.answer(dialect);
+    Answer {
+        status,
+        headers,
+        source: Source::Whole(body),
+    }
 }
 
-fn respond(mut call: Call, answer: Answer, request: &HeaderMap) -> Response<Body> {
-    let Answer { status, mut headers, source } = answer;
+fn respond(mut call: Call, answer: Answer, request: &Parts) -> Response<Body> {
+    let Answer {
+        status,
+        mut headers,
+        mut source,
+    } = answer;
+    if request.method == Method::HEAD
+        && let Source::Whole(body) = &mut source
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        body.clear();
+    }
     headers.insert(REQUEST_ID, call.request_id().clone());
     headers.insert(CALL_ID, ids::header_value(call.id()));
-    if request.contains_key(TRANSFER_ENCODING) {
+    if request.headers.contains_key(TRANSFER_ENCODING) {
         // A client may have sent a content-length beside it, which hyper drops. Whatever stands in front of the
         // gateway may have believed that one, so the connection must not carry another request (RFC 9112, 6.1).
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -92,5 +110,9 @@ fn respond(mut call: Call, answer: Answer, request: &HeaderMap) -> Response<Body
 
 /// Errors on AI paths are in the dialect of their clients.
 fn dialect(path: &str) -> Dialect {
-    if path.starts_with("/v1/") { Dialect::Openai } else { Dialect::Problem }
+    if path.starts_with("/v1/") {
+        Dialect::Openai
+    } else {
+        Dialect::Problem
+    }
 }

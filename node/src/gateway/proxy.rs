@@ -21,11 +21,10 @@ use super::identify::{Identity, identify};
 use super::pipeline::Answer;
 use super::table::{Endpoint, RouteEntry};
 use super::upload::{Begun, begin};
-use super::worker::connect;
 use super::wall_ms;
+use super::worker::connect;
 use crate::upstream::{
-    Conn, Exchange, Framing, HeadParts, ResponseHead, Timeouts, Upload,
-    write_head,
+    Conn, Exchange, Framing, HeadParts, ResponseHead, Timeouts, Upload, write_head,
 };
 
 /// What is sent to one endpoint after another.
@@ -48,17 +47,26 @@ pub(crate) async fn run(
     let identity = authenticate(call, route, parts, subject)?;
     let limits = call.worker().limits;
     let framing = framing(parts, &body, limits.proxied_body_bytes)?;
-    let timeouts = Timeouts { client_idle: limits.client_idle, ..route.service.timeouts };
+    let timeouts = Timeouts {
+        client_idle: limits.client_idle,
+        ..route.service.timeouts
+    };
     // No upstream is held while the client has not begun; head and first piece leave together.
     let body = begin(body, timeouts.client_idle).await?;
     call.open(body.first.len() as u64, None)?;
-    let outgoing = Outgoing { parts, subject, route, identity: identity.as_ref(), framing };
+    let outgoing = Outgoing {
+        parts,
+        subject,
+        route,
+        identity: identity.as_ref(),
+        framing,
+    };
     let (head, exchange) = send(call, &outgoing, body, timeouts).await?;
     Ok(relay(call, head, exchange))
 }
 
 /// Checks the credential that the route asks for.
-fn authenticate(
+pub(super) fn authenticate(
     call: &mut Call,
     route: &RouteEntry,
     parts: &Parts,
@@ -147,7 +155,9 @@ async fn exchange(
             Ok(head) => return Ok((head, exchange)),
             // A new connection is never `stale`, so this ends after one more try.
             Err(error) if repeatable && exchange.may_repeat(&error, true) => {
-                conn = connect(&worker, endpoint, timeouts).await.map_err(Error::Upstream)?;
+                conn = connect(&worker, endpoint, timeouts)
+                    .await
+                    .map_err(Error::Upstream)?;
             }
             Err(error) => return Err(Error::Upstream(error)),
         }
@@ -156,10 +166,22 @@ async fn exchange(
 
 fn relay(call: &mut Call, head: ResponseHead, exchange: Exchange) -> Answer {
     call.received(exchange.bytes_in());
-    let ResponseHead { status, mut headers, length } = head;
+    let ResponseHead {
+        status,
+        mut headers,
+        length,
+    } = head;
     clean_answer(&mut headers);
-    let source = Source::Upstream { first: Bytes::new(), exchange: Box::new(exchange), left: length };
-    Answer { status, headers, source }
+    let source = Source::Upstream {
+        first: Bytes::new(),
+        exchange: Box::new(exchange),
+        left: length,
+    };
+    Answer {
+        status,
+        headers,
+        source,
+    }
 }
 
 // === impl Outgoing ===
@@ -183,7 +205,10 @@ impl Outgoing<'_> {
         let forwarding = Forwarding {
             request_id: call.request_id(),
             authenticated: self.identity.is_some(),
-            to: To::Service { client: call.client(), host: self.parts.headers.get(HOST) },
+            to: To::Service {
+                client: call.client(),
+                host: self.parts.headers.get(HOST),
+            },
         };
         write_fields(&mut out, &self.parts.headers, &forwarding);
         out

@@ -63,3 +63,54 @@ fn compile(
     let keyring = keyring.of(catalog).map_err(PublishError::Keyring)?;
     Table::compile(catalog, keyring.as_deref(), previous).map_err(PublishError::Compile)
 }
+
+#[cfg(test)]
+mod tests {
+    use mode_envoy_model::catalog::Record;
+    use mode_envoy_model::route::Auth;
+    use mode_envoy_raft::ClusterSecret;
+
+    use super::super::harness::{route, service};
+    use super::*;
+
+    fn catalog(revision: u64, records: Vec<Record>) -> Arc<Catalog> {
+        let records = records.into_iter().map(|record| (revision, record));
+        Arc::new(Catalog::restore(None, 1, revision, records))
+    }
+
+    fn orders() -> Record {
+        service("orders", &["http://orders.test"])
+    }
+
+    #[tokio::test]
+    async fn each_catalog_comes_into_force_and_one_that_does_not_compile_changes_nothing() {
+        let (send, receive) = watch::channel(catalog(1, vec![orders()]));
+        let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
+        let in_force = Arc::new(AtomicU64::new(0));
+        let keyring = KeyringSource::new(ClusterSecret::parse(&"07".repeat(32)).unwrap());
+        let cancel = CancellationToken::new();
+        let publishing = publish(
+            receive,
+            keyring,
+            Arc::clone(&table),
+            Arc::clone(&in_force),
+            cancel.clone(),
+        );
+        let publishing = std::pin::pin!(publishing);
+        let changing = async {
+            let seen = || (table.load().revision(), in_force.load(Ordering::Acquire));
+            tokio::task::yield_now().await;
+            assert_eq!(seen(), (1, 1));
+            let dangling = route("r", "nowhere", &[], "/x", Auth::None);
+            send.send_replace(catalog(2, vec![orders(), dangling]));
+            tokio::task::yield_now().await;
+            assert_eq!(seen(), (1, 1));
+            let whole = route("r", "orders", &[], "/x", Auth::None);
+            send.send_replace(catalog(3, vec![orders(), whole]));
+            tokio::task::yield_now().await;
+            assert_eq!(seen(), (3, 3));
+            cancel.cancel();
+        };
+        tokio::join!(biased; publishing, changing);
+    }
+}

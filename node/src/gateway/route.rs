@@ -43,7 +43,7 @@ pub(crate) fn find<'a>(
     }
 }
 
-fn taken<'a>(found: Found<'a>) -> Result<Option<&'a Arc<RouteEntry>>, Error> {
+fn taken(found: Found<'_>) -> Result<Option<&Arc<RouteEntry>>, Error> {
     match found {
         Found::Route(route) => Ok(Some(route)),
         Found::OtherMethods(allow) => Err(Error::Method { allow }),
@@ -56,7 +56,9 @@ fn built_in<'a>(path: &'a str, method: &Method) -> Result<Option<Destination<'a>
         CHAT => (Destination::Chat, Method::POST),
         MODELS => (Destination::Models, Method::GET),
         _ => match path.strip_prefix(MODEL) {
-            Some(id) if !id.is_empty() && !id.contains('/') => (Destination::Model(id), Method::GET),
+            Some(id) if !id.is_empty() && !id.contains('/') => {
+                (Destination::Model(id), Method::GET)
+            }
             _ => return Ok(None),
         },
     };
@@ -64,5 +66,7 @@ fn built_in<'a>(path: &'a str, method: &Method) -> Result<Option<Destination<'a>
         return Ok(Some(destination));
     }
     let allow = if takes == Method::POST { "POST" } else { "GET" };
-    Err(Error::Method { allow: HeaderValue::from_static(allow) })
+    Err(Error::Method {
+        allow: HeaderValue::from_static(allow),
+    })
 }

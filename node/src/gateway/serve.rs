@@ -19,6 +19,7 @@ use super::client_io::{ClientIo, Progress};
 use super::connections::Ticket;
 use super::pipeline;
 use super::worker::Worker;
+use crate::upstream::LazyTimer;
 
 /// How often idle connections are looked through.
 const TIDY: Duration = Duration::from_secs(5);
@@ -42,9 +43,15 @@ pub(super) async fn run(worker: Rc<Worker>, listener: TcpListener, mut stop: Sto
     };
     drop(listener);
     worker.connections.drain();
-    if timeout_at(deadline, worker.connections.all_closed()).await.is_err() {
+    if timeout_at(deadline, worker.connections.all_closed())
+        .await
+        .is_err()
+    {
         let left = worker.connections.count();
-        tracing::warn!(connections = left, "draining took too long; what was in flight is cut");
+        tracing::warn!(
+            connections = left,
+            "draining took too long; what was in flight is cut"
+        );
     }
     tidy.abort();
 }
@@ -113,19 +120,33 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let mut server = http1::Builder::new();
     server.max_buf_size(BUFFER_BYTES).half_close(false);
     let mut conn = pin!(server.serve_connection(io, service));
-    let mut told = false;
+    let (mut told, mut timer) = (false, LazyTimer::default());
     let ended = poll_fn(|cx| {
         if !told && ticket.is_draining(cx) {
             told = true;
             conn.as_mut().graceful_shutdown();
         }
-        match conn.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            ready => ready,
+        // hyper waits for a first request even then.
+        if told && progress.is_untouched() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
+        match progress.deadline(&worker.limits) {
+            Some(deadline) => timer.poll(cx, deadline).map(|()| None),
+            None => Poll::Pending,
         }
     });
-    if let Err(error) = ended.await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection broke");
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a client's connection broke"
+            );
+        }
+        None => tracing::debug!("a connection that waited for a request is closed"),
     }
     worker.meters.connections.decrement(1);
 }

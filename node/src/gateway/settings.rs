@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How to start the gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct GatewaySettings {
     /// Where clients connect; port 0 takes a free one.
     pub addr: SocketAddr,
@@ -40,7 +40,12 @@ pub struct GatewayLimits {
 impl GatewaySettings {
     /// Settings with the default limits.
     pub fn new(addr: SocketAddr, workers: usize, node_id: u64) -> Self {
-        Self { addr, workers, node_id, limits: GatewayLimits::default() }
+        Self {
+            addr,
+            workers,
+            node_id,
+            limits: GatewayLimits::default(),
+        }
     }
 }
 
@@ -55,7 +60,7 @@ impl Default for GatewayLimits {
             proxied_body_bytes: 1 << 30,
             head_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
-            client_idle: Duration::from_secs(60),
+            client_idle: Duration::from_mins(1),
         }
     }
 }

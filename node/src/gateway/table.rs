@@ -30,8 +30,8 @@ use super::settings::GatewayLimits;
 use crate::secrets::{Keyring, KeyringError};
 use crate::upstream::{Origin, Timeouts};
 
-use self::keys::KeyIndex;
 pub(crate) use self::keys::KeyEntry;
+use self::keys::KeyIndex;
 pub(crate) use self::providers::{ModelEntry, ProviderEntry};
 use self::routes::Routes;
 pub(crate) use self::routes::{Found, RouteEntry};
@@ -193,10 +193,16 @@ impl Table {
 
 impl Endpoint {
     fn of(url: &str, what: impl Fn() -> String) -> Result<Self, CompileError> {
-        let fault = || CompileError::Url { what: what(), url: url.to_owned() };
+        let fault = || CompileError::Url {
+            what: what(),
+            url: url.to_owned(),
+        };
         let base = BaseUrl::parse(url).map_err(|_| fault())?;
         let origin = Arc::new(Origin::of(&base).ok_or_else(fault)?);
-        Ok(Self { origin, prefix: Box::from(base.path.trim_end_matches('/')) })
+        Ok(Self {
+            origin,
+            prefix: Box::from(base.path.trim_end_matches('/')),
+        })
     }
 }
 

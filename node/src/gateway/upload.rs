@@ -31,7 +31,10 @@ struct Pieces {
 pub(crate) async fn begin(body: Incoming, idle: Duration) -> Result<Begun, Error> {
     let mut pieces = Pieces::new(body, idle);
     let Some(first) = pieces.next().await? else {
-        return Ok(Begun { first: Bytes::new(), rest: None });
+        return Ok(Begun {
+            first: Bytes::new(),
+            rest: None,
+        });
     };
     let rest = (!pieces.body.is_end_stream()).then_some(pieces.body);
     Ok(Begun { first, rest })
@@ -40,12 +43,20 @@ pub(crate) async fn begin(body: Incoming, idle: Duration) -> Result<Begun, Error
 /// Reads a body of `limit` bytes at most.
 pub(crate) async fn read_whole(body: Incoming, limit: u64, idle: Duration) -> Result<Bytes, Error> {
     let mut pieces = Pieces::new(body, idle);
-    let Some(first) = pieces.next().await? else { return Ok(Bytes::new()) };
+    let Some(first) = pieces.next().await? else {
+        return Ok(Bytes::new());
+    };
     let within = |length: usize| {
-        if length as u64 > limit { Err(Error::BodyTooLarge { limit }) } else { Ok(()) }
+        if length as u64 > limit {
+            Err(Error::BodyTooLarge { limit })
+        } else {
+            Ok(())
+        }
     };
     within(first.len())?;
-    let Some(second) = pieces.next().await? else { return Ok(first) };
+    let Some(second) = pieces.next().await? else {
+        return Ok(first);
+    };
     let mut whole = BytesMut::from(first);
     let mut next = Some(second);
     while let Some(piece) = next {
@@ -60,7 +71,11 @@ pub(crate) async fn read_whole(body: Incoming, limit: u64, idle: Duration) -> Re
 
 impl Pieces {
     fn new(body: Incoming, idle: Duration) -> Self {
-        Self { body, timer: LazyTimer::default(), idle }
+        Self {
+            body,
+            timer: LazyTimer::default(),
+            idle,
+        }
     }
 
     /// The next piece that is not empty; trailers are passed over.

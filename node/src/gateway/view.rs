@@ -30,7 +30,11 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(table: Arc<Table>) -> Self {
-        Self { table, empty: Rc::new(Dims::empty()), pairs: RefCell::default() }
+        Self {
+            table,
+            empty: Rc::new(Dims::empty()),
+            pairs: RefCell::default(),
+        }
     }
 
     pub(crate) fn table(&self) -> &Arc<Table> {
@@ -55,11 +59,19 @@ impl View {
     /// A built-in route that concerns no model.
     pub(crate) fn of_builtin(&self, key: &KeyEntry, route: &'static str) -> Rc<Dims> {
         let pair = (address(key), route.as_ptr().addr());
-        self.of(pair, || Dims { route: Name::from(route), ..of_key(Some(key)) })
+        self.of(pair, || Dims {
+            route: Name::from(route),
+            ..of_key(Some(key))
+        })
     }
 
     /// A built-in route and the model that it asks.
-    pub(crate) fn of_model(&self, key: &KeyEntry, route: &'static str, model: &ModelEntry) -> Rc<Dims> {
+    pub(crate) fn of_model(
+        &self,
+        key: &KeyEntry,
+        route: &'static str,
+        model: &ModelEntry,
+    ) -> Rc<Dims> {
         self.of((address(key), address(model)), || Dims {
             route: Name::from(route),
             model: Name::clone(&model.name),
@@ -84,7 +96,9 @@ impl View {
 }
 
 fn of_key(key: Option<&KeyEntry>) -> Dims {
-    let Some(entry) = key else { return Dims::empty() };
+    let Some(entry) = key else {
+        return Dims::empty();
+    };
     Dims {
         tenant: Name::clone(&entry.key.tenant),
         team: Name::clone(&entry.team),

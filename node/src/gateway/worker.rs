@@ -80,7 +80,10 @@ pub(crate) async fn connect(
     endpoint: &Endpoint,
     timeouts: Timeouts,
 ) -> Result<Conn, UpstreamError> {
-    let connected = worker.pool.connect(&endpoint.origin, timeouts.connect).await;
+    let connected = worker
+        .pool
+        .connect(&endpoint.origin, timeouts.connect)
+        .await;
     if connected.is_err() {
         worker.meters.attempt(&connected);
     }

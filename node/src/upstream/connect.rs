@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -40,9 +40,13 @@ impl Network {
     /// [`NetworkError`] where that file cannot be used.
     pub fn new() -> Result<Self, NetworkError> {
         let cert_file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        Self::trusting(cert_file.as_deref())
+    }
+
+    fn trusting(cert_file: Option<&Path>) -> Result<Self, NetworkError> {
         Ok(Self {
             resolver: Arc::default(),
-            tls: tls::client_config(cert_file.as_deref())?,
+            tls: tls::client_config(cert_file)?,
             #[cfg(test)]
             memory: None,
         })
@@ -110,6 +114,82 @@ pub(crate) mod memory {
             resolver: Arc::<Resolver>::default(),
             tls: tls::client_config(None).unwrap(),
             memory: Some(Connect(Arc::new(accept))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mode_envoy_model::url::BaseUrl;
+    use rustls::ServerConfig;
+    use rustls_pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// An https server for `localhost`, which answers one connection with what it was sent; and its certificate.
+    async fn server() -> (TcpListener, TlsAcceptor, tempfile::NamedTempFile) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (listener, TlsAcceptor::from(Arc::new(config)), file)
+    }
+
+    fn origin(listener: &TcpListener, host: &str) -> Origin {
+        let port = listener.local_addr().unwrap().port();
+        Origin::of(&BaseUrl::parse(&format!("https://{host}:{port}")).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn bytes_cross_a_connection_whose_certificate_is_trusted() {
+        let (listener, acceptor, file) = server().await;
+        let network = Network::trusting(Some(file.path())).unwrap();
+        let origin = origin(&listener, "localhost");
+        let serving = async {
+            let stream = listener.accept().await.unwrap().0;
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut read = [0; 4];
+            stream.read_exact(&mut read).await.unwrap();
+            stream.write_all(&read).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let asking = async {
+            let mut io = network.connect(&origin).await.unwrap();
+            assert!(!io.is_stale());
+            io.write_all(b"ping").await.unwrap();
+            io.flush().await.unwrap();
+            let mut read = Vec::new();
+            io.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, b"ping");
+            assert!(io.is_stale());
+        };
+        tokio::join!(serving, asking);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_trusted_or_for_another_name_is_refused() {
+        let (listener, acceptor, file) = server().await;
+        let trusting = Network::trusting(Some(file.path())).unwrap();
+        let strict = Network::trusting(None).unwrap();
+        for (network, host) in [(strict, "localhost"), (trusting, "127.0.0.1")] {
+            let origin = origin(&listener, host);
+            let serving = async {
+                let stream = listener.accept().await.unwrap().0;
+                assert!(acceptor.accept(stream).await.is_err());
+            };
+            let (refused, ()) = tokio::join!(network.connect(&origin), serving);
+            assert!(refused.is_err(), "{host}");
         }
     }
 }

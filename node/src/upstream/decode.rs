@@ -60,7 +60,11 @@ pub(super) struct BadFraming(pub(super) &'static str);
 impl Decoder {
     /// A body of `length` bytes.
     pub(super) fn of_length(length: u64) -> Self {
-        if length == 0 { Self::Done } else { Self::Length(length) }
+        if length == 0 {
+            Self::Done
+        } else {
+            Self::Length(length)
+        }
     }
 
     /// Takes what is there of the body out of `buf`.
@@ -146,7 +150,11 @@ fn step(chunk: Chunk, rest: &[u8]) -> Result<Step, BadFraming> {
         Chunk::Data(left) => {
             let here = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
             let left = left - here as u64;
-            let next = if left == 0 { Chunk::DataEnd } else { Chunk::Data(left) };
+            let next = if left == 0 {
+                Chunk::DataEnd
+            } else {
+                Chunk::Data(left)
+            };
             Ok(Step::Data(here, next))
         }
         Chunk::DataEnd => match rest {
@@ -189,7 +197,10 @@ mod tests {
         let mut decoder = CHUNKED;
         let read = b"5\r\nhello\r\n1;x=y\r\n \r\n5\r\nworld\r\n0\r\nx-a: b\r\n\r\n";
         let mut buf = BytesMut::from(&read[..]);
-        assert_eq!(decoder.decode(&mut buf), Ok(Decoded::Data(Bytes::from_static(b"hello world"))));
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Decoded::Data(Bytes::from_static(b"hello world")))
+        );
         assert_eq!(decoder.decode(&mut buf), Ok(Decoded::End));
         assert!(buf.is_empty());
     }
@@ -198,7 +209,10 @@ mod tests {
     fn a_piece_that_was_cut_is_given_out_as_far_as_it_came() {
         let mut decoder = CHUNKED;
         let mut buf = BytesMut::from(&b"a\r\n01234"[..]);
-        assert_eq!(decoder.decode(&mut buf), Ok(Decoded::Data(Bytes::from_static(b"01234"))));
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Decoded::Data(Bytes::from_static(b"01234")))
+        );
         assert_eq!(decoder.decode(&mut buf), Ok(Decoded::More));
         assert!(!decoder.at_close());
     }
@@ -207,14 +221,23 @@ mod tests {
     fn what_stands_behind_the_end_stays_in_the_buffer() {
         let mut decoder = Decoder::of_length(3);
         let mut buf = BytesMut::from(&b"abcHTTP/1.1 200"[..]);
-        assert_eq!(decoder.decode(&mut buf), Ok(Decoded::Data(Bytes::from_static(b"abc"))));
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Decoded::Data(Bytes::from_static(b"abc")))
+        );
         assert_eq!(decoder.decode(&mut buf), Ok(Decoded::End));
         assert_eq!(&buf[..], b"HTTP/1.1 200");
     }
 
     #[test]
     fn bad_framing_is_an_error_and_never_a_guess() {
-        for bad in ["x\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "3\r\nabcd\r\n", "3\nabc"] {
+        for bad in [
+            "x\r\n",
+            "-1\r\n",
+            "ffffffffffffffffff\r\n",
+            "3\r\nabcd\r\n",
+            "3\nabc",
+        ] {
             let mut decoder = CHUNKED;
             let mut buf = BytesMut::from(bad.as_bytes());
             let mut result = decoder.decode(&mut buf);

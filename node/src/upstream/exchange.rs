@@ -1,8 +1,8 @@
 //! One request and its answer on one connection.
 //!
 //! The request's body may still be on its way while the answer comes; both are driven by whoever polls for the
-//! answer. Time that the client takes is never counted against the upstream: the upstream's timeouts run only while
-//! a read or write of it is being waited for.
+//! answer. What the client takes its time for is no idleness of the upstream: timeouts are looked at only while a read
+//! or write of the upstream is being waited for.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -111,7 +112,9 @@ impl Exchange {
 
     fn poll_decode(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         loop {
-            let Some(conn) = &mut self.conn else { return Poll::Ready(None) };
+            let Some(conn) = &mut self.conn else {
+                return Poll::Ready(None);
+            };
             if !self.upload.done()
                 && let Progress::Failed(error) = self.upload.poll(cx, &mut conn.io)
             {
@@ -129,11 +132,16 @@ impl Exchange {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Some(Err(self.broken(io::ErrorKind::UnexpectedEof.into()))));
+                    return Poll::Ready(Some(
+                        Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+                    ));
                 }
                 Poll::Ready(Ok(_)) => self.waiting_since = None,
                 Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
-                Poll::Pending => return self.wait(cx, Waited::Idle, self.timeouts.idle).map(Some).map(|e| e.map(Err)),
+                Poll::Pending => {
+                    let timeout = self.wait(cx, Waited::Idle, self.timeouts.idle);
+                    return timeout.map(|error| Some(Err(error)));
+                }
             }
         }
     }
@@ -147,7 +155,11 @@ impl Exchange {
             let Some(conn) = &mut self.conn else {
                 return Poll::Ready(Err(self.broken(io::ErrorKind::NotConnected.into())));
             };
-            let progress = if self.upload.done() { Progress::Done } else { self.upload.poll(cx, &mut conn.io) };
+            let progress = if self.upload.done() {
+                Progress::Done
+            } else {
+                self.upload.poll(cx, &mut conn.io)
+            };
             if let Progress::Failed(error) = progress {
                 return Poll::Ready(Err(error));
             }
@@ -206,15 +218,14 @@ impl Exchange {
     ) -> Poll<Result<T, UpstreamError>> {
         let waiting_for = (waits_for, self.upload.bytes());
         if self.waiting_for != waiting_for {
-            self.waiting_for = waiting_for;
             self.waiting_since = None;
+            self.waiting_for = waiting_for;
         }
         let waited = match waits_for {
             Some(WaitsFor::Client) => {
-                return match self.deadline_passed(cx, self.timeouts.client_idle) {
-                    Poll::Ready(_) => Poll::Ready(Err(UpstreamError::ClientStalled)),
-                    Poll::Pending => Poll::Pending,
-                };
+                let since = *self.waiting_since.get_or_insert_with(Instant::now);
+                let stalled = self.poll_deadline(cx, since + self.timeouts.client_idle);
+                return stalled.map(|()| Err(UpstreamError::ClientStalled));
             }
             Some(WaitsFor::Upstream) => self.wait(cx, Waited::Idle, self.timeouts.idle),
             None => self.wait(cx, Waited::FirstByte, self.timeouts.first_byte),
@@ -222,25 +233,26 @@ impl Exchange {
         waited.map(Err)
     }
 
-    /// Pending until the upstream has been waited for for `limit`, or everything took too long.
-    fn wait(&mut self, cx: &mut Context<'_>, waited: Waited, limit: std::time::Duration) -> Poll<UpstreamError> {
-        match self.deadline_passed(cx, limit) {
-            Poll::Ready(total) => Poll::Ready(UpstreamError::Timeout {
+    /// Pending until the upstream has been waited for for `limit`, or everything has taken too long.
+    fn wait(
+        &mut self,
+        cx: &mut Context<'_>,
+        waited: Waited,
+        limit: Duration,
+    ) -> Poll<UpstreamError> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let (total, this) = (self.started + self.timeouts.total, since + limit);
+        let waited = if total <= this { Waited::Total } else { waited };
+        self.poll_deadline(cx, total.min(this))
+            .map(|()| UpstreamError::Timeout {
                 origin: Arc::clone(&self.origin.label),
-                waited: if total { Waited::Total } else { waited },
-            }),
-            Poll::Pending => Poll::Pending,
-        }
+                waited,
+            })
     }
 
-    /// Ready, with whether the total timeout was it.
-    fn deadline_passed(&mut self, cx: &mut Context<'_>, limit: std::time::Duration) -> Poll<bool> {
-        let now = Instant::now();
-        let since = *self.waiting_since.get_or_insert(now);
-        let total = self.started + self.timeouts.total;
-        let deadline = (since + limit).min(total);
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         match &mut self.conn {
-            Some(conn) => conn.timer.poll(cx, deadline).map(|()| deadline == total),
+            Some(conn) => conn.timer.poll(cx, deadline),
             None => Poll::Pending,
         }
     }
@@ -257,12 +269,22 @@ impl Exchange {
     }
 
     fn broken(&self, source: io::Error) -> UpstreamError {
-        let stale = self.conn.as_ref().is_some_and(|conn| conn.reused && conn.read.is_empty());
-        UpstreamError::Broken { origin: Arc::clone(&self.origin.label), stale, source }
+        let stale = self
+            .conn
+            .as_ref()
+            .is_some_and(|conn| conn.reused && conn.read.is_empty());
+        UpstreamError::Broken {
+            origin: Arc::clone(&self.origin.label),
+            stale,
+            source,
+        }
     }
 
     fn malformed(&self, problem: &'static str) -> UpstreamError {
-        UpstreamError::Malformed { origin: Arc::clone(&self.origin.label), problem }
+        UpstreamError::Malformed {
+            origin: Arc::clone(&self.origin.label),
+            problem,
+        }
     }
 }
 

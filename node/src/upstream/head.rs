@@ -101,7 +101,11 @@ pub(super) fn read_head(buf: &mut BytesMut, method: &Method) -> Result<Reading, 
     let status = StatusCode::from_u16(response.code.unwrap_or_default())
         .map_err(|_| "its status is not one")?;
     let http_1_1 = response.version == Some(1);
-    let places: Vec<Field> = response.headers.iter().map(|field| Field::of(buf, field)).collect();
+    let places: Vec<Field> = response
+        .headers
+        .iter()
+        .map(|field| Field::of(buf, field))
+        .collect();
     let raw = buf.split_to(length).freeze();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err("it switches protocols, which nobody asked for");
@@ -118,8 +122,16 @@ pub(super) fn read_head(buf: &mut BytesMut, method: &Method) -> Result<Reading, 
         Decoder::Length(length) => Some(length),
         Decoder::Chunked(_) | Decoder::UntilClose => None,
     };
-    let head = ResponseHead { status, headers, length };
-    Ok(Reading::Head(Box::new(Parsed { head, decoder, keep_alive })))
+    let head = ResponseHead {
+        status,
+        headers,
+        length,
+    };
+    Ok(Reading::Head(Box::new(Parsed {
+        head,
+        decoder,
+        keep_alive,
+    })))
 }
 
 /// Where a header line stands in the buffer.
@@ -142,7 +154,10 @@ impl Field {
         let base = buf.as_ptr().addr();
         let name = field.name.as_ptr().addr() - base;
         let value = field.value.as_ptr().addr().wrapping_sub(base);
-        Self { name: (name, name + field.name.len()), value: (value, value + field.value.len()) }
+        Self {
+            name: (name, name + field.name.len()),
+            value: (value, value + field.value.len()),
+        }
     }
 }
 
@@ -152,9 +167,13 @@ fn collect(raw: &Bytes, places: &[Field]) -> Result<(HeaderMap, MessageFraming),
     for place in places {
         let name = raw.get(place.name.0..place.name.1).unwrap_or_default();
         let name = HeaderName::from_bytes(name).map_err(|_| "a header name is not one")?;
+        let value = if place.value.0 == place.value.1 {
+            Bytes::new()
+        } else {
+            raw.slice(place.value.0..place.value.1)
+        };
         let value =
-            if place.value.0 == place.value.1 { Bytes::new() } else { raw.slice(place.value.0..place.value.1) };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| "a header value is not one")?;
+            HeaderValue::from_maybe_shared(value).map_err(|_| "a header value is not one")?;
         if name == CONTENT_LENGTH {
             framing.add_length(&value)?;
         } else if name == TRANSFER_ENCODING {
@@ -183,7 +202,11 @@ impl MessageFraming {
     }
 
     fn add_connection(&mut self, value: &HeaderValue) {
-        for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        for option in value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+        {
             if option.eq_ignore_ascii_case(b"close") {
                 self.keep_alive = Some(false);
             } else if option.eq_ignore_ascii_case(b"keep-alive") && self.keep_alive.is_none() {
@@ -248,21 +271,40 @@ mod tests {
     #[test]
     fn the_first_line_and_the_framing_are_written_in_order() {
         let host = HeaderValue::from_static("orders:7001");
-        let parts = HeadParts { method: &Method::POST, prefix: "/v2", path: "/a", query: Some("b=c"), host: &host };
+        let parts = HeadParts {
+            method: &Method::POST,
+            prefix: "/v2",
+            path: "/a",
+            query: Some("b=c"),
+            host: &host,
+        };
         let mut out = BytesMut::new();
         write_head(&mut out, &parts, Framing::Length(1_203));
-        assert_eq!(&out[..], b"POST /v2/a?b=c HTTP/1.1\r\nhost: orders:7001\r\ncontent-length: 1203\r\n");
+        assert_eq!(
+            &out[..],
+            b"POST /v2/a?b=c HTTP/1.1\r\nhost: orders:7001\r\ncontent-length: 1203\r\n"
+        );
     }
 
     #[test]
     fn the_end_of_a_body_follows_the_rules_of_the_specification() {
         let parsed = head("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n");
-        assert_eq!((parsed.decoder, parsed.head.length, parsed.keep_alive), (Decoder::Length(12), Some(12), true));
-        let parsed = head("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nConnection: x, close\r\n\r\n");
-        assert_eq!((parsed.decoder, parsed.keep_alive), (Decoder::Chunked(Chunk::Size), false));
+        assert_eq!(
+            (parsed.decoder, parsed.head.length, parsed.keep_alive),
+            (Decoder::Length(12), Some(12), true)
+        );
+        let parsed =
+            head("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nConnection: x, close\r\n\r\n");
+        assert_eq!(
+            (parsed.decoder, parsed.keep_alive),
+            (Decoder::Chunked(Chunk::Size), false)
+        );
         assert!(!parsed.head.headers.contains_key(TRANSFER_ENCODING));
         let parsed = head("HTTP/1.1 200 OK\r\n\r\n");
-        assert_eq!((parsed.decoder, parsed.keep_alive), (Decoder::UntilClose, false));
+        assert_eq!(
+            (parsed.decoder, parsed.keep_alive),
+            (Decoder::UntilClose, false)
+        );
         let parsed = head("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n");
         assert!(!parsed.keep_alive);
         let parsed = head("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n");
@@ -272,7 +314,9 @@ mod tests {
     #[test]
     fn an_answer_to_head_has_no_body_whatever_it_says() {
         let mut buf = BytesMut::from(&b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"[..]);
-        let Ok(Reading::Head(parsed)) = read_head(&mut buf, &Method::HEAD) else { panic!("no head") };
+        let Ok(Reading::Head(parsed)) = read_head(&mut buf, &Method::HEAD) else {
+            panic!("no head")
+        };
         assert_eq!(parsed.decoder, Decoder::Done);
         assert_eq!(parsed.head.headers[CONTENT_LENGTH], "9");
     }
@@ -287,7 +331,10 @@ mod tests {
             "transfer-encoding: gzip",
             "transfer-encoding: chunked, gzip",
         ] {
-            assert!(read(&format!("HTTP/1.1 200 OK\r\n{bad}\r\n\r\n")).is_err(), "{bad}");
+            assert!(
+                read(&format!("HTTP/1.1 200 OK\r\n{bad}\r\n\r\n")).is_err(),
+                "{bad}"
+            );
         }
         assert!(read("HTTP/1.1 101 Switching\r\n\r\n").is_err());
         assert!(read("SSH-2.0-OpenSSH\r\n").is_err());
@@ -295,9 +342,21 @@ mod tests {
 
     #[test]
     fn interim_answers_are_skipped_and_cut_heads_are_waited_for() {
-        assert!(matches!(read("HTTP/1.1 100 Continue\r\n\r\n"), Ok(Reading::Interim)));
-        assert!(matches!(read("HTTP/1.1 200 OK\r\ncontent-"), Ok(Reading::More)));
-        assert!(read(&format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(HEAD_BYTES_MAX))).is_err());
+        assert!(matches!(
+            read("HTTP/1.1 100 Continue\r\n\r\n"),
+            Ok(Reading::Interim)
+        ));
+        assert!(matches!(
+            read("HTTP/1.1 200 OK\r\ncontent-"),
+            Ok(Reading::More)
+        ));
+        assert!(
+            read(&format!(
+                "HTTP/1.1 200 OK\r\na: {}",
+                "x".repeat(HEAD_BYTES_MAX)
+            ))
+            .is_err()
+        );
     }
 
     #[test]

@@ -25,8 +25,16 @@ impl Origin {
     /// The origin of a URL; `None` where the host cannot stand in a header.
     pub(crate) fn of(url: &BaseUrl) -> Option<Self> {
         let bare = url.host.trim_start_matches('[').trim_end_matches(']');
-        let shown = if bare.contains(':') { format!("[{bare}]") } else { bare.to_owned() };
-        let (scheme, own_port) = if url.tls { ("https", 443) } else { ("http", 80) };
+        let shown = if bare.contains(':') {
+            format!("[{bare}]")
+        } else {
+            bare.to_owned()
+        };
+        let (scheme, own_port) = if url.tls {
+            ("https", 443)
+        } else {
+            ("http", 80)
+        };
         let authority = if url.port == own_port {
             shown.clone()
         } else {
@@ -68,7 +76,10 @@ mod tests {
 
     #[test]
     fn the_schemes_own_port_is_left_out_of_the_host_field() {
-        assert_eq!(origin("https://api.openai.com/v1").authority, "api.openai.com");
+        assert_eq!(
+            origin("https://api.openai.com/v1").authority,
+            "api.openai.com"
+        );
         assert_eq!(origin("http://10.0.0.5:7001").authority, "10.0.0.5:7001");
         assert_eq!(&*origin("http://10.0.0.5").label, "http://10.0.0.5:80");
     }

@@ -51,7 +51,10 @@ struct Idle {
 
 impl Pool {
     pub(crate) fn new(network: Network) -> Self {
-        Self { network, idle: RefCell::default() }
+        Self {
+            network,
+            idle: RefCell::default(),
+        }
     }
 
     /// An idle connection that is still good.
@@ -80,9 +83,10 @@ impl Pool {
                 timer: LazyTimer::default(),
                 reused: false,
             }),
-            Ok(Err(source)) => {
-                Err(UpstreamError::Connect { origin: Arc::clone(&origin.label), source })
-            }
+            Ok(Err(source)) => Err(UpstreamError::Connect {
+                origin: Arc::clone(&origin.label),
+                source,
+            }),
             Err(_) => Err(UpstreamError::Timeout {
                 origin: Arc::clone(&origin.label),
                 waited: Waited::Connect,
@@ -92,7 +96,10 @@ impl Pool {
 
     /// Keeps a connection for the next request, where there is room.
     pub(super) fn put(&self, origin: &Arc<Origin>, conn: Conn) {
-        debug_assert!(conn.read.is_empty(), "a connection with unread bytes is not idle");
+        debug_assert!(
+            conn.read.is_empty(),
+            "a connection with unread bytes is not idle"
+        );
         let mut idle = self.idle.borrow_mut();
         if idle.count >= IDLE_MAX {
             return;
@@ -140,7 +147,9 @@ mod tests {
     async fn pool_with_one(origin: &Arc<Origin>) -> (Pool, DuplexStream) {
         let (ours, theirs) = duplex(64);
         let ours = std::sync::Mutex::new(Some(ours));
-        let pool = Pool::new(memory::network(move |_| Ok(ours.lock().unwrap().take().unwrap())));
+        let pool = Pool::new(memory::network(move |_| {
+            Ok(ours.lock().unwrap().take().unwrap())
+        }));
         let conn = pool.connect(origin, Duration::from_secs(1)).await.unwrap();
         assert!(!conn.reused);
         pool.put(origin, conn);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// How long an answer is taken as it is.
 const FRESH: Duration = Duration::from_secs(30);
 /// How long an answer is still used where asking again fails.
-const STALE: Duration = Duration::from_secs(300);
+const STALE: Duration = Duration::from_mins(5);
 /// How long a failure is remembered.
 const NEGATIVE: Duration = Duration::from_secs(1);
 /// Names remembered; beyond it all are forgotten, which costs one lookup each.
@@ -61,12 +61,22 @@ impl Resolver {
     ) -> io::Result<Arc<[IpAddr]>> {
         let now = Instant::now();
         let (addresses, error) = match asked {
-            Ok(found) => (found.map(|address| address.ip()).collect::<Arc<[IpAddr]>>(), None),
+            Ok(found) => (
+                found.map(|address| address.ip()).collect::<Arc<[IpAddr]>>(),
+                None,
+            ),
             Err(error) => (Arc::from([]), Some(error)),
         };
         if !addresses.is_empty() {
             let fresh = Arc::clone(&addresses);
-            self.put(host, Known { addresses: fresh, answered: now, settled_until: now + FRESH });
+            self.put(
+                host,
+                Known {
+                    addresses: fresh,
+                    answered: now,
+                    settled_until: now + FRESH,
+                },
+            );
             return Ok(addresses);
         }
         let old = known.filter(|known| now.duration_since(known.answered) < STALE);
@@ -75,7 +85,14 @@ impl Resolver {
             None => (addresses, now),
         };
         let kept = Arc::clone(&addresses);
-        self.put(host, Known { addresses: kept, answered, settled_until: now + NEGATIVE });
+        self.put(
+            host,
+            Known {
+                addresses: kept,
+                answered,
+                settled_until: now + NEGATIVE,
+            },
+        );
         match error {
             Some(error) if addresses.is_empty() => Err(error),
             _ => nonempty(addresses),
@@ -83,7 +100,11 @@ impl Resolver {
     }
 
     fn get(&self, host: &str) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(host)
+            .cloned()
     }
 
     fn put(&self, host: &Arc<str>, entry: Known) {
@@ -97,7 +118,10 @@ impl Resolver {
 
 fn nonempty(addresses: Arc<[IpAddr]>) -> io::Result<Arc<[IpAddr]>> {
     if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
     }
     Ok(addresses)
 }
@@ -106,8 +130,8 @@ fn nonempty(addresses: Arc<[IpAddr]>) -> io::Result<Arc<[IpAddr]>> {
 mod tests {
     use super::*;
 
-    fn found(address: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
-        Ok(vec![address.parse().unwrap()].into_iter())
+    fn found(address: &str) -> std::vec::IntoIter<SocketAddr> {
+        vec![address.parse().unwrap()].into_iter()
     }
 
     fn failed() -> io::Result<std::vec::IntoIter<SocketAddr>> {
@@ -117,12 +141,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_old_answer_outlives_a_failing_resolver_but_not_for_ever() {
         let (resolver, host) = (Resolver::default(), Arc::from("orders.test"));
-        assert!(resolver.remember(&host, None, found("10.0.0.5:0")).is_ok());
+        assert!(
+            resolver
+                .remember(&host, None, Ok(found("10.0.0.5:0")))
+                .is_ok()
+        );
         tokio::time::advance(FRESH * 2).await;
-        let again = resolver.remember(&host, resolver.get(&host), failed()).unwrap();
+        let again = resolver
+            .remember(&host, resolver.get(&host), failed())
+            .unwrap();
         assert_eq!(&*again, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
         tokio::time::advance(STALE).await;
-        assert!(resolver.remember(&host, resolver.get(&host), failed()).is_err());
+        assert!(
+            resolver
+                .remember(&host, resolver.get(&host), failed())
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]

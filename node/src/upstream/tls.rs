@@ -12,7 +12,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// The file that `SSL_CERT_FILE` names cannot be used.
-    #[error("reading root certificates from {path} (SSL_CERT_FILE): {problem}; name a PEM file of certificates or unset it")]
+    #[error(
+        "reading root certificates from {path} (SSL_CERT_FILE): {problem}; name a PEM file of certificates or unset it"
+    )]
     Roots {
         /// The file.
         path: PathBuf,
@@ -41,18 +43,25 @@ pub(super) fn client_config(cert_file: Option<&Path>) -> Result<Arc<ClientConfig
 }
 
 fn web_roots() -> RootCertStore {
-    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+    RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    }
 }
 
 /// As OpenSSL does, the file replaces the built-in roots.
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
-    let fault = |problem: String| TlsError::Roots { path: path.to_owned(), problem };
+    let fault = |problem: String| TlsError::Roots {
+        path: path.to_owned(),
+        problem,
+    };
     let mut roots = RootCertStore::empty();
     let certificates =
         CertificateDer::pem_file_iter(path).map_err(|error| fault(error.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| fault(error.to_string()))?;
-        roots.add(certificate).map_err(|error| fault(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| fault(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(fault("it holds no certificate".to_owned()));

@@ -98,7 +98,17 @@ impl Upload {
         limit: u64,
     ) -> Self {
         let bytes = data.len() as u64;
-        Self { prefix, data, suffix: b"", framing, rest, bytes, limit, started: false, done: false }
+        Self {
+            prefix,
+            data,
+            suffix: b"",
+            framing,
+            rest,
+            bytes,
+            limit,
+            started: false,
+            done: false,
+        }
     }
 
     /// Bytes of the body that have come so far.
@@ -135,8 +145,11 @@ impl Upload {
     /// Writes everything that is held, and flushes it.
     fn poll_write(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
         while !(self.prefix.is_empty() && self.data.is_empty() && self.suffix.is_empty()) {
-            let slices =
-                [IoSlice::new(&self.prefix), IoSlice::new(&self.data), IoSlice::new(self.suffix)];
+            let slices = [
+                IoSlice::new(&self.prefix),
+                IoSlice::new(&self.data),
+                IoSlice::new(self.suffix),
+            ];
             let written = if self.data.is_empty() && self.suffix.is_empty() {
                 ready!(Pin::new(&mut *io).poll_write(cx, &self.prefix))?
             } else {
@@ -191,7 +204,8 @@ impl Upload {
 
     fn load(&mut self, data: Bytes) {
         if self.framing == Framing::Chunked {
-            self.prefix.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+            self.prefix
+                .extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
             self.suffix = b"\r\n";
         }
         self.data = data;
@@ -199,7 +213,11 @@ impl Upload {
 
     fn load_end(&mut self) {
         if self.framing == Framing::Chunked {
-            self.suffix = if self.data.is_empty() { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
+            self.suffix = if self.data.is_empty() {
+                b"0\r\n\r\n"
+            } else {
+                b"\r\n0\r\n\r\n"
+            };
         }
     }
 }

@@ -36,7 +36,10 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let peer = listener.local_addr().unwrap().to_string();
-        let advertise = Addresses { peer, ..Addresses::default() };
+        let advertise = Addresses {
+            peer,
+            ..Addresses::default()
+        };
         let hooks = Hooks {
             authorize: Arc::new(|_, _, _| Ok(())),
             flush: Arc::new(|| Box::pin(async { Ok(()) })),
@@ -44,10 +47,15 @@ impl Node {
         };
         let settings_of = Settings::new(1, dir.join("data"), advertise, secret.clone());
         let phase = watch::Sender::new(Phase::Starting);
-        let handle =
-            mode_envoy_raft::start(settings_of, listener, hooks, phase, CancellationToken::new())
-                .await
-                .unwrap();
+        let handle = mode_envoy_raft::start(
+            settings_of,
+            listener,
+            hooks,
+            phase,
+            CancellationToken::new(),
+        )
+        .await
+        .unwrap();
 
         let mut spools = settings(&dir.join("usage"), 2);
         spools.cluster_id = handle.cluster_id();
@@ -58,12 +66,23 @@ impl Node {
         let flusher = Flusher::new(core, handle.clone(), requests);
         let stopping = supervisor.stopping();
         let run = move || flusher.run(&stopping);
-        supervisor.spawn_thread("usage", TaskKind::Essential, run).unwrap();
-        Self { handle, flush, recorders: recovered.recorders, supervisor }
+        supervisor
+            .spawn_thread("usage", TaskKind::Essential, run)
+            .unwrap();
+        Self {
+            handle,
+            flush,
+            recorders: recovered.recorders,
+            supervisor,
+        }
     }
 
     async fn end(self) {
-        assert!(self.supervisor.stop(std::time::Duration::from_secs(10)).await);
+        assert!(
+            self.supervisor
+                .stop(std::time::Duration::from_secs(10))
+                .await
+        );
         self.handle.shutdown().await;
     }
 
@@ -87,12 +106,24 @@ impl Node {
 }
 
 fn dims(model: &str) -> Dims {
-    Dims { tenant: Name::from("acme"), model: Name::from(model), ..Dims::empty() }
+    Dims {
+        tenant: Name::from("acme"),
+        model: Name::from(model),
+        ..Dims::empty()
+    }
 }
 
 fn call(recorder: &Recorder, id: u8, dims: &Dims, close: bool) {
     let call = CallId([id; 16]);
-    recorder.open(&Opened { call, attempt: 0, dims, reserved_input: 11, bytes_in: 44 }).unwrap();
+    recorder
+        .open(&Opened {
+            call,
+            attempt: 0,
+            dims,
+            reserved_input: 11,
+            bytes_in: 44,
+        })
+        .unwrap();
     if close {
         let closed = Closed {
             status: 200,
@@ -106,7 +137,8 @@ fn call(recorder: &Recorder, id: u8, dims: &Dims, close: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_linearizable_answer_covers_every_call_that_ended_before_it_and_restarts_presume_the_rest() {
+async fn a_linearizable_answer_covers_every_call_that_ended_before_it_and_restarts_presume_the_rest()
+ {
     let dir = tempfile::tempdir().unwrap();
     let secret = ClusterSecret::generate().unwrap();
     let (fast, slow) = (dims("fast"), dims("slow"));
@@ -116,18 +148,31 @@ async fn a_linearizable_answer_covers_every_call_that_ended_before_it_and_restar
     call(&node.recorders[1], 2, &fast, true);
     call(&node.recorders[1], 3, &slow, false);
     let seen = node.totals().await;
-    let [(model, counters)] = &*seen else { panic!("{seen:?}") };
+    let [(model, counters)] = &*seen else {
+        panic!("{seen:?}")
+    };
     assert_eq!(model, "fast");
-    assert_eq!((counters.calls, counters.input_tokens(), counters.output), (2, 6, 10));
+    assert_eq!(
+        (counters.calls, counters.input_tokens(), counters.output),
+        (2, 6, 10)
+    );
     node.end().await;
 
     let node = Node::start(dir.path(), &secret).await;
     call(&node.recorders[0], 4, &fast, true);
     let seen = node.totals().await;
-    let [(_, counters), (model, presumed)] = &*seen else { panic!("{seen:?}") };
+    let [(_, counters), (model, presumed)] = &*seen else {
+        panic!("{seen:?}")
+    };
     assert_eq!((counters.calls, counters.input_tokens()), (3, 9));
     assert_eq!(model, "slow");
-    assert_eq!((presumed.calls, presumed.errors, presumed.presumed), (1, 1, 1));
-    assert_eq!((presumed.input_tokens(), presumed.output, presumed.unpriced), (11, 0, 1));
+    assert_eq!(
+        (presumed.calls, presumed.errors, presumed.presumed),
+        (1, 1, 1)
+    );
+    assert_eq!(
+        (presumed.input_tokens(), presumed.output, presumed.unpriced),
+        (11, 0, 1)
+    );
     node.end().await;
 }

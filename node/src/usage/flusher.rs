@@ -15,6 +15,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use mode_envoy_model::batch::Outcome;
+use mode_envoy_model::usage::batch::Register;
+use mode_envoy_model::usage::streams::Stream;
 use mode_envoy_raft::{Handle, ProposeError};
 
 use crate::metrics as names;
@@ -28,6 +30,7 @@ use super::stream::{Meaning, Need};
 mod core;
 #[cfg(test)]
 mod exactly_once_test;
+mod side;
 
 pub(crate) use self::core::Core;
 
@@ -120,15 +123,13 @@ impl Flusher {
         let (handle, wait) = (self.handle.clone(), self.backoff);
         Ok(match self.core.need() {
             Need::Compose => None,
-            Need::Register(register) => Some(Box::pin(async move {
-                sleep(wait).await;
-                let incarnation = match handle.register(register, ANSWER_TIMEOUT).await {
-                    Ok(incarnation) => incarnation,
-                    Err(error) => return Reply::Registered(Err(error)),
-                };
-                let applied = handle.wait_applied(incarnation, ANSWER_TIMEOUT).await;
-                Reply::Registered(applied.map(|()| incarnation))
-            })),
+            Need::Register => {
+                let register = self.core.register(self.stream().as_ref());
+                Some(Box::pin(async move {
+                    sleep(wait).await;
+                    Reply::Registered(register_and_apply(&handle, register).await)
+                }))
+            }
             Need::Answer(batch) => {
                 let batch = batch.clone();
                 Some(Box::pin(async move {
@@ -146,6 +147,14 @@ impl Flusher {
             Reply::Registered(Err(error)) | Reply::Counted(Err(error)) => self.unanswered(&error),
         }
         Ok(())
+    }
+
+    /// Our stream as this node's state has it. Behind the log it may be old: a Register that follows it is void
+    /// then, and is tried again.
+    fn stream(&self) -> Option<Stream> {
+        let node = self.handle.node_id();
+        self.handle
+            .read(|state| state.usage.streams.get(node).cloned())
     }
 
     fn registered(&mut self, incarnation: u64) -> Result<(), TaskError> {
@@ -200,6 +209,12 @@ impl Flusher {
         }
         self.waiters.retain(|(_, waiter)| !waiter.is_closed());
     }
+}
+
+async fn register_and_apply(handle: &Handle, register: Register) -> Result<u64, ProposeError> {
+    let incarnation = handle.register(register, ANSWER_TIMEOUT).await?;
+    handle.wait_applied(incarnation, ANSWER_TIMEOUT).await?;
+    Ok(incarnation)
 }
 
 /// The answer to what is in flight; never, if nothing is.

@@ -14,8 +14,10 @@ use mode_envoy_raft::{Handle, ProposeError};
 
 use super::flush::FlushHandle;
 
-/// How long members have to flush; also how long the read index may take.
-const LINEARIZABLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long members have to flush.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the read index may take, once they have.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers questions about usage. A cheap clone.
 #[derive(Clone)]
@@ -86,14 +88,14 @@ impl Queries {
     }
 
     async fn cover_all(&self) -> Result<Vec<u64>, QueryFailure> {
-        let own = tokio::time::timeout(LINEARIZABLE_TIMEOUT, self.flush.flush());
-        let (mut missing, own) = tokio::join!(self.handle.flush_others(LINEARIZABLE_TIMEOUT), own);
+        let own = tokio::time::timeout(FLUSH_TIMEOUT, self.flush.flush());
+        let (mut missing, own) = tokio::join!(self.handle.flush_others(FLUSH_TIMEOUT), own);
         if !matches!(own, Ok(Ok(()))) {
             missing.push(self.handle.node_id());
             missing.sort_unstable();
         }
         self.handle
-            .read_barrier(LINEARIZABLE_TIMEOUT)
+            .read_barrier(BARRIER_TIMEOUT)
             .await
             .map_err(QueryFailure::NoQuorum)?;
         Ok(missing)

@@ -240,3 +240,115 @@ pub(crate) fn wall_ms() -> u64 {
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::record::{Dims, Record};
+    use crate::usage::recovery::{self, Spool};
+    use crate::usage::testing::settings;
+
+    const CALL: CallId = CallId([1; 16]);
+
+    fn recorder(dir: &std::path::Path) -> (Recorder, Spool) {
+        let mut recovered = recovery::open(&settings(dir, 1)).unwrap();
+        (recovered.recorders.remove(0), recovered.spools.remove(0))
+    }
+
+    fn open(recorder: &Recorder, dims: &Dims) -> Result<(), RecordError> {
+        let (call, attempt) = (CALL, 0);
+        recorder.open(&Opened {
+            call,
+            attempt,
+            dims,
+            reserved_input: 1,
+            bytes_in: 4,
+        })
+    }
+
+    fn kinds(spool: &mut Spool) -> Vec<u8> {
+        let records = spool.reader.read(1, 100, 1 << 20).unwrap();
+        let sound = |r: &mode_envoy_storage::spool::SpoolRecord| {
+            Record::parse(r.kind, r.version, &r.payload).is_ok()
+        };
+        assert!(records.iter().all(sound));
+        records.iter().map(|record| record.kind).collect()
+    }
+
+    #[test]
+    fn a_spool_that_is_nearly_full_takes_closes_but_no_opens() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, mut spool) = recorder(dir.path());
+        open(&recorder, &dims).unwrap();
+        let notice = spool.notice.take().unwrap();
+        notice.set_nearly_full(true);
+        let closed = Closed::of(CALL, 0, &dims);
+        assert!(matches!(open(&recorder, &dims), Err(RecordError::Full)));
+        assert!(matches!(recorder.refuse(&closed), Err(RecordError::Full)));
+        recorder.close(&closed).unwrap();
+        notice.set_nearly_full(false);
+        open(&recorder, &dims).unwrap();
+        assert_eq!(kinds(&mut spool), [OPEN, CLOSE, OPEN]);
+    }
+
+    #[test]
+    fn after_a_failure_of_the_disk_nothing_is_opened_any_more() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, spool) = recorder(dir.path());
+        spool.notice.unwrap().set_failed();
+        assert!(matches!(open(&recorder, &dims), Err(RecordError::Failed)));
+    }
+
+    #[test]
+    fn only_a_call_that_is_still_open_is_carried() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, mut spool) = recorder(dir.path());
+        let notice = spool.notice.take().unwrap();
+        let mut payload = vec![0; RECORD_MAX];
+        let (call, attempt) = (CALL, 0);
+        let opened = Opened {
+            call,
+            attempt,
+            dims: &dims,
+            reserved_input: 1,
+            bytes_in: 4,
+        };
+        let len = opened.encode_into(&mut payload).unwrap();
+        payload.truncate(len);
+        let ask = || {
+            vec![CarryRequest {
+                attempt: (CALL, 0),
+                payload: payload.clone(),
+            }]
+        };
+
+        open(&recorder, &dims).unwrap();
+        notice.ask_to_carry(ask);
+        recorder
+            .refuse(&Closed::of(CallId([2; 16]), 0, &dims))
+            .unwrap();
+        recorder
+            .close(&Closed::of(CallId([3; 16]), 0, &dims))
+            .unwrap();
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        notice.ask_to_carry(ask);
+        recorder
+            .close(&Closed::of(CallId([4; 16]), 0, &dims))
+            .unwrap();
+        assert_eq!(kinds(&mut spool), [OPEN, CLOSE, CLOSE, CARRY, CLOSE, CLOSE]);
+    }
+
+    #[test]
+    fn a_refusal_is_one_close_without_an_open() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, mut spool) = recorder(dir.path());
+        let closed = Closed {
+            status: 401,
+            ..Closed::of(CALL, 0, &dims)
+        };
+        recorder.refuse(&closed).unwrap();
+        let record = spool.reader.read(1, 1, 1 << 20).unwrap().remove(0);
+        let parsed = Record::parse(record.kind, record.version, &record.payload);
+        assert!(matches!(parsed, Ok(Record::Close(head, _)) if head.rejected() && head.answered()));
+    }
+}

@@ -49,8 +49,8 @@ enum Life {
 /// What the stream needs next.
 #[derive(Debug)]
 pub(crate) enum Need<'a> {
-    /// A new incarnation.
-    Register(Register),
+    /// A new incarnation, following the one that the state has now.
+    Register,
     /// A batch, if there is anything to count.
     Compose,
     /// An answer to this batch.
@@ -88,16 +88,19 @@ impl Stream {
 
     pub(crate) fn need(&self) -> Need<'_> {
         match &self.life {
-            Life::Unregistered => Need::Register(Register {
-                node: self.node,
-                spools: self
-                    .spools
-                    .iter()
-                    .map(|(&worker, spool)| (worker, spool.uuid))
-                    .collect(),
-            }),
+            Life::Unregistered => Need::Register,
             Life::Ready { .. } => Need::Compose,
             Life::Sent { batch, .. } => Need::Answer(batch),
+        }
+    }
+
+    /// What starts a new incarnation. It is void if another one has started since the state was read.
+    pub(crate) fn register(&self, state: Option<&streams::Stream>) -> Register {
+        let uuid = |(&worker, spool): (&u32, &Position)| (worker, spool.uuid);
+        Register {
+            node: self.node,
+            follows: state.map_or(0, |state| state.incarnation),
+            spools: self.spools.iter().map(uuid).collect(),
         }
     }
 
@@ -255,9 +258,11 @@ mod tests {
     #[test]
     fn a_stream_registers_first_and_starts_where_the_state_says() {
         let mut stream = Stream::new(1, [(0, UUID)]);
-        assert!(matches!(stream.need(), Need::Register(r) if r.spools == [(0, UUID)]));
+        assert!(matches!(stream.need(), Need::Register));
+        let register = stream.register(None);
+        assert_eq!((register.follows, &*register.spools), (0, &[(0, UUID)][..]));
         stream.registered(30, None);
-        assert!(matches!(stream.need(), Need::Register(_)));
+        assert!(matches!(stream.need(), Need::Register));
         assert!(matches!(ready().need(), Need::Compose));
         assert_eq!(ready().acked_to(0), 5);
     }
@@ -271,7 +276,7 @@ mod tests {
             ..Default::default()
         };
         stream.registered(30, Some(&state));
-        assert!(matches!(stream.need(), Need::Register(_)));
+        assert!(matches!(stream.need(), Need::Register));
     }
 
     #[test]
@@ -306,7 +311,7 @@ mod tests {
             let mut stream = sent();
             assert_eq!(stream.answered(&outcome), Meaning::Register);
             assert_eq!(stream.acked_to(0), 5);
-            assert!(matches!(stream.need(), Need::Register(_)));
+            assert!(matches!(stream.need(), Need::Register));
         }
     }
 

@@ -292,6 +292,7 @@ pub(crate) fn token() -> log::Token {
 pub(crate) fn register() -> log::Register {
     log::Register {
         node: 2,
+        follows: 5,
         spools: vec![log::Spool {
             worker: 1,
             uuid: vec![3; 16],

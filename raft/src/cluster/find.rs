@@ -40,13 +40,21 @@ impl Handle {
     ) -> Result<Reply, ProposeError> {
         let (handle, caller) = (self.clone(), caller.clone());
         let work = async move { propose(&handle.inner, &proposal, &caller, timeout).await };
-        self.inner.tasks.start("propose", work).await.unwrap_or(Err(ProposeError::ShuttingDown))
+        self.inner
+            .tasks
+            .start("propose", work)
+            .await
+            .unwrap_or(Err(ProposeError::ShuttingDown))
     }
 
     pub(super) async fn find_and_read(&self, timeout: Duration) -> Result<u64, ProposeError> {
         let handle = self.clone();
         let work = async move { read(&handle, timeout).await };
-        self.inner.tasks.start("read", work).await.unwrap_or(Err(ProposeError::ShuttingDown))
+        self.inner
+            .tasks
+            .start("read", work)
+            .await
+            .unwrap_or(Err(ProposeError::ShuttingDown))
     }
 }
 
@@ -70,9 +78,8 @@ async fn propose(
                 inner.forwarder.propose(node, proposal, caller, left).await
             }
         };
-        match search.judge(answer).await {
-            Some(result) => return result,
-            None => continue,
+        if let Some(result) = search.judge(answer).await {
+            return result;
         }
     }
 }
@@ -81,7 +88,9 @@ async fn read(handle: &Handle, timeout: Duration) -> Result<u64, ProposeError> {
     let mut search = Search::new(&handle.inner, timeout);
     loop {
         let late = Err(ReadError::Unconfirmed("no answer in time".to_owned()));
-        let refusal = match timeout_at(search.deadline, handle.inner.reads.get()).await.unwrap_or(late)
+        let refusal = match timeout_at(search.deadline, handle.inner.reads.get())
+            .await
+            .unwrap_or(late)
         {
             Ok(index) => {
                 let left = search.deadline.saturating_duration_since(Instant::now());
@@ -103,7 +112,13 @@ async fn read(handle: &Handle, timeout: Duration) -> Result<u64, ProposeError> {
 impl<'a> Search<'a> {
     fn new(inner: &'a Inner, timeout: Duration) -> Self {
         let deadline = Instant::now() + timeout;
-        Self { inner, deadline, hint: None, hops: 0, last: ProposeError::NoLeader }
+        Self {
+            inner,
+            deadline,
+            hint: None,
+            hops: 0,
+            last: ProposeError::NoLeader,
+        }
     }
 
     /// Whom to ask next.
@@ -131,7 +146,12 @@ impl<'a> Search<'a> {
     async fn pause(&mut self, error: ProposeError) -> Option<ProposeError> {
         self.last = error;
         self.hops = 0;
+        if Instant::now() >= self.deadline {
+            return Some(self.last.clone());
+        }
         let mut news = self.inner.leader.clone();
+        // What it holds now has been tried.
+        news.mark_unchanged();
         let pause = tokio::time::sleep(jittered_pause());
         let wait = async {
             tokio::select! {

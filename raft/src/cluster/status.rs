@@ -107,7 +107,9 @@ impl Handle {
             node_id: self.inner.node_id,
             leader: metrics.current_leader,
             term: metrics.current_term,
-            members: members.map(|(id, member)| (*id, member.peer.clone())).collect(),
+            members: members
+                .map(|(id, member)| (*id, member.peer.clone()))
+                .collect(),
             applied_index: self.applied_index(),
             revision: self.catalog().revision(),
         }
@@ -137,7 +139,10 @@ impl Handle {
 
     /// Has every other member flush its usage, all at once; the members that did not.
     pub async fn flush_others(&self, timeout: Duration) -> Vec<NodeId> {
-        let others = self.members().into_iter().filter(|(id, ..)| *id != self.inner.node_id);
+        let others = self
+            .members()
+            .into_iter()
+            .filter(|(id, ..)| *id != self.inner.node_id);
         let asked: Vec<_> = others
             .map(|(id, ..)| {
                 let forwarder = self.inner.forwarder.clone();
@@ -188,7 +193,9 @@ impl Handle {
             }
         };
         let nodes = metrics.membership_config.nodes();
-        nodes.map(|(id, member)| (*id, role(*id), member.clone())).collect()
+        nodes
+            .map(|(id, member)| (*id, role(*id), member.clone()))
+            .collect()
     }
 }
 

@@ -63,5 +63,7 @@ pub(super) async fn confirm_log(
         return Ok(());
     }
     let data_dir = data_dir.clone();
-    tokio::task::spawn_blocking(move || data_dir.confirm_log()).await.unwrap_or(Ok(()))
+    tokio::task::spawn_blocking(move || data_dir.confirm_log())
+        .await
+        .unwrap_or(Ok(()))
 }

@@ -53,7 +53,9 @@ impl Wire for Batch {
 
 /// Reads an entry's payload.
 pub(crate) fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {
-    let message = wire::Batch::decode(bytes)
-        .map_err(|e| DecodeError::Protobuf { what: "Batch", reason: e.to_string() })?;
+    let message = wire::Batch::decode(bytes).map_err(|e| DecodeError::Protobuf {
+        what: "Batch",
+        reason: e.to_string(),
+    })?;
     Batch::from_wire(message)
 }

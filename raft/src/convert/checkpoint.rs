@@ -44,17 +44,33 @@ pub(crate) fn encode_checkpoint(
     let mut chunks = Vec::new();
     for (number, records) in parts.records.chunks(OBJECTS_PER_CHUNK).enumerate() {
         let objects = records.iter().map(write_record).collect();
-        chunks.push((format!("catalog-{number:05}"), encode(&wire::CatalogChunk { objects })));
+        chunks.push((
+            format!("catalog-{number:05}"),
+            encode(&wire::CatalogChunk { objects }),
+        ));
     }
     for (number, entries) in parts.series.chunks(SERIES_PER_CHUNK).enumerate() {
         let series = entries
             .iter()
-            .map(|(id, key)| wire::SeriesEntry { id: *id, key: Some(key.to_wire()) })
+            .map(|(id, key)| wire::SeriesEntry {
+                id: *id,
+                key: Some(key.to_wire()),
+            })
             .collect();
-        chunks.push((format!("series-{number:05}"), encode(&wire::SeriesChunk { series })));
+        chunks.push((
+            format!("series-{number:05}"),
+            encode(&wire::SeriesChunk { series }),
+        ));
     }
-    let streams = parts.streams.iter().map(|(node, stream)| write_stream(*node, stream)).collect();
-    chunks.push(("streams".to_owned(), encode(&wire::StreamsChunk { streams })));
+    let streams = parts
+        .streams
+        .iter()
+        .map(|(node, stream)| write_stream(*node, stream))
+        .collect();
+    chunks.push((
+        "streams".to_owned(),
+        encode(&wire::StreamsChunk { streams }),
+    ));
     for (resolution, bucket, cells) in &parts.cells {
         let (word, message) = write_cells(*resolution, *bucket, cells);
         chunks.push((format!("cells-{word}-{bucket:010}"), encode(&message)));
@@ -70,7 +86,10 @@ pub(crate) fn decode_checkpoint(
     let meta: wire::CheckpointMeta = decode("CheckpointMeta", meta)?;
     let at = read_meta(&meta)?;
     if meta.format_version > limits::FORMAT_VERSION {
-        return Err(unknown("CheckpointMeta.format_version", meta.format_version));
+        return Err(unknown(
+            "CheckpointMeta.format_version",
+            meta.format_version,
+        ));
     }
     let founded = meta.founded.map(read_founded).transpose()?;
     let mut parts = Parts {
@@ -87,8 +106,9 @@ pub(crate) fn decode_checkpoint(
     for (name, bytes) in chunks {
         read_chunk(&mut parts, name, bytes)?;
     }
-    let state = State::from_parts(parts)
-        .map_err(|e| DecodeError::Contradiction { reason: e.to_string() })?;
+    let state = State::from_parts(parts).map_err(|e| DecodeError::Contradiction {
+        reason: e.to_string(),
+    })?;
     Ok((at, state))
 }
 
@@ -110,7 +130,9 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
         "streams" => {
             let chunk: wire::StreamsChunk = decode("StreamsChunk", bytes)?;
             for stream in bounded("StreamsChunk.streams", limits::STREAMS, chunk.streams)? {
-                parts.streams.push((stream.node, Arc::new(read_stream(stream)?)));
+                parts
+                    .streams
+                    .push((stream.node, Arc::new(read_stream(stream)?)));
             }
         }
         "cells" => parts.cells.push(read_cells(decode("CellsChunk", bytes)?)?),
@@ -124,14 +146,19 @@ fn encode(message: &impl prost::Message) -> Bytes {
 }
 
 fn decode<M: prost::Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, DecodeError> {
-    M::decode(bytes).map_err(|e| DecodeError::Protobuf { what, reason: e.to_string() })
+    M::decode(bytes).map_err(|e| DecodeError::Protobuf {
+        what,
+        reason: e.to_string(),
+    })
 }
 
 fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, DecodeError> {
     let applied = at.last_log_id.map(raft::log_id).unwrap_or_default();
-    let membership = serde_json::to_vec(&at.last_membership).map_err(|e| {
-        DecodeError::Protobuf { what: "CheckpointMeta.membership", reason: e.to_string() }
-    })?;
+    let membership =
+        serde_json::to_vec(&at.last_membership).map_err(|e| DecodeError::Protobuf {
+            what: "CheckpointMeta.membership",
+            reason: e.to_string(),
+        })?;
     let founded = parts.founded.as_ref().map(|founded| wire::Founded {
         cluster_id: founded.cluster_id.to_vec(),
         wrapped_key: founded.wrapped_key.to_vec(),
@@ -152,7 +179,11 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
 
 fn read_meta(meta: &wire::CheckpointMeta) -> Result<SnapshotMeta, DecodeError> {
     let last_log_id = meta.has_applied.then(|| {
-        raft::log_id_from_wire(wire_log_id(meta.applied_term, meta.applied_node, meta.applied_index))
+        raft::log_id_from_wire(wire_log_id(
+            meta.applied_term,
+            meta.applied_node,
+            meta.applied_index,
+        ))
     });
     let last_membership: StoredMembership =
         serde_json::from_slice(&meta.membership).map_err(|e| DecodeError::Protobuf {
@@ -169,9 +200,18 @@ pub(crate) fn snapshot_meta(
 ) -> SnapshotMeta {
     let snapshot_id = last_log_id.map_or_else(
         || "empty".to_owned(),
-        |id| format!("{}-{}-{}", id.leader_id.term, id.leader_id.node_id, id.index),
+        |id| {
+            format!(
+                "{}-{}-{}",
+                id.leader_id.term, id.leader_id.node_id, id.index
+            )
+        },
     );
-    SnapshotMeta { last_log_id, last_membership, snapshot_id }
+    SnapshotMeta {
+        last_log_id,
+        last_membership,
+        snapshot_id,
+    }
 }
 
 fn wire_log_id(term: u64, node: u64, index: u64) -> mode_envoy_proto::peer::v1::LogId {
@@ -196,7 +236,10 @@ fn write_record((revision, record): &(u64, Record)) -> wire::CatalogObject {
         Record::Key(o) => Kind::Key(o.to_wire()),
         Record::Token(o) => Kind::Token(o.to_wire()),
     };
-    wire::CatalogObject { revision: *revision, kind: Some(kind) }
+    wire::CatalogObject {
+        revision: *revision,
+        kind: Some(kind),
+    }
 }
 
 fn read_record(object: wire::CatalogObject) -> Result<(u64, Record), DecodeError> {
@@ -236,10 +279,20 @@ fn read_stream(stream: wire::StreamState) -> Result<Stream, DecodeError> {
         .into_iter()
         .map(|spool| {
             let uuid = fixed("SpoolState.uuid", &spool.uuid)?;
-            Ok((spool.worker, Spool { uuid, acked_to: spool.acked_to }))
+            Ok((
+                spool.worker,
+                Spool {
+                    uuid,
+                    acked_to: spool.acked_to,
+                },
+            ))
         })
         .collect::<Result<_, DecodeError>>()?;
-    Ok(Stream { incarnation: stream.incarnation, next_seq: stream.next_seq, spools })
+    Ok(Stream {
+        incarnation: stream.incarnation,
+        next_seq: stream.next_seq,
+        spools,
+    })
 }
 
 fn write_cells(
@@ -261,7 +314,14 @@ fn write_cells(
             ttft: write_histogram(&cell.ttft),
         })
         .collect();
-    (word, wire::CellsChunk { resolution: resolution.into(), bucket, cells })
+    (
+        word,
+        wire::CellsChunk {
+            resolution: resolution.into(),
+            bucket,
+            cells,
+        },
+    )
 }
 
 fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Chunk), DecodeError> {

@@ -39,11 +39,13 @@ impl Wire for Proposal {
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
         use wire::proposal::Kind;
-        Ok(match message.kind.ok_or_else(|| missing("Proposal.kind"))? {
-            Kind::Command(command) => Self::Command(Wire::from_wire(command)?),
-            Kind::Register(register) => Self::Register(Wire::from_wire(register)?),
-            Kind::Usage(batch) => Self::Usage(Wire::from_wire(batch)?),
-        })
+        Ok(
+            match message.kind.ok_or_else(|| missing("Proposal.kind"))? {
+                Kind::Command(command) => Self::Command(Wire::from_wire(command)?),
+                Kind::Register(register) => Self::Register(Wire::from_wire(register)?),
+                Kind::Usage(batch) => Self::Usage(Wire::from_wire(batch)?),
+            },
+        )
     }
 }
 
@@ -103,7 +105,11 @@ impl Wire for Command {
     fn to_wire(&self) -> Self::Message {
         use wire::command::Kind;
         let kind = match self {
-            Self::Found { cluster_id, wrapped_key, root } => Kind::Found(wire::Found {
+            Self::Found {
+                cluster_id,
+                wrapped_key,
+                root,
+            } => Kind::Found(wire::Found {
                 founded: Some(log::Founded {
                     cluster_id: cluster_id.to_vec(),
                     wrapped_key: wrapped_key.clone(),
@@ -113,20 +119,24 @@ impl Wire for Command {
             Self::RaiseFormat { version } => {
                 Kind::RaiseFormat(wire::RaiseFormat { version: *version })
             }
-            Self::Put { objects, dry_run } => {
-                Kind::Put(wire::Put { objects: write_list(objects), dry_run: *dry_run })
-            }
+            Self::Put { objects, dry_run } => Kind::Put(wire::Put {
+                objects: write_list(objects),
+                dry_run: *dry_run,
+            }),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
-            Self::RotateKey { tenant, name, hash, grace_ms } => Kind::RotateKey(wire::RotateKey {
+            Self::RotateKey {
+                tenant,
+                name,
+                hash,
+                grace_ms,
+            } => Kind::RotateKey(wire::RotateKey {
                 tenant: optional_text(tenant.as_ref()),
                 name: text(name),
                 hash: hash.to_vec(),
                 grace_ms: *grace_ms,
             }),
-            Self::RevokeKey { tenant, name } => {
-                Kind::RevokeKey(object_name(tenant.as_ref(), name))
-            }
+            Self::RevokeKey { tenant, name } => Kind::RevokeKey(object_name(tenant.as_ref(), name)),
             Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
             Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
         };
@@ -137,7 +147,9 @@ impl Wire for Command {
         use wire::command::Kind;
         Ok(match message.kind.ok_or_else(|| missing("Command.kind"))? {
             Kind::Found(found) => read_found(found)?,
-            Kind::RaiseFormat(raise) => Self::RaiseFormat { version: raise.version },
+            Kind::RaiseFormat(raise) => Self::RaiseFormat {
+                version: raise.version,
+            },
             Kind::Put(put) => Self::Put {
                 objects: read_list("Put.objects", limits::PUT_OBJECTS, put.objects)?,
                 dry_run: put.dry_run,
@@ -150,11 +162,14 @@ impl Wire for Command {
                 hash: fixed("RotateKey.hash", &rotate.hash)?,
                 grace_ms: rotate.grace_ms,
             },
-            Kind::RevokeKey(at) => {
-                Self::RevokeKey { tenant: none_if_empty(at.tenant), name: at.name.into() }
-            }
+            Kind::RevokeKey(at) => Self::RevokeKey {
+                tenant: none_if_empty(at.tenant),
+                name: at.name.into(),
+            },
             Kind::CreateToken(token) => Self::CreateToken(Wire::from_wire(token)?),
-            Kind::RevokeToken(at) => Self::RevokeToken { name: at.name.into() },
+            Kind::RevokeToken(at) => Self::RevokeToken {
+                name: at.name.into(),
+            },
         })
     }
 }

@@ -38,7 +38,10 @@ impl Wire for Event {
 
     fn to_wire(&self) -> Self::Message {
         let kind = match self {
-            Self::Founded { cluster_id, wrapped_key } => Kind::Founded(wire::Founded {
+            Self::Founded {
+                cluster_id,
+                wrapped_key,
+            } => Kind::Founded(wire::Founded {
                 cluster_id: cluster_id.to_vec(),
                 wrapped_key: wrapped_key.clone(),
             }),
@@ -75,13 +78,16 @@ impl Wire for Event {
                 cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
                 wrapped_key: founded.wrapped_key,
             },
-            Kind::FormatRaised(raised) => Self::FormatRaised { version: raised.version },
+            Kind::FormatRaised(raised) => Self::FormatRaised {
+                version: raised.version,
+            },
             Kind::TenantPut(object) => Self::TenantPut(Wire::from_wire(object)?),
             Kind::TenantDeleted(at) => Self::TenantDeleted(at.name.into()),
             Kind::ConsumerPut(object) => Self::ConsumerPut(Wire::from_wire(object)?),
-            Kind::ConsumerDeleted(at) => {
-                Self::ConsumerDeleted { tenant: at.tenant.into(), name: at.name.into() }
-            }
+            Kind::ConsumerDeleted(at) => Self::ConsumerDeleted {
+                tenant: at.tenant.into(),
+                name: at.name.into(),
+            },
             Kind::ProviderPut(object) => Self::ProviderPut(Wire::from_wire(object)?),
             Kind::ProviderDeleted(at) => Self::ProviderDeleted(at.name.into()),
             Kind::ModelPut(object) => Self::ModelPut(Wire::from_wire(object)?),
@@ -89,13 +95,15 @@ impl Wire for Event {
             Kind::ServicePut(object) => Self::ServicePut(Wire::from_wire(object)?),
             Kind::ServiceDeleted(at) => Self::ServiceDeleted(at.name.into()),
             Kind::RoutePut(object) => Self::RoutePut(Wire::from_wire(object)?),
-            Kind::RouteDeleted(at) => {
-                Self::RouteDeleted { tenant: at.tenant.into(), name: at.name.into() }
-            }
+            Kind::RouteDeleted(at) => Self::RouteDeleted {
+                tenant: at.tenant.into(),
+                name: at.name.into(),
+            },
             Kind::KeyPut(key) => Self::KeyPut(Wire::from_wire(key)?),
-            Kind::KeyRevoked(at) => {
-                Self::KeyRevoked { tenant: at.tenant.into(), name: at.name.into() }
-            }
+            Kind::KeyRevoked(at) => Self::KeyRevoked {
+                tenant: at.tenant.into(),
+                name: at.name.into(),
+            },
             Kind::TokenPut(token) => Self::TokenPut(Wire::from_wire(token)?),
             Kind::TokenRevoked(at) => Self::TokenRevoked(at.name.into()),
         })
@@ -103,5 +111,8 @@ impl Wire for Event {
 }
 
 pub(super) fn object_name(tenant: Option<&Name>, name: &Name) -> wire::ObjectName {
-    wire::ObjectName { tenant: tenant.map(|t| text(t)).unwrap_or_default(), name: text(name) }
+    wire::ObjectName {
+        tenant: tenant.map(|t| text(t)).unwrap_or_default(),
+        name: text(name),
+    }
 }

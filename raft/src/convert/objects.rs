@@ -21,11 +21,15 @@ impl Wire for Tenant {
     type Message = wire::Tenant;
 
     fn to_wire(&self) -> Self::Message {
-        wire::Tenant { name: text(&self.name) }
+        wire::Tenant {
+            name: text(&self.name),
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
-        Ok(Self { name: message.name.into() })
+        Ok(Self {
+            name: message.name.into(),
+        })
     }
 }
 
@@ -179,10 +183,14 @@ impl Wire for AccessEntry {
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
         Ok(match message.split_once('/') {
-            Some((tenant, consumer)) => {
-                Self { tenant: tenant.into(), consumer: Some(consumer.into()) }
-            }
-            None => Self { tenant: message.into(), consumer: None },
+            Some((tenant, consumer)) => Self {
+                tenant: tenant.into(),
+                consumer: Some(consumer.into()),
+            },
+            None => Self {
+                tenant: message.into(),
+                consumer: None,
+            },
         })
     }
 }
@@ -195,10 +203,9 @@ impl Wire for Model {
             name: text(&self.name),
             targets: write_list(&self.targets),
             price: self.price.as_ref().map(Wire::to_wire),
-            access: self
-                .access
-                .as_ref()
-                .map(|entries| wire::AccessList { entries: write_list(entries) }),
+            access: self.access.as_ref().map(|entries| wire::AccessList {
+                entries: write_list(entries),
+            }),
         }
     }
 
@@ -220,11 +227,15 @@ impl Wire for Endpoint {
     type Message = wire::Endpoint;
 
     fn to_wire(&self) -> Self::Message {
-        wire::Endpoint { url: text(&self.url) }
+        wire::Endpoint {
+            url: text(&self.url),
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
-        Ok(Self { url: message.url.into() })
+        Ok(Self {
+            url: message.url.into(),
+        })
     }
 }
 
@@ -275,7 +286,10 @@ impl Wire for Route {
             _ => return Err(unknown("Route.auth", message.auth)),
         };
         let texts = |what, max, list: Vec<String>| -> Result<Vec<std::sync::Arc<str>>, _> {
-            Ok(bounded(what, max, list)?.into_iter().map(Into::into).collect())
+            Ok(bounded(what, max, list)?
+                .into_iter()
+                .map(Into::into)
+                .collect())
         };
         Ok(Self {
             tenant: message.tenant.into(),

@@ -70,11 +70,17 @@ impl Wire for Violation {
     type Message = wire::Violation;
 
     fn to_wire(&self) -> Self::Message {
-        wire::Violation { path: self.path.clone(), problem: self.problem.clone() }
+        wire::Violation {
+            path: self.path.clone(),
+            problem: self.problem.clone(),
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
-        Ok(Self { path: message.path, problem: message.problem })
+        Ok(Self {
+            path: message.path,
+            problem: message.problem,
+        })
     }
 }
 
@@ -90,7 +96,10 @@ impl Wire for Rejected {
             RejectedCode::Limit => "limit",
             RejectedCode::Forbidden => "forbidden",
         };
-        wire::Rejected { violations: write_list(&self.violations), code: text(code) }
+        wire::Rejected {
+            violations: write_list(&self.violations),
+            code: text(code),
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
@@ -104,8 +113,11 @@ impl Wire for Rejected {
             other => return Err(unknown("Rejected.code", other)),
         };
         // A refusal lists at most VIOLATIONS and one line that counts the rest.
-        let violations =
-            read_list("Rejected.violations", limits::VIOLATIONS + 1, message.violations)?;
+        let violations = read_list(
+            "Rejected.violations",
+            limits::VIOLATIONS + 1,
+            message.violations,
+        )?;
         Ok(Self { code, violations })
     }
 }
@@ -126,14 +138,23 @@ impl Wire for Outcome {
             Self::RangeMismatch => ("range_mismatch", 0),
             Self::Malformed => ("malformed", 0),
         };
-        wire::StreamOutcome { what: text(what), value }
+        wire::StreamOutcome {
+            what: text(what),
+            value,
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
         Ok(match message.what.as_str() {
-            "changed" => Self::Changed { revision: message.value },
-            "stale" => Self::Stale { revision: message.value },
-            "registered" => Self::Registered { incarnation: message.value },
+            "changed" => Self::Changed {
+                revision: message.value,
+            },
+            "stale" => Self::Stale {
+                revision: message.value,
+            },
+            "registered" => Self::Registered {
+                incarnation: message.value,
+            },
             "counted" => Self::Counted,
             "fenced" => Self::Fenced,
             "expect_seq" => Self::ExpectSeq(message.value),

@@ -1,27 +1,14 @@
 //! One of everything goes there and back; what is not of this version is refused by name.
 
-use std::sync::Arc;
+mod samples;
 
 use mode_envoy_model::batch::{Batch, ChangeSet, Item, Outcome};
-use mode_envoy_model::command::{
-    Change, ChangeKind, Command, Rejected, RejectedCode, Violation,
-};
-use mode_envoy_model::consumer::Consumer;
-use mode_envoy_model::event::Event;
+use mode_envoy_model::command::{Change, ChangeKind, Rejected, RejectedCode, Violation};
 use mode_envoy_model::key::Key;
-use mode_envoy_model::model::{AccessEntry, Model, Target};
-use mode_envoy_model::object::{Kind, Object, ObjectRef};
-use mode_envoy_model::price::Price;
-use mode_envoy_model::provider::{Protocol, Provider, SealedSecret};
-use mode_envoy_model::route::{Auth, Route};
-use mode_envoy_model::service::{Endpoint, Service, Timeouts};
+use mode_envoy_model::object::Kind;
+use mode_envoy_model::provider::Provider;
 use mode_envoy_model::state::State;
-use mode_envoy_model::tenant::Tenant;
-use mode_envoy_model::token::{Role, Token};
-use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
-use mode_envoy_model::usage::counters::Counters;
-use mode_envoy_model::usage::histogram::Histogram;
-use mode_envoy_model::usage::series::SeriesKey;
+use mode_envoy_model::usage::batch::{UsageBatch, UsageRow};
 use mode_envoy_proto::log::v1 as log;
 use mode_envoy_proto::peer::v1 as peer;
 use openraft::{CommittedLeaderId, EntryPayload, LogId, Membership, Vote};
@@ -30,6 +17,8 @@ use prost::Message;
 use super::*;
 use crate::proposal::Accepted;
 use crate::types::{Entry, Member, Payload, StoredMembership};
+
+use samples::{commands, events, register, usage_batch};
 
 /// Writes to bytes and reads them back.
 fn there_and_back<T>(value: &T) -> T
@@ -41,210 +30,13 @@ where
     T::from_wire(T::Message::decode(&*bytes).unwrap()).unwrap()
 }
 
-fn tenant() -> Tenant {
-    Tenant { name: "acme".into() }
-}
-
-fn consumer(team: Option<&str>) -> Consumer {
-    Consumer { tenant: "acme".into(), name: "shop".into(), team: team.map(Into::into) }
-}
-
-fn timeouts() -> Timeouts {
-    Timeouts {
-        connect_ms: Some(1),
-        first_byte_ms: Some(2),
-        idle_ms: None,
-        total_ms: Some(3_600_000),
-    }
-}
-
-fn provider() -> Provider {
-    Provider {
-        name: "openai".into(),
-        protocol: Protocol::Openai,
-        base_url: "https://api.openai.com/v1".into(),
-        keys: vec![SealedSecret {
-            wrapped_data_key: Arc::from([1, 2]),
-            ciphertext: Arc::from([3, 4, 5]),
-            fingerprint: [6; 16],
-        }],
-        timeouts: timeouts(),
-    }
-}
-
-fn embedded() -> Provider {
-    Provider {
-        name: "demo".into(),
-        protocol: Protocol::Embedded,
-        base_url: "".into(),
-        keys: Vec::new(),
-        timeouts: Timeouts::default(),
-    }
-}
-
-fn model() -> Model {
-    let price = Price { input: 1, output: 2, cached_input: Some(0), cache_write: None };
-    Model {
-        name: "gpt".into(),
-        targets: vec![Target {
-            provider: "openai".into(),
-            model: "gpt-5".into(),
-            price: Some(price),
-        }],
-        price: None,
-        access: Some(vec![
-            AccessEntry { tenant: "acme".into(), consumer: None },
-            AccessEntry { tenant: "acme".into(), consumer: Some("shop".into()) },
-        ]),
-    }
-}
-
-fn service() -> Service {
-    Service {
-        name: "orders".into(),
-        endpoints: vec![Endpoint { url: "http://127.0.0.1:9000".into() }],
-        timeouts: timeouts(),
-    }
-}
-
-fn route(auth: Auth) -> Route {
-    Route {
-        tenant: "acme".into(),
-        name: "orders".into(),
-        service: "orders".into(),
-        hosts: vec!["api.acme.test".into()],
-        paths: vec!["/orders/{*rest}".into()],
-        methods: vec!["GET".into()],
-        auth,
-        strip_prefix: (auth == Auth::Key).then(|| "/orders".into()),
-    }
-}
-
-fn key(previous: bool) -> Key {
-    Key {
-        tenant: "acme".into(),
-        consumer: "shop".into(),
-        name: "k".into(),
-        id: "key-1".into(),
-        hash: [1; 32],
-        created_ms: 5,
-        expires_ms: previous.then_some(9),
-        previous: previous.then_some(([2; 32], 7)),
-    }
-}
-
-fn token(role: Role) -> Token {
-    Token { name: "root".into(), role, hash: [3; 32], created_ms: 1 }
-}
-
-fn events() -> Vec<Event> {
-    vec![
-        Event::Founded { cluster_id: [9; 16], wrapped_key: vec![1, 2, 3] },
-        Event::FormatRaised { version: 2 },
-        Event::TenantPut(tenant()),
-        Event::TenantDeleted("acme".into()),
-        Event::ConsumerPut(consumer(None)),
-        Event::ConsumerPut(consumer(Some("web"))),
-        Event::ConsumerDeleted { tenant: "acme".into(), name: "shop".into() },
-        Event::ProviderPut(provider()),
-        Event::ProviderPut(embedded()),
-        Event::ProviderDeleted("openai".into()),
-        Event::ModelPut(model()),
-        Event::ModelPut(Model { access: Some(Vec::new()), ..model() }),
-        Event::ModelPut(Model { access: None, ..model() }),
-        Event::ModelDeleted("gpt".into()),
-        Event::ServicePut(service()),
-        Event::ServiceDeleted("orders".into()),
-        Event::RoutePut(route(Auth::Key)),
-        Event::RoutePut(route(Auth::None)),
-        Event::RouteDeleted { tenant: "acme".into(), name: "orders".into() },
-        Event::KeyPut(key(false)),
-        Event::KeyPut(key(true)),
-        Event::KeyRevoked { tenant: "acme".into(), name: "k".into() },
-        Event::TokenPut(token(Role::Viewer)),
-        Event::TokenPut(token(Role::Admin)),
-        Event::TokenPut(token(Role::Root)),
-        Event::TokenRevoked("root".into()),
-    ]
-}
-
-fn commands() -> Vec<Command> {
-    let objects = vec![
-        Object::Tenant(tenant()),
-        Object::Consumer(consumer(Some("web"))),
-        Object::Provider(provider()),
-        Object::Model(model()),
-        Object::Service(service()),
-        Object::Route(route(Auth::Key)),
-    ];
-    let mut commands = vec![
-        Command::Found {
-            cluster_id: [9; 16],
-            wrapped_key: vec![1],
-            root: token(Role::Root),
-        },
-        Command::RaiseFormat { version: 2 },
-        Command::Put { objects: objects.clone(), dry_run: false },
-        Command::Put { objects, dry_run: true },
-        Command::CreateKey(key(true)),
-        Command::RotateKey { tenant: None, name: "k".into(), hash: [4; 32], grace_ms: 5 },
-        Command::RevokeKey { tenant: Some("acme".into()), name: "k".into() },
-        Command::CreateToken(token(Role::Admin)),
-        Command::RevokeToken { name: "root".into() },
-    ];
-    commands.extend(Kind::ALL.map(|kind| {
-        let tenant = kind.has_tenant().then(|| "acme".into());
-        Command::Delete(ObjectRef { kind, tenant, name: "x".into() })
-    }));
-    commands
-}
-
-fn series() -> SeriesKey {
-    SeriesKey {
-        tenant: "acme".into(),
-        team: "".into(),
-        consumer: "shop".into(),
-        key: "k".into(),
-        route: "".into(),
-        api: "".into(),
-        model: "gpt".into(),
-        provider: "openai".into(),
-        upstream_model: "gpt-5".into(),
-        status_class: 2,
-        folded: false,
-    }
-}
-
-fn register() -> Register {
-    Register { node: 2, spools: vec![(0, [1; 16]), (1, [2; 16])] }
-}
-
-fn usage_batch(incarnation: u64, known: bool) -> UsageBatch {
-    let mut latency = Histogram::default();
-    latency.record(3);
-    latency.record(123_456);
-    let counters = Counters { calls: 2, output: u64::MAX, nano_usd: 7, ..Counters::default() };
-    let mut names = vec![SeriesRef::New(series())];
-    names.extend(known.then_some(SeriesRef::Known(4)));
-    UsageBatch {
-        node: 2,
-        incarnation,
-        seq: 1,
-        ranges: vec![SpoolRange { worker: 0, uuid: [1; 16], from: 1, to: 3 }],
-        series: names,
-        rows: vec![UsageRow {
-            minute: 29_000_000,
-            series: 0,
-            counters,
-            latency,
-            ttft: Histogram::default(),
-        }],
-    }
-}
-
 #[test]
 fn every_event_goes_there_and_back_within_a_batch() {
-    let set = ChangeSet { base_revision: 7, actor: "root".into(), events: events() };
+    let set = ChangeSet {
+        base_revision: 7,
+        actor: "root".into(),
+        events: events(),
+    };
     let batch = Batch {
         lease_clock_ms: 1,
         wall_ms: 2,
@@ -254,13 +46,18 @@ fn every_event_goes_there_and_back_within_a_batch() {
             Item::Usage(usage_batch(9, true)),
         ],
     };
-    assert_eq!(decode_batch(&batch.to_wire().encode_to_vec()).unwrap(), batch);
+    assert_eq!(
+        decode_batch(&batch.to_wire().encode_to_vec()).unwrap(),
+        batch
+    );
 }
 
 #[test]
 fn every_proposal_goes_there_and_back() {
-    let streams =
-        [Proposal::Register(register()), Proposal::Usage(usage_batch(9, true))];
+    let streams = [
+        Proposal::Register(register()),
+        Proposal::Usage(usage_batch(9, true)),
+    ];
     for proposal in commands().into_iter().map(Proposal::Command).chain(streams) {
         assert_eq!(there_and_back(&proposal), proposal);
     }
@@ -274,11 +71,24 @@ fn every_answer_goes_there_and_back() {
         ChangeKind::Unchanged,
         ChangeKind::Deleted,
     ];
-    let changes = Kind::ALL.map(Kind::singular).into_iter().chain(["key", "token"]).zip(what.into_iter().cycle());
+    let changes = Kind::ALL
+        .map(Kind::singular)
+        .into_iter()
+        .chain(["key", "token"])
+        .zip(what.into_iter().cycle());
     let changes = changes
-        .map(|(kind, what)| Change { kind, tenant: Some("acme".into()), name: "n".into(), what })
+        .map(|(kind, what)| Change {
+            kind,
+            tenant: Some("acme".into()),
+            name: "n".into(),
+            what,
+        })
         .collect();
-    let accepted = Accepted { revision: 3, index: 9, changes };
+    let accepted = Accepted {
+        revision: 3,
+        index: 9,
+        changes,
+    };
     assert_eq!(there_and_back(&accepted), accepted);
     let codes = [
         RejectedCode::Invalid,
@@ -289,8 +99,14 @@ fn every_answer_goes_there_and_back() {
         RejectedCode::Forbidden,
     ];
     for code in codes {
-        let violation = Violation { path: "routes[a/b]".into(), problem: "no".into() };
-        let rejected = Rejected { code, violations: vec![violation] };
+        let violation = Violation {
+            path: "routes[a/b]".into(),
+            problem: "no".into(),
+        };
+        let rejected = Rejected {
+            code,
+            violations: vec![violation],
+        };
         assert_eq!(there_and_back(&rejected), rejected);
     }
     let outcomes = [
@@ -311,7 +127,10 @@ fn every_answer_goes_there_and_back() {
 #[test]
 fn every_kind_of_entry_goes_there_and_back() {
     let log_id = LogId::new(CommittedLeaderId::new(3, 2), 11);
-    let members = [(1, Member { peer: "a:1".into() }), (2, Member { peer: "b:2".into() })];
+    let members = [
+        (1, Member { peer: "a:1".into() }),
+        (2, Member { peer: "b:2".into() }),
+    ];
     let membership = Membership::new(
         vec![[1, 2].into()],
         std::collections::BTreeMap::from(members),
@@ -339,14 +158,34 @@ fn full_state() -> State {
     // Without the deletions, whatever was put stays.
     let puts = events().into_iter().filter(|event| {
         let name = format!("{event:?}");
-        !["Deleted", "Revoked", "FormatRaised"].iter().any(|word| name.contains(word))
+        !["Deleted", "Revoked", "FormatRaised"]
+            .iter()
+            .any(|word| name.contains(word))
     });
     let puts = puts.collect();
-    let set = ChangeSet { base_revision: 0, actor: "root".into(), events: puts };
+    let set = ChangeSet {
+        base_revision: 0,
+        actor: "root".into(),
+        events: puts,
+    };
     let items = vec![Item::ChangeSet(set), Item::Register(register())];
-    state.apply(5, &Batch { lease_clock_ms: 8, wall_ms: 29_000_000 * 60_000, items });
+    state.apply(
+        5,
+        &Batch {
+            lease_clock_ms: 8,
+            wall_ms: 29_000_000 * 60_000,
+            items,
+        },
+    );
     let items = vec![Item::Usage(usage_batch(5, false))];
-    let outcomes = state.apply(6, &Batch { lease_clock_ms: 9, wall_ms: 29_000_000 * 60_000, items });
+    let outcomes = state.apply(
+        6,
+        &Batch {
+            lease_clock_ms: 9,
+            wall_ms: 29_000_000 * 60_000,
+            items,
+        },
+    );
     assert_eq!(outcomes, [Outcome::Counted]);
     state
 }
@@ -373,11 +212,24 @@ fn chunks_that_hold_the_same_have_the_same_bytes() {
     (later.seq, later.ranges[0].from, later.ranges[0].to) = (2, 3, 4);
     later.rows[0].minute += 1;
     let items = vec![Item::Usage(later)];
-    state.apply(7, &Batch { lease_clock_ms: 9, wall_ms: 29_000_002 * 60_000, items });
+    state.apply(
+        7,
+        &Batch {
+            lease_clock_ms: 9,
+            wall_ms: 29_000_002 * 60_000,
+            items,
+        },
+    );
     let after = encode_checkpoint(&state, &at).unwrap().chunks;
-    let kept: Vec<_> = before.iter().filter(|chunk| after.contains(chunk)).collect();
+    let kept: Vec<_> = before
+        .iter()
+        .filter(|chunk| after.contains(chunk))
+        .collect();
     let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["catalog-00000", "series-00000", "cells-minute-0029000000"]);
+    assert_eq!(
+        names,
+        ["catalog-00000", "series-00000", "cells-minute-0029000000"]
+    );
 }
 
 #[test]
@@ -394,14 +246,38 @@ fn what_is_unknown_or_broken_is_refused_by_name() {
     let error = decode_batch(&unknown_event.encode_to_vec()).unwrap_err();
     assert_eq!(error, DecodeError::Missing { what: "Event.kind" });
     let error = decode_batch(&[0xff, 0xff]).unwrap_err();
-    assert!(matches!(error, DecodeError::Protobuf { what: "Batch", .. }), "{error}");
-    let short = log::Key { hash: vec![1; 31], ..log::Key::default() };
+    assert!(
+        matches!(error, DecodeError::Protobuf { what: "Batch", .. }),
+        "{error}"
+    );
+    let short = log::Key {
+        hash: vec![1; 31],
+        ..log::Key::default()
+    };
     let error = Key::from_wire(short).unwrap_err();
-    assert_eq!(error, DecodeError::Length { what: "Key.hash", expected: 32, got: 31 });
-    let protocol = log::Provider { protocol: 99, ..log::Provider::default() };
-    assert!(Provider::from_wire(protocol).unwrap_err().to_string().contains("99"));
+    assert_eq!(
+        error,
+        DecodeError::Length {
+            what: "Key.hash",
+            expected: 32,
+            got: 31
+        }
+    );
+    let protocol = log::Provider {
+        protocol: 99,
+        ..log::Provider::default()
+    };
+    assert!(
+        Provider::from_wire(protocol)
+            .unwrap_err()
+            .to_string()
+            .contains("99")
+    );
     let error = read_append_request(peer::AppendEntriesRequest::default()).unwrap_err();
-    assert!(error.to_string().starts_with("AppendEntriesRequest.ballot"), "{error}");
+    assert!(
+        error.to_string().starts_with("AppendEntriesRequest.ballot"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -411,7 +287,16 @@ fn lists_beyond_the_limits_are_refused() {
         ..log::UsageBatch::default()
     };
     let error = UsageBatch::from_wire(many).unwrap_err();
-    assert!(matches!(error, DecodeError::TooMany { what: "UsageBatch.rows", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            DecodeError::TooMany {
+                what: "UsageBatch.rows",
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -428,6 +313,9 @@ fn a_histogram_that_claims_nonsense_is_refused() {
         (vec![65_535], vec![1]),
         (vec![1], vec![0]),
     ] {
-        assert!(UsageRow::from_wire(row(bins.clone(), counts)).is_err(), "{bins:?}");
+        assert!(
+            UsageRow::from_wire(row(bins.clone(), counts)).is_err(),
+            "{bins:?}"
+        );
     }
 }

@@ -19,9 +19,16 @@ impl Wire for Register {
         let spools = self
             .spools
             .iter()
-            .map(|(worker, uuid)| wire::Spool { worker: *worker, uuid: uuid.to_vec() })
+            .map(|(worker, uuid)| wire::Spool {
+                worker: *worker,
+                uuid: uuid.to_vec(),
+            })
             .collect();
-        wire::Register { node: self.node, spools }
+        wire::Register {
+            node: self.node,
+            follows: self.follows,
+            spools,
+        }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
@@ -29,7 +36,11 @@ impl Wire for Register {
             .into_iter()
             .map(|spool| Ok((spool.worker, fixed("Spool.uuid", &spool.uuid)?)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { node: message.node, spools })
+        Ok(Self {
+            node: message.node,
+            follows: message.follows,
+            spools,
+        })
     }
 }
 
@@ -104,10 +115,12 @@ impl Wire for SeriesRef {
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
-        Ok(match message.kind.ok_or_else(|| missing("SeriesRef.kind"))? {
-            Kind::Known(id) => Self::Known(id),
-            Kind::New(key) => Self::New(Wire::from_wire(key)?),
-        })
+        Ok(
+            match message.kind.ok_or_else(|| missing("SeriesRef.kind"))? {
+                Kind::Known(id) => Self::Known(id),
+                Kind::New(key) => Self::New(Wire::from_wire(key)?),
+            },
+        )
     }
 }
 
@@ -210,15 +223,18 @@ pub(super) fn write_histogram(histogram: &Histogram) -> Option<wire::Histogram> 
     if histogram.is_empty() {
         return None;
     }
-    let (bins, counts) =
-        histogram.bins().iter().map(|&(bin, count)| (u32::from(bin), count)).unzip();
+    let (bins, counts) = histogram
+        .bins()
+        .iter()
+        .map(|&(bin, count)| (u32::from(bin), count))
+        .unzip();
     Some(wire::Histogram { bins, counts })
 }
 
-pub(super) fn read_histogram(
-    message: Option<wire::Histogram>,
-) -> Result<Histogram, DecodeError> {
-    let Some(message) = message else { return Ok(Histogram::default()) };
+pub(super) fn read_histogram(message: Option<wire::Histogram>) -> Result<Histogram, DecodeError> {
+    let Some(message) = message else {
+        return Ok(Histogram::default());
+    };
     let bins = bounded("Histogram.bins", usize::from(histogram::BINS), message.bins)?;
     if bins.len() != message.counts.len() {
         return Err(DecodeError::Length {
@@ -231,7 +247,9 @@ pub(super) fn read_histogram(
         .into_iter()
         .zip(message.counts)
         .map(|(bin, count)| {
-            u16::try_from(bin).map(|bin| (bin, count)).map_err(|_| unknown("Histogram.bins", bin))
+            u16::try_from(bin)
+                .map(|bin| (bin, count))
+                .map_err(|_| unknown("Histogram.bins", bin))
         })
         .collect::<Result<Vec<_>, _>>()?;
     Histogram::from_bins(bins).ok_or_else(|| unknown("Histogram.bins", "unordered or empty bins"))

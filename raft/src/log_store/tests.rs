@@ -38,7 +38,10 @@ fn open(dir: &TempDir) -> (LogStore, StateMachine) {
     let store = CheckpointStore::open(Arc::new(RealDisk), checkpoints, CLUSTER, 1).unwrap();
     let found = checkpoint::load(&store).unwrap();
     let at = found.as_ref().map(|(at, _)| at.clone());
-    (log, StateMachine::new(SharedState::new(found), Arc::new(store), at))
+    (
+        log,
+        StateMachine::new(SharedState::new(found), Arc::new(store), at),
+    )
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
@@ -47,7 +50,10 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn entry_of(index: u64, bytes: usize) -> Entry {
     let payload = EntryPayload::Normal(Payload(Bytes::from(vec![b'x'; bytes])));
-    Entry { log_id: log_id(1, index), payload }
+    Entry {
+        log_id: log_id(1, index),
+        payload,
+    }
 }
 
 #[test]
@@ -64,9 +70,18 @@ async fn a_read_for_replication_is_bounded_in_bytes_and_never_empty() {
     log.blocking_append([entry_of(5, 3 << 20)]).await.unwrap();
     let mut reader = log.get_log_reader().await;
     let read = |entries: Vec<Entry>| entries.iter().map(|e| e.log_id.index).collect::<Vec<_>>();
-    assert_eq!(read(reader.limited_get_log_entries(1, 6).await.unwrap()), [1]);
-    assert_eq!(read(reader.limited_get_log_entries(5, 6).await.unwrap()), [5]);
-    assert_eq!(read(reader.try_get_log_entries(2..=4).await.unwrap()), [2, 3, 4]);
+    assert_eq!(
+        read(reader.limited_get_log_entries(1, 6).await.unwrap()),
+        [1]
+    );
+    assert_eq!(
+        read(reader.limited_get_log_entries(5, 6).await.unwrap()),
+        [5]
+    );
+    assert_eq!(
+        read(reader.try_get_log_entries(2..=4).await.unwrap()),
+        [2, 3, 4]
+    );
 }
 
 #[tokio::test]
@@ -74,7 +89,9 @@ async fn a_restart_keeps_log_and_committed_and_demotes_the_vote_once() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, machine) = open(&dir);
     log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
-    log.blocking_append((1..=3).map(|index| entry_of(index, 10))).await.unwrap();
+    log.blocking_append((1..=3).map(|index| entry_of(index, 10)))
+        .await
+        .unwrap();
     log.save_committed(Some(log_id(1, 2))).await.unwrap();
     log.blocking_append([entry_of(4, 10)]).await.unwrap();
     drop((log, machine));
@@ -83,17 +100,25 @@ async fn a_restart_keeps_log_and_committed_and_demotes_the_vote_once() {
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 1)));
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(1, 2)));
     let state = log.get_log_state().await.unwrap();
-    assert_eq!((state.last_purged_log_id, state.last_log_id), (None, Some(log_id(1, 4))));
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (None, Some(log_id(1, 4)))
+    );
     assert_eq!(log.try_get_log_entries(1..5).await.unwrap().len(), 4);
     log.save_vote(&Vote::new_committed(4, 1)).await.unwrap();
-    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(4, 1)));
+    assert_eq!(
+        log.read_vote().await.unwrap(),
+        Some(Vote::new_committed(4, 1))
+    );
 }
 
 #[tokio::test]
 async fn a_purge_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, machine) = open(&dir);
-    log.blocking_append((1..=3).map(|index| entry_of(index, 10))).await.unwrap();
+    log.blocking_append((1..=3).map(|index| entry_of(index, 10)))
+        .await
+        .unwrap();
     log.purge(log_id(1, 3)).await.unwrap();
     drop((log, machine));
     let (mut log, _machine) = open(&dir);

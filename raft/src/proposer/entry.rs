@@ -113,7 +113,11 @@ impl<R> EntryDraft<R> {
         let dry_run = matches!(command, Command::Put { dry_run: true, .. });
         if dry_run || decision.events.is_empty() {
             let revision = self.catalog.revision();
-            let accepted = Accepted { revision, index: 0, changes: decision.changes };
+            let accepted = Accepted {
+                revision,
+                index: 0,
+                changes: decision.changes,
+            };
             return Drafted::Answer(Ok(Reply::Accepted(accepted)));
         }
         let set = ChangeSet {
@@ -121,8 +125,10 @@ impl<R> EntryDraft<R> {
             actor: caller.actor.clone(),
             events: decision.events,
         };
-        let drafted =
-            self.push(Kind::ChangeSet(set.to_wire()), Queued::ChangeSet(decision.changes));
+        let drafted = self.push(
+            Kind::ChangeSet(set.to_wire()),
+            Queued::ChangeSet(decision.changes),
+        );
         if matches!(drafted, Drafted::Queued(_)) {
             Arc::make_mut(&mut self.catalog).apply_change_set(&set);
         }
@@ -159,7 +165,11 @@ fn check_usage(batch: &UsageBatch) -> Result<(), Rejected> {
 }
 
 fn within(path: &str, got: usize, max: usize) -> Result<(), Rejected> {
-    if got > max { Err(too_large(path, got, max, "elements")) } else { Ok(()) }
+    if got > max {
+        Err(too_large(path, got, max, "elements"))
+    } else {
+        Ok(())
+    }
 }
 
 fn too_large(path: &str, got: usize, max: usize, unit: &str) -> Rejected {
@@ -167,6 +177,141 @@ fn too_large(path: &str, got: usize, max: usize, unit: &str) -> Rejected {
         format!("{got} {unit} in one proposal, {max} are allowed: send it in several parts");
     Rejected {
         code: RejectedCode::Limit,
-        violations: vec![Violation { path: path.to_owned(), problem }],
+        violations: vec![Violation {
+            path: path.to_owned(),
+            problem,
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mode_envoy_model::batch::{Batch, Item};
+    use mode_envoy_model::object::{Name, Object};
+    use mode_envoy_model::tenant::Tenant;
+    use mode_envoy_model::usage::batch::{SeriesRef, SpoolRange};
+    use mode_envoy_model::usage::series::SeriesKey;
+
+    use super::*;
+    use crate::convert::decode_batch;
+
+    fn draft() -> EntryDraft<()> {
+        EntryDraft::new(
+            Arc::new(Catalog::empty()),
+            Stamp {
+                lease_clock_ms: 1,
+                wall_ms: 2,
+            },
+        )
+    }
+
+    fn put(names: impl IntoIterator<Item = String>) -> Proposal {
+        let tenant = |name: String| Object::Tenant(Tenant { name: name.into() });
+        let objects = names.into_iter().map(tenant).collect();
+        Proposal::Command(Command::Put {
+            objects,
+            dry_run: false,
+        })
+    }
+
+    fn add(draft: &mut EntryDraft<()>, proposal: &Proposal) -> Drafted {
+        let anyone: Authorize = Arc::new(|_, _, _| Ok(()));
+        draft.add(proposal, &Caller::node(), &anyone)
+    }
+
+    /// More than an entry takes, less than a proposal may have.
+    fn many_series() -> UsageBatch {
+        let empty = || Name::from("");
+        let series = |number: usize| {
+            SeriesRef::New(SeriesKey {
+                tenant: format!("{number:0>100}").into(),
+                team: empty(),
+                consumer: empty(),
+                key: empty(),
+                route: empty(),
+                api: empty(),
+                model: empty(),
+                provider: empty(),
+                upstream_model: empty(),
+                status_class: 2,
+                folded: false,
+            })
+        };
+        UsageBatch {
+            node: 1,
+            incarnation: 1,
+            seq: 1,
+            ranges: Vec::new(),
+            series: (0..limits::BATCH_SERIES).map(series).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    fn written(draft: EntryDraft<()>) -> Batch {
+        decode_batch(&draft.into_payload().0).unwrap()
+    }
+
+    #[test]
+    fn a_command_is_decided_on_what_is_queued_before_it() {
+        let mut draft = draft();
+        let proposal = put(["acme".to_owned()]);
+        assert!(matches!(add(&mut draft, &proposal), Drafted::Queued(_)));
+        let again = add(&mut draft, &proposal);
+        let Drafted::Answer(Ok(Reply::Accepted(accepted))) = again else {
+            panic!()
+        };
+        assert_eq!((accepted.revision, accepted.index), (1, 0));
+        assert!(matches!(
+            add(&mut draft, &put(["other".to_owned()])),
+            Drafted::Queued(_)
+        ));
+        let batch = written(draft);
+        let bases: Vec<_> = batch
+            .items
+            .iter()
+            .map(|item| {
+                if let Item::ChangeSet(set) = item {
+                    set.base_revision
+                } else {
+                    99
+                }
+            })
+            .collect();
+        assert_eq!(bases, [0, 1]);
+        assert_eq!((batch.lease_clock_ms, batch.wall_ms), (1, 2));
+    }
+
+    #[test]
+    fn a_full_entry_takes_no_more_and_a_large_proposal_has_its_own() {
+        let large = Proposal::Usage(many_series());
+        let mut draft = draft();
+        assert!(matches!(add(&mut draft, &large), Drafted::Queued(_)));
+        let next = put(["next".to_owned()]);
+        assert!(matches!(add(&mut draft, &next), Drafted::Full));
+        assert_eq!(written(draft).items.len(), 1);
+    }
+
+    #[test]
+    fn what_replicas_could_not_read_back_is_refused() {
+        let range = SpoolRange {
+            worker: 0,
+            uuid: [0; 16],
+            from: 1,
+            to: 1,
+        };
+        let batch = UsageBatch {
+            node: 1,
+            incarnation: 1,
+            seq: 1,
+            ranges: vec![range; limits::SPOOLS + 1],
+            series: Vec::new(),
+            rows: Vec::new(),
+        };
+        let mut draft = draft();
+        let drafted = add(&mut draft, &Proposal::Usage(batch));
+        let Drafted::Answer(Err(ProposeError::Rejected(rejected))) = drafted else {
+            panic!()
+        };
+        assert_eq!(rejected.code, RejectedCode::Limit);
     }
 }

@@ -1,4 +1,9 @@
 //! What the cluster tests are written in: nodes that start and stop, and short words for what one asks of them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -53,7 +58,15 @@ impl TestCluster {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let dir = tempfile::tempdir().unwrap();
-            (id, Member { dir, address, listener: Some(listener), node: None })
+            (
+                id,
+                Member {
+                    dir,
+                    address,
+                    listener: Some(listener),
+                    node: None,
+                },
+            )
         };
         Self {
             checkpoint_every: 10_000,
@@ -72,7 +85,11 @@ impl TestCluster {
     }
 
     pub(crate) fn running(&self) -> Vec<u64> {
-        self.members.iter().filter(|(_, m)| m.node.is_some()).map(|(id, _)| *id).collect()
+        self.members
+            .iter()
+            .filter(|(_, m)| m.node.is_some())
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// How often members were asked to flush their usage.
@@ -113,12 +130,19 @@ impl TestCluster {
         &mut self,
         id: u64,
     ) -> impl Future<Output = Result<Handle, StartError>> + Send + 'static {
-        let initial_cluster = self.members.iter().map(|(id, m)| (*id, m.address.clone())).collect();
+        let initial_cluster = self
+            .members
+            .iter()
+            .map(|(id, m)| (*id, m.address.clone()))
+            .collect();
         let dir = self.dir(id);
         let member = self.members.get_mut(&id).unwrap();
         let listener = member.listener.take();
         let listener = listener.unwrap_or_else(|| TcpListener::bind(&member.address).unwrap());
-        let advertise = Addresses { peer: member.address.clone(), ..Addresses::default() };
+        let advertise = Addresses {
+            peer: member.address.clone(),
+            ..Addresses::default()
+        };
         let mut settings = Settings::new(id, dir, advertise, self.secret.clone());
         settings.initial_cluster = Some(initial_cluster);
         settings.timers = Timers::RELAXED;
@@ -143,17 +167,28 @@ fn known(caller: &Caller) -> Result<(), Rejected> {
     if caller.token_hash.is_none() {
         return Ok(());
     }
-    let violation = Violation { path: String::new(), problem: "who is this?".to_owned() };
-    Err(Rejected { code: RejectedCode::Forbidden, violations: vec![violation] })
+    let violation = Violation {
+        path: String::new(),
+        problem: "who is this?".to_owned(),
+    };
+    Err(Rejected {
+        code: RejectedCode::Forbidden,
+        violations: vec![violation],
+    })
 }
 
 /// Ends a test that hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(2 * LONG, future).await.expect("it takes too long")
+    tokio::time::timeout(2 * LONG, future)
+        .await
+        .expect("it takes too long")
 }
 
 pub(crate) fn stranger() -> Caller {
-    Caller { actor: "stranger".to_owned(), token_hash: Some([1; 32]) }
+    Caller {
+        actor: "stranger".to_owned(),
+        token_hash: Some([1; 32]),
+    }
 }
 
 pub(crate) fn tenant(name: &str) -> Object {
@@ -161,7 +196,10 @@ pub(crate) fn tenant(name: &str) -> Object {
 }
 
 pub(crate) fn put_tenant(name: &str) -> Command {
-    Command::Put { objects: vec![tenant(name)], dry_run: false }
+    Command::Put {
+        objects: vec![tenant(name)],
+        dry_run: false,
+    }
 }
 
 pub(crate) async fn put(node: &Node, name: &str) -> Result<Accepted, ProposeError> {
@@ -169,12 +207,25 @@ pub(crate) async fn put(node: &Node, name: &str) -> Result<Accepted, ProposeErro
 }
 
 pub(crate) fn found(cluster_id: [u8; 16]) -> Command {
-    let root = Token { name: "root".into(), role: Role::Root, hash: [5; 32], created_ms: 1 };
-    Command::Found { cluster_id, wrapped_key: vec![1; 40], root }
+    let root = Token {
+        name: "root".into(),
+        role: Role::Root,
+        hash: [5; 32],
+        created_ms: 1,
+    };
+    Command::Found {
+        cluster_id,
+        wrapped_key: vec![1; 40],
+        root,
+    }
 }
 
 pub(crate) fn register(node: u64) -> Register {
-    Register { node, spools: vec![(0, [9; 16])] }
+    Register {
+        node,
+        follows: 0,
+        spools: vec![(0, [9; 16])],
+    }
 }
 
 /// One call, in one record.
@@ -195,15 +246,29 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
     };
     let mut latency = Histogram::default();
     latency.record(1_000);
-    let counters = Counters { calls: 1, ..Counters::default() };
+    let counters = Counters {
+        calls: 1,
+        ..Counters::default()
+    };
     let minute = u32::MAX;
     UsageBatch {
         node,
         incarnation,
         seq,
-        ranges: vec![SpoolRange { worker: 0, uuid: [9; 16], from: seq, to: seq + 1 }],
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [9; 16],
+            from: seq,
+            to: seq + 1,
+        }],
         series: vec![SeriesRef::New(key)],
-        rows: vec![UsageRow { minute, series: 0, counters, latency, ttft: Histogram::default() }],
+        rows: vec![UsageRow {
+            minute,
+            series: 0,
+            counters,
+            latency,
+            ttft: Histogram::default(),
+        }],
     }
 }
 
@@ -211,7 +276,9 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
 pub(crate) fn calls(node: &Node) -> u64 {
     let usage = node.usage();
     let days = usage.cells.chunks(Resolution::Day);
-    days.values().flat_map(|chunk| chunk.values().map(|cell| cell.counters.calls)).sum()
+    days.values()
+        .flat_map(|chunk| chunk.values().map(|cell| cell.counters.calls))
+        .sum()
 }
 
 /// Waits until this node knows a leader.

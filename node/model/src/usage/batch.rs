@@ -7,11 +7,14 @@ use crate::usage::series::SeriesKey;
 /// Identity of one usage spool, drawn when it was created.
 pub type SpoolUuid = [u8; 16];
 
-/// A node starts a new incarnation of its usage stream.
+/// A node starts a new incarnation of its usage stream; void unless it follows the current one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Register {
     /// Node.
     pub node: u64,
+    /// The incarnation that is current, 0 where there is none. So a Register of an earlier life that arrives late
+    /// cannot make the state forget a spool of this one.
+    pub follows: u64,
     /// The spools it has, by worker.
     pub spools: Vec<(u32, SpoolUuid)>,
 }

@@ -3,7 +3,8 @@
 //! A position in a spool is the number of its record, so a gap or an overlap cannot be expressed: a batch counts
 //! only if its incarnation is current, its number is next and each of its ranges starts where the last one ended.
 //! Register keeps the position of every spool whose identity is known, whichever worker names it now; a spool of
-//! a new identity starts at record 1; spools that it does not list are forgotten.
+//! a new identity starts at record 1; spools that it does not list are forgotten. It counts only if it follows the
+//! current incarnation, so that one which arrives late forgets nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,6 +64,9 @@ impl Streams {
             || (old.is_none() && self.by_node.len() >= limits::STREAMS)
         {
             return Outcome::Malformed;
+        }
+        if old.map_or(0, |stream| stream.incarnation) != register.follows {
+            return Outcome::Fenced;
         }
         let acked_to = |uuid: &SpoolUuid| {
             old.and_then(|stream| stream.spools.values().find(|spool| spool.uuid == *uuid))

@@ -16,6 +16,7 @@ fn state_with(count: u32) -> State {
     let mut state = State::new();
     let register = Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     };
     apply(&mut state, 1, 0, Item::Register(register));

@@ -56,6 +56,7 @@ fn world(bursts: &[Burst]) -> World {
     let wall_ms = |minute: u32| u64::from(minute) * 60_000;
     let register = Item::Register(Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     });
     apply(&mut world.state, 1, wall_ms(minute), register);

@@ -14,6 +14,7 @@ fn small() -> State {
     let mut state = State::new();
     let register = Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     };
     apply(&mut state, 1, 86_400_000, Item::Register(register));

@@ -52,7 +52,10 @@ fn fit(state: &State, batch: &Batch) -> Batch {
     for item in &mut batch.items {
         match item {
             Item::ChangeSet(set) => set.base_revision = state.catalog.revision(),
-            Item::Register(_) => {}
+            Item::Register(register) => {
+                let current = state.usage.streams.get(register.node);
+                register.follows = current.map_or(0, |stream| stream.incarnation);
+            }
             Item::Usage(usage) => fit_usage(state, usage),
         }
     }

@@ -52,6 +52,7 @@ fn a_row_counts_within_what_is_kept_and_not_ahead_of_the_clock() {
     let mut state = State::new();
     let register = Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     };
     apply(&mut state, 1, wall, Item::Register(register));

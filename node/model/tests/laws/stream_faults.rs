@@ -85,15 +85,17 @@ fn each_fault_of_a_batch_has_its_outcome_and_counts_nothing() {
 #[test]
 fn a_spool_keeps_its_position_under_another_worker_and_unlisted_ones_are_forgotten() {
     let (mut state, _) = next();
-    let register = |spools| Item::Register(Register { node: 1, spools });
-    apply(&mut state, 3, 0, register(vec![(5, [0; 16]), (0, [1; 16])]));
+    let register = |follows, spools| Item::Register(Register { node: 1, follows, spools });
+    apply(&mut state, 3, 0, register(1, vec![(5, [0; 16]), (0, [1; 16])]));
     let spools = &state.usage.streams.get(1).expect("registered").spools;
     assert_eq!((spools[&5].acked_to, spools[&0].acked_to), (2, 1));
-    apply(&mut state, 4, 0, register(vec![(0, [1; 16])]));
-    assert_eq!(
-        state.usage.streams.get(1).expect("registered").spools.len(),
-        1
-    );
+    let register = register(3, vec![(0, [1; 16])]);
+    apply(&mut state, 4, 0, register.clone());
+    let before = state.usage.streams.clone();
+    assert_eq!(before.get(1).expect("registered").spools.len(), 1);
+    // The same again is late: another incarnation is current by then.
+    assert_eq!(apply(&mut state, 5, 0, register), Outcome::Fenced);
+    assert_eq!(state.usage.streams, before);
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn a_register_that_repeats_itself_or_passes_a_limit_is_malformed() {
             &mut state,
             3,
             0,
-            Item::Register(Register { node: 1, spools }),
+            Item::Register(Register { node: 1, follows: 1, spools }),
         );
         assert_eq!(outcome, Outcome::Malformed);
     };
@@ -119,6 +121,7 @@ fn a_register_that_repeats_itself_or_passes_a_limit_is_malformed() {
     for node in 2..=1_024 {
         let item = Item::Register(Register {
             node,
+            follows: 0,
             spools: Vec::new(),
         });
         assert_eq!(
@@ -128,6 +131,7 @@ fn a_register_that_repeats_itself_or_passes_a_limit_is_malformed() {
     }
     let item = Item::Register(Register {
         node: 1_025,
+        follows: 0,
         spools: Vec::new(),
     });
     assert_eq!(apply(&mut state, 3, 0, item), Outcome::Malformed);

@@ -59,6 +59,7 @@ pub(crate) fn counted(rows: &[UsageRow]) -> State {
     let mut state = State::new();
     let register = Register {
         node: 1,
+        follows: 0,
         spools: vec![(0, [0; 16])],
     };
     apply(&mut state, 1, 0, Item::Register(register));

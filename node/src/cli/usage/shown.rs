@@ -21,7 +21,11 @@ struct ShownRow<'a> {
 impl Serialize for ShownUsage<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { found, group_by } = self;
-        let rows: Vec<_> = found.rows.iter().map(|row| ShownRow { row, group_by }).collect();
+        let rows: Vec<_> = found
+            .rows
+            .iter()
+            .map(|row| ShownRow { row, group_by })
+            .collect();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("from", &found.from)?;
         map.serialize_entry("to", &found.to)?;
@@ -63,20 +67,33 @@ impl Serialize for ShownRow<'_> {
 
 /// An answer as columns for people: what fits on a screen.
 pub(super) fn narrow(found: &pb::QueryUsageResponse, group_by: &[String]) -> Table {
-    let metrics = ["calls", "errors", "rejected", "input", "output", "total", "cost_usd", "p50_ms", "p95_ms"];
+    let metrics = [
+        "calls", "errors", "rejected", "input", "output", "total", "cost_usd", "p50_ms", "p95_ms",
+    ];
     let timed = found.interval != "total";
     let mut head = dimensions_head(group_by, timed);
     let texts = head.len();
     head.extend(metrics.map(str::to_owned));
     let row = |row: &pb::UsageRow| {
         let mut cells = dimensions(row, group_by, timed);
-        let counts = [row.calls, row.errors, row.rejected, row.input_tokens, row.output_tokens, row.total_tokens];
+        let counts = [
+            row.calls,
+            row.errors,
+            row.rejected,
+            row.input_tokens,
+            row.output_tokens,
+            row.total_tokens,
+        ];
         cells.extend(counts.map(|count| count.to_string()));
         cells.push(row.cost_usd.clone());
         cells.extend([row.latency_p50_ms, row.latency_p95_ms].map(latency));
         cells
     };
-    Table { head, rows: found.rows.iter().map(row).collect(), texts }
+    Table {
+        head,
+        rows: found.rows.iter().map(row).collect(),
+        texts,
+    }
 }
 
 /// An answer as CSV: every metric.
@@ -89,7 +106,11 @@ pub(super) fn wide(found: &pb::QueryUsageResponse, group_by: &[String]) -> Table
     head.push("cost_usd".to_owned());
     head.extend(latencies(&sample).map(|(name, _)| name.to_owned()));
     head.push("folded".to_owned());
-    let rows = found.rows.iter().map(|row| cells(row, group_by, timed)).collect();
+    let rows = found
+        .rows
+        .iter()
+        .map(|row| cells(row, group_by, timed))
+        .collect();
     Table { head, rows, texts }
 }
 
@@ -103,12 +124,20 @@ fn cells(row: &pb::UsageRow, group_by: &[String], timed: bool) -> Vec<String> {
 }
 
 fn dimensions_head(group_by: &[String], timed: bool) -> Vec<String> {
-    timed.then(|| "time".to_owned()).into_iter().chain(group_by.iter().cloned()).collect()
+    timed
+        .then(|| "time".to_owned())
+        .into_iter()
+        .chain(group_by.iter().cloned())
+        .collect()
 }
 
 fn dimensions(row: &pb::UsageRow, group_by: &[String], timed: bool) -> Vec<String> {
     let values = group_by.iter().map(|name| dimension(row, name).to_owned());
-    timed.then(|| row.time.clone()).into_iter().chain(values).collect()
+    timed
+        .then(|| row.time.clone())
+        .into_iter()
+        .chain(values)
+        .collect()
 }
 
 /// Empty where there is none.
@@ -184,15 +213,35 @@ mod tests {
 
     fn rendered(format: Format, found: &pb::QueryUsageResponse) -> String {
         let group_by = ["key".to_owned()];
-        let table = if format == Format::Csv { wide(found, &group_by) } else { narrow(found, &group_by) };
-        render(format, &table, &ShownUsage { found, group_by: &group_by })
+        let table = if format == Format::Csv {
+            wide(found, &group_by)
+        } else {
+            narrow(found, &group_by)
+        };
+        render(
+            format,
+            &table,
+            &ShownUsage {
+                found,
+                group_by: &group_by,
+            },
+        )
     }
 
     #[test]
     fn usage_is_printed_as_the_golden_files_say() {
-        assert_eq!(rendered(Format::Table, &found()), include_str!("golden/hour.txt"));
-        assert_eq!(rendered(Format::Json, &found()), include_str!("golden/hour.json"));
-        assert_eq!(rendered(Format::Csv, &found()), include_str!("golden/hour.csv"));
+        assert_eq!(
+            rendered(Format::Table, &found()),
+            include_str!("golden/hour.txt")
+        );
+        assert_eq!(
+            rendered(Format::Json, &found()),
+            include_str!("golden/hour.json")
+        );
+        assert_eq!(
+            rendered(Format::Csv, &found()),
+            include_str!("golden/hour.csv")
+        );
     }
 
     #[test]
@@ -203,7 +252,8 @@ mod tests {
             row.time.clear();
         }
         assert!(rendered(Format::Csv, &found).starts_with("key,calls,"));
-        let json: serde_json::Value = serde_json::from_str(&rendered(Format::Json, &found)).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&rendered(Format::Json, &found)).unwrap();
         assert_eq!(json["rows"][0].get("time"), None);
         assert_eq!(json["rows"][1]["latency_p50_ms"], serde_json::Value::Null);
     }

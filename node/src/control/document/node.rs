@@ -63,6 +63,11 @@ impl Node {
         Self::of(Value::Text(text.into()))
     }
 
+    /// A document that holds nothing.
+    pub(super) const fn empty() -> Self {
+        Self::of(Value::Map(Vec::new()))
+    }
+
     /// What messages call it.
     pub(super) const fn what(&self) -> &'static str {
         match self.value {

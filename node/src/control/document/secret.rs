@@ -59,48 +59,42 @@ impl PartialEq for SecretSource {
 pub(super) fn read_secret(node: &Node, path: String, faults: &mut Faults) -> Option<SecretRef> {
     let at = node.at;
     let mut fields = Fields::of(node, path, faults)?;
-    let env = fields
-        .text("env", faults)
-        .map(|name| SecretSource::Env(name.to_owned()));
-    let file = fields
-        .text("file", faults)
-        .map(|path| SecretSource::File(path.to_owned()));
-    let value = fields
-        .text("value", faults)
-        .map(|text| SecretSource::Value(Secret::new(text.to_owned())));
-    let stored = match fields.text("stored", faults).map(parse_fingerprint) {
-        Some(None) => {
-            fields.fault(
-                "`stored` is not a fingerprint: take the 32 digits that `export` prints",
-                faults,
-            );
-            return None;
+    let given = ["env", "file", "value", "stored"].map(|way| fields.has(way));
+    let texts =
+        ["env", "file", "value", "stored"].map(|way| fields.text(way, faults).map(str::to_owned));
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        let problem = "state the secret by exactly one of {env: NAME}, {file: PATH}, \
+                       {value: TEXT} or {stored: FINGERPRINT}";
+        fields.fault(problem, faults);
+        return None;
+    }
+    let source = match texts {
+        [Some(name), ..] => SecretSource::Env(name),
+        [_, Some(path), ..] => SecretSource::File(path),
+        [_, _, Some(text), _] if (1..=MAX_SECRET_BYTES).contains(&text.len()) => {
+            SecretSource::Value(Secret::new(text))
         }
-        Some(Some(fingerprint)) => Some(SecretSource::Stored(fingerprint)),
-        None => None,
-    };
-    let mut given = [env, file, value, stored].into_iter().flatten();
-    let (source, more) = (given.next(), given.next().is_some());
-    match source {
-        Some(SecretSource::Value(secret))
-            if !(1..=MAX_SECRET_BYTES).contains(&secret.expose().len()) =>
-        {
+        [_, _, Some(_), _] => {
             fields.fault(
                 format!("a secret has 1 to {MAX_SECRET_BYTES} bytes"),
                 faults,
             );
-            None
+            return None;
         }
-        Some(source) if !more => {
-            fields.finish(&[], faults);
-            Some(SecretRef { source, at })
+        [_, _, _, Some(digits)] => {
+            let Some(fingerprint) = parse_fingerprint(&digits) else {
+                let problem =
+                    "`stored` is not a fingerprint: take the 32 digits that `export` prints";
+                fields.fault(problem, faults);
+                return None;
+            };
+            SecretSource::Stored(fingerprint)
         }
-        _ => {
-            let problem = "state the secret by exactly one of {env: NAME}, {file: PATH}, {value: TEXT} or {stored: FINGERPRINT}";
-            fields.fault(problem, faults);
-            None
-        }
-    }
+        // It is there and no text, which was reported.
+        [None, None, None, None] => return None,
+    };
+    fields.finish(&[], faults);
+    Some(SecretRef { source, at })
 }
 
 /// Writes one reference.

@@ -203,6 +203,49 @@ fn what_the_catalog_holds_is_written_with_fingerprints_only() {
     );
 }
 
+#[test]
+fn as_json_a_document_keeps_the_order_of_its_fields() {
+    let json = |text| serde_json::to_string(&tree(text).unwrap()).unwrap();
+    assert_eq!(
+        json("tenants:\n- name: acme\nconsumers:\n- {tenant: acme, name: app}\n"),
+        r#"{"tenants":[{"name":"acme"}],"consumers":[{"tenant":"acme","name":"app"}]}"#
+    );
+    assert_eq!(json(""), "{}");
+    assert!(tree("{").is_err());
+}
+
+#[test]
+fn a_fingerprint_that_looks_like_a_number_is_written_as_a_text() {
+    for byte in [0x00, 0x11, 0x99, 0x1e] {
+        let source = SecretSource::Stored([byte; 16]);
+        let provider = read("providers: [{name: p, protocol: openai}]")
+            .unwrap()
+            .drafts
+            .remove(0);
+        let keys = vec![SecretRef {
+            source,
+            at: Position::default(),
+        }];
+        let draft = Draft {
+            keys,
+            at: Position::default(),
+            ..provider
+        };
+        let text = write(std::slice::from_ref(&draft)).unwrap();
+        assert_eq!(read(&text).unwrap().drafts[0].keys, draft.keys, "{text}");
+    }
+    let unquoted = format!(
+        "providers: [{{name: p, protocol: openai, keys: [{{stored: {}}}]}}]",
+        "0".repeat(32)
+    );
+    assert!(
+        faults(&unquoted).contains("put it in quotes"),
+        "{}",
+        faults(&unquoted)
+    );
+    assert_eq!(read(&unquoted).unwrap_err().list.len(), 1);
+}
+
 // === any document reads back as it was written ===
 
 fn name() -> impl Strategy<Value = Name> {

@@ -25,7 +25,10 @@ const COST: HeaderName = HeaderName::from_static("x-mode-envoy-cost-usd");
 /// As much of a plain answer as is read before it is relayed.
 enum Plain {
     Whole(Bytes),
-    Long { first: Bytes, exchange: Box<Exchange> },
+    Long {
+        first: Bytes,
+        exchange: Box<Exchange>,
+    },
 }
 
 /// Answers the client with what the provider sent.
@@ -34,7 +37,12 @@ pub(super) async fn answer(
     chat: &Chat,
     received: Received,
 ) -> Result<Answer, Error> {
-    let Received { status, mut headers, body, length } = received;
+    let Received {
+        status,
+        mut headers,
+        body,
+        length,
+    } = received;
     let kind = Kind::of(&headers);
     name_the_model(&mut headers, chat);
     if !status.is_success() {
@@ -63,8 +71,15 @@ impl Kind {
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
             return Self::Encoded;
         }
-        let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type = text.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let text = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let media_type = text
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         if media_type.eq_ignore_ascii_case("text/event-stream") {
             Self::Stream
         } else if media_type.to_ascii_lowercase().ends_with("json") {
@@ -85,7 +100,9 @@ fn refusal(
 ) -> Result<Answer, Error> {
     let code = status.as_u16();
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::ProviderKey { status: code }),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(Error::ProviderKey { status: code })
+        }
         _ if status.is_redirection() => Err(Error::ProviderStatus { status: code }),
         _ if status.is_server_error() && kind != Kind::Json => {
             Err(Error::ProviderStatus { status: code })
@@ -96,23 +113,40 @@ fn refusal(
 
 fn as_it_is(status: StatusCode, headers: HeaderMap, body: Incoming, length: Option<u64>) -> Answer {
     let source = match body {
-        Incoming::Exchange(exchange) => {
-            Source::Upstream { first: Bytes::new(), exchange, left: length }
-        }
+        Incoming::Exchange(exchange) => Source::Upstream {
+            first: Bytes::new(),
+            exchange,
+            left: length,
+        },
         Incoming::Whole(body) => Source::Whole(body),
         Incoming::Frames(frames) => Source::Whole(frames.collect::<Vec<_>>().concat().into()),
     };
-    Answer { status, headers, source }
+    Answer {
+        status,
+        headers,
+        source,
+    }
 }
 
 fn stream(chat: &Chat, status: StatusCode, mut headers: HeaderMap, body: Incoming) -> Answer {
     // The gateway may take a frame out or add one.
     headers.remove(CONTENT_LENGTH);
-    let usage_chunk =
-        if chat.request.client_wants_usage { UsageChunk::Shown } else { UsageChunk::Hidden };
-    let stream =
-        AiStream::new(body, chat.request.choices, usage_chunk, chat.request.text_bytes);
-    Answer { status, headers, source: Source::Ai(Box::new(stream)) }
+    let usage_chunk = if chat.request.client_wants_usage {
+        UsageChunk::Shown
+    } else {
+        UsageChunk::Hidden
+    };
+    let stream = AiStream::new(
+        body,
+        chat.request.choices,
+        usage_chunk,
+        chat.request.text_bytes,
+    );
+    Answer {
+        status,
+        headers,
+        source: Source::Ai(Box::new(stream)),
+    }
 }
 
 async fn plain(
@@ -126,8 +160,16 @@ async fn plain(
     let body = match collect(body).await {
         Ok(Plain::Whole(body)) => body,
         Ok(Plain::Long { first, exchange }) => {
-            let source = Source::Upstream { first, exchange, left: None };
-            return Ok(Answer { status, headers, source });
+            let source = Source::Upstream {
+                first,
+                exchange,
+                left: None,
+            };
+            return Ok(Answer {
+                status,
+                headers,
+                source,
+            });
         }
         Err(error) => return Err(Error::Upstream(error)),
     };
@@ -137,13 +179,21 @@ async fn plain(
         return Err(Error::InBand(error.message));
     }
     let prompt = chat.request.text_bytes;
-    call.took(estimate::reported_or_estimated(outcome.usage, prompt, outcome.output_bytes));
+    call.took(estimate::reported_or_estimated(
+        outcome.usage,
+        prompt,
+        outcome.output_bytes,
+    ));
     if let Some(nano_usd) = call.nano_usd()
         && let Ok(cost) = HeaderValue::try_from(price::format_usd(nano_usd))
     {
         headers.insert(COST, cost);
     }
-    Ok(Answer { status, headers, source: Source::Whole(body) })
+    Ok(Answer {
+        status,
+        headers,
+        source: Source::Whole(body),
+    })
 }
 
 async fn collect(body: Incoming) -> Result<Plain, UpstreamError> {
@@ -164,14 +214,20 @@ async fn collect(body: Incoming) -> Result<Plain, UpstreamError> {
     while let Some(piece) = poll_fn(|cx| exchange.poll_data(cx)).await.transpose()? {
         whole.extend_from_slice(&piece);
         if whole.len() > PLAIN_BYTES_MAX {
-            return Ok(Plain::Long { first: whole.freeze(), exchange });
+            return Ok(Plain::Long {
+                first: whole.freeze(),
+                exchange,
+            });
         }
     }
     Ok(Plain::Whole(whole.freeze()))
 }
 
 fn name_the_model(headers: &mut HeaderMap, chat: &Chat) {
-    for (header, name) in [(MODEL, &chat.model.name), (PROVIDER, &chat.model.provider.name)] {
+    for (header, name) in [
+        (MODEL, &chat.model.name),
+        (PROVIDER, &chat.model.provider.name),
+    ] {
         if let Ok(value) = HeaderValue::from_str(name) {
             headers.insert(header, value);
         }

@@ -16,9 +16,7 @@ use super::super::table::Endpoint;
 use super::super::worker::connect;
 use super::Chat;
 use super::stream::Incoming;
-use crate::upstream::{
-    Exchange, Framing, HeadParts, Timeouts, Upload, UpstreamError, write_head,
-};
+use crate::upstream::{Exchange, Framing, HeadParts, Timeouts, Upload, UpstreamError, write_head};
 
 const PATH: &str = "/chat/completions";
 
@@ -54,7 +52,10 @@ async fn over_http(
 ) -> Result<Received, UpstreamError> {
     let worker = Rc::clone(call.worker());
     let provider = &chat.model.provider;
-    let timeouts = Timeouts { client_idle: worker.limits.client_idle, ..provider.timeouts };
+    let timeouts = Timeouts {
+        client_idle: worker.limits.client_idle,
+        ..provider.timeouts
+    };
     let body = chat.request.rewrite(&chat.model.upstream_model, true);
     let head = head(call, chat, endpoint, parts, body.len() as u64);
     let mut idle = worker.pool.take(&endpoint.origin);
@@ -65,15 +66,27 @@ async fn over_http(
         };
         let upload = Upload::whole(head.clone(), body.clone());
         let time = (timeouts, call.started());
-        let (exchange, answer) =
-            Exchange::send(&worker.pool, &endpoint.origin, conn, upload, &Method::POST, time).await;
+        let (exchange, answer) = Exchange::send(
+            &worker.pool,
+            &endpoint.origin,
+            conn,
+            upload,
+            &Method::POST,
+            time,
+        )
+        .await;
         worker.meters.attempt(&answer);
         match answer {
             Ok(answer) => {
                 let mut headers = answer.headers;
                 clean_provider_answer(&mut headers);
                 let body = Incoming::Exchange(Box::new(exchange));
-                return Ok(Received { status: answer.status, headers, body, length: answer.length });
+                return Ok(Received {
+                    status: answer.status,
+                    headers,
+                    body,
+                    length: answer.length,
+                });
             }
             // A new connection is never `stale`, so this ends after one more try.
             Err(error) if exchange.may_repeat(&error, false) => {}
@@ -95,7 +108,9 @@ fn head(call: &Call, chat: &Chat, endpoint: &Endpoint, parts: &Parts, length: u6
     let forwarding = Forwarding {
         request_id: call.request_id(),
         authenticated: true,
-        to: To::Provider { authorization: chat.model.provider.authorization.as_ref() },
+        to: To::Provider {
+            authorization: chat.model.provider.authorization.as_ref(),
+        },
     };
     write_fields(&mut out, &parts.headers, &forwarding);
     out
@@ -103,7 +118,10 @@ fn head(call: &Call, chat: &Chat, endpoint: &Endpoint, parts: &Parts, length: u6
 
 fn in_process(call: &mut Call, chat: &Chat) -> Result<Received, Error> {
     let body = chat.request.rewrite(&chat.model.upstream_model, true);
-    let now_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now_unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let reply = embedded::chat(body, now_unix).map_err(|error| {
         call.nothing_charged();
         Error::Dialect(error)
@@ -117,5 +135,10 @@ fn in_process(call: &mut Call, chat: &Chat) -> Result<Received, Error> {
         }
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    Ok(Received { status: StatusCode::OK, headers, body, length: None })
+    Ok(Received {
+        status: StatusCode::OK,
+        headers,
+        body,
+        length: None,
+    })
 }

@@ -52,7 +52,11 @@ impl AiStream {
         usage_chunk: UsageChunk,
         prompt_bytes: u64,
     ) -> Self {
-        Self { incoming, relay: Some(StreamRelay::new(choices, usage_chunk)), prompt_bytes }
+        Self {
+            incoming,
+            relay: Some(StreamRelay::new(choices, usage_chunk)),
+            prompt_bytes,
+        }
     }
 
     /// What can be sent to the client now.
@@ -73,7 +77,10 @@ impl AiStream {
                     }
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a provider's stream broke off");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a provider's stream broke off"
+                    );
                     return Poll::Ready(self.finish(call, Some(Error::Upstream(error))));
                 }
                 None => return Poll::Ready(self.finish(call, None)),
@@ -83,20 +90,28 @@ impl AiStream {
 
     /// The client has left: what was seen counts, or what it must have come to.
     pub(crate) fn left(&mut self, call: &mut Call) {
-        let Some(relay) = self.relay.take() else { return };
+        let Some(relay) = self.relay.take() else {
+            return;
+        };
         let unheard = ErrorBody::new(ErrorCode::UpstreamFailed, "");
         let (_, outcome) = relay.abort(&unheard);
         self.count(call, &outcome);
     }
 
     fn finish(&mut self, call: &mut Call, error: Option<Error>) -> Next {
-        let Some(relay) = self.relay.take() else { return Next::Last(Bytes::new(), End::Whole) };
+        let Some(relay) = self.relay.take() else {
+            return Next::Last(Bytes::new(), End::Whole);
+        };
         let (last, outcome) = match error {
             Some(error) => relay.abort(&error.in_openai()),
             None => relay.finish(),
         };
         self.count(call, &outcome);
-        let end = if outcome.end() == StreamEnd::Complete { End::Whole } else { End::Cut };
+        let end = if outcome.end() == StreamEnd::Complete {
+            End::Whole
+        } else {
+            End::Cut
+        };
         Next::Last(last, end)
     }
 
@@ -106,7 +121,11 @@ impl AiStream {
         let complete = outcome.end() == StreamEnd::Complete;
         call.took(match outcome.usage {
             Some(usage) if complete || usage.total() >= estimated.total() => {
-                let source = if complete { UsageSource::Reported } else { UsageSource::Estimated };
+                let source = if complete {
+                    UsageSource::Reported
+                } else {
+                    UsageSource::Estimated
+                };
                 (usage, source)
             }
             _ => (estimated, UsageSource::Estimated),

@@ -65,17 +65,24 @@ pub(super) fn compile(catalog: &Catalog, previous: &Arc<KeyIndex>) -> Arc<KeyInd
         .keys()
         .map(|key| {
             let key = &key.value;
-            let team = teams.get(&(&*key.tenant, &*key.consumer)).copied().unwrap_or(&none);
+            let team = teams
+                .get(&(&*key.tenant, &*key.consumer))
+                .copied()
+                .unwrap_or(&none);
             match previous.get(&key.hash) {
                 Some(old) if Arc::ptr_eq(&old.key, key) && old.team == *team => Arc::clone(old),
-                _ => Arc::new(KeyEntry { key: Arc::clone(key), team: Name::clone(team) }),
+                _ => Arc::new(KeyEntry {
+                    key: Arc::clone(key),
+                    team: Name::clone(team),
+                }),
             }
         })
         .collect();
     if super::same(&entries, &previous.entries) {
         return Arc::clone(previous);
     }
-    let mut by_hash = HashMap::with_capacity_and_hasher(entries.len(), BuildHasherDefault::default());
+    let mut by_hash =
+        HashMap::with_capacity_and_hasher(entries.len(), BuildHasherDefault::default());
     for entry in &entries {
         if let Some((hash, _)) = &entry.key.previous {
             by_hash.entry(*hash).or_insert_with(|| Arc::clone(entry));

@@ -97,9 +97,9 @@ impl ModelEntry {
 
 fn entry(source: &Arc<Provider>, keyring: Option<&Keyring>) -> Result<ProviderEntry, CompileError> {
     let endpoint = match source.protocol {
-        Protocol::Openai => {
-            Some(Endpoint::of(&source.base_url, || format!("provider {}", source.name))?)
-        }
+        Protocol::Openai => Some(Endpoint::of(&source.base_url, || {
+            format!("provider {}", source.name)
+        })?),
         Protocol::Embedded => None,
     };
     Ok(ProviderEntry {
@@ -117,16 +117,24 @@ fn authorization(
     keyring: Option<&Keyring>,
 ) -> Result<Option<HeaderValue>, CompileError> {
     let provider = || Name::clone(&source.name);
-    let Some(sealed) = source.keys.first() else { return Ok(None) };
+    let Some(sealed) = source.keys.first() else {
+        return Ok(None);
+    };
     let Some(keyring) = keyring else {
-        return Err(CompileError::NoKeyring { provider: provider() });
+        return Err(CompileError::NoKeyring {
+            provider: provider(),
+        });
     };
     let secret = keyring
         .open(sealed, Place::provider_keys(&source.name))
-        .map_err(|error| CompileError::Sealed { provider: provider(), source: error })?;
+        .map_err(|error| CompileError::Sealed {
+            provider: provider(),
+            source: error,
+        })?;
     let text = zeroize::Zeroizing::new(format!("Bearer {}", secret.expose()));
-    let mut value = HeaderValue::from_str(&text)
-        .map_err(|_| CompileError::KeyText { provider: provider() })?;
+    let mut value = HeaderValue::from_str(&text).map_err(|_| CompileError::KeyText {
+        provider: provider(),
+    })?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
@@ -136,15 +144,23 @@ fn model_entry(
     providers: &BTreeMap<Name, Arc<ProviderEntry>>,
 ) -> Result<ModelEntry, CompileError> {
     let source = &model.value;
-    let missing = |wanted: String| CompileError::Missing { what: format!("model {}", source.name), wanted };
-    let target = source.targets.first().ok_or_else(|| missing("target".to_owned()))?;
+    let missing = |wanted: String| CompileError::Missing {
+        what: format!("model {}", source.name),
+        wanted,
+    };
+    let target = source
+        .targets
+        .first()
+        .ok_or_else(|| missing("target".to_owned()))?;
     let provider = providers
         .get(&target.provider)
         .ok_or_else(|| missing(format!("provider {}", target.provider)))?;
     let price = match source.price_of(target) {
         Some(price) => {
             let price = price_of(&price);
-            let price = price.ok_or_else(|| CompileError::Price { model: Name::clone(&source.name) })?;
+            let price = price.ok_or_else(|| CompileError::Price {
+                model: Name::clone(&source.name),
+            })?;
             Some((price, model.revision))
         }
         None => None,
@@ -164,7 +180,13 @@ fn price_of(price: &price::Price) -> Option<Price> {
     Some(Price {
         input: token(price.input)?,
         output: token(price.output)?,
-        cached_input: price.cached_input.map(token).map_or(Some(None), |p| p.map(Some))?,
-        cache_write: price.cache_write.map(token).map_or(Some(None), |p| p.map(Some))?,
+        cached_input: price
+            .cached_input
+            .map(token)
+            .map_or(Some(None), |p| p.map(Some))?,
+        cache_write: price
+            .cache_write
+            .map(token)
+            .map_or(Some(None), |p| p.map(Some))?,
     })
 }

@@ -74,7 +74,9 @@ impl RouteEntry {
 
     /// The path as the service sees it.
     pub(crate) fn upstream_path<'a>(&self, path: &'a str) -> &'a str {
-        let Some(prefix) = &self.source.strip_prefix else { return path };
+        let Some(prefix) = &self.source.strip_prefix else {
+            return path;
+        };
         let prefix = prefix.trim_end_matches('/');
         match path.strip_prefix(prefix) {
             Some("") => "/",
@@ -92,7 +94,9 @@ impl Routes {
         if self.hosts.is_empty() {
             return Found::Nothing;
         }
-        self.hosts.get(host).map_or(Found::Nothing, |routes| routes.find(path, method))
+        self.hosts
+            .get(host)
+            .map_or(Found::Nothing, |routes| routes.find(path, method))
     }
 
     pub(super) fn of_any(&self, path: &str, method: &Method) -> Found<'_> {
@@ -120,7 +124,9 @@ impl HostRoutes {
         // `{*rest}` takes at least one character; what stands before it is a path of its own.
         let bases: Vec<(Arc<str>, Methods)> = paths
             .iter()
-            .filter_map(|(path, methods)| Some((Arc::from(path.strip_suffix(REST)?), methods.clone())))
+            .filter_map(|(path, methods)| {
+                Some((Arc::from(path.strip_suffix(REST)?), methods.clone()))
+            })
             .collect();
         for (base, methods) in bases {
             paths.entry(base).or_insert(methods);
@@ -128,11 +134,13 @@ impl HostRoutes {
         let mut router = Router::new();
         for (path, methods) in paths {
             let what = methods.what(host);
-            router.insert(&*path, methods).map_err(|error| CompileError::Path {
-                what,
-                path: path.to_string(),
-                problem: error.to_string(),
-            })?;
+            router
+                .insert(&*path, methods)
+                .map_err(|error| CompileError::Path {
+                    what,
+                    path: path.to_string(),
+                    problem: error.to_string(),
+                })?;
         }
         Ok(Self { entries, router })
     }
@@ -153,7 +161,11 @@ impl Methods {
     }
 
     fn find(&self, method: &Method) -> Found<'_> {
-        let named = self.named.iter().find(|(named, _)| named == method).map(|(_, entry)| entry);
+        let named = self
+            .named
+            .iter()
+            .find(|(named, _)| named == method)
+            .map(|(_, entry)| entry);
         match named.or(self.any.as_ref()) {
             Some(entry) => Found::Route(entry),
             None => Found::OtherMethods(self.allow()),
@@ -162,13 +174,20 @@ impl Methods {
 
     /// The value of `Allow` (RFC 9110, 10.2.1).
     fn allow(&self) -> HeaderValue {
-        let mut names: Vec<&str> = self.named.iter().map(|(method, _)| method.as_str()).collect();
+        let mut names: Vec<&str> = self
+            .named
+            .iter()
+            .map(|(method, _)| method.as_str())
+            .collect();
         names.sort_unstable();
         HeaderValue::from_str(&names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
     fn what(&self, host: &str) -> String {
-        let entry = self.any.as_ref().or_else(|| self.named.first().map(|(_, entry)| entry));
+        let entry = self
+            .any
+            .as_ref()
+            .or_else(|| self.named.first().map(|(_, entry)| entry));
         match entry {
             Some(entry) => format!("route {}/{}", entry.tenant(), entry.name()),
             None => format!("the routes of host {host}"),
@@ -189,19 +208,29 @@ pub(super) fn compile(
     for route in catalog.routes() {
         let entry = entry(&route.value, services, previous)?;
         for host in &route.value.hosts {
-            by_host.entry(Arc::clone(host)).or_default().push(Arc::clone(&entry));
+            by_host
+                .entry(Arc::clone(host))
+                .or_default()
+                .push(Arc::clone(&entry));
         }
         if route.value.hosts.is_empty() {
             any.push(Arc::clone(&entry));
         }
-        entries.insert((Name::clone(entry.tenant()), Name::clone(entry.name())), entry);
+        entries.insert(
+            (Name::clone(entry.tenant()), Name::clone(entry.name())),
+            entry,
+        );
     }
     let mut hosts = HashMap::with_capacity(by_host.len());
     for (host, entries) in by_host {
         let routes = compile_host(&host, entries, previous.hosts.get(&host))?;
         hosts.insert(host, routes);
     }
-    Ok(Routes { entries, hosts, any: compile_host("any", any, Some(&previous.any))? })
+    Ok(Routes {
+        entries,
+        hosts,
+        any: compile_host("any", any, Some(&previous.any))?,
+    })
 }
 
 fn compile_host(
@@ -222,13 +251,21 @@ fn entry(
 ) -> Result<Arc<RouteEntry>, CompileError> {
     let Some(service) = services.get(&source.service) else {
         let what = format!("route {}/{}", source.tenant, source.name);
-        return Err(CompileError::Missing { what, wanted: format!("service {}", source.service) });
+        return Err(CompileError::Missing {
+            what,
+            wanted: format!("service {}", source.service),
+        });
     };
-    let old = previous.entries.get(&(Name::clone(&source.tenant), Name::clone(&source.name)));
+    let old = previous
+        .entries
+        .get(&(Name::clone(&source.tenant), Name::clone(&source.name)));
     Ok(match old {
         Some(old) if Arc::ptr_eq(&old.source, source) && Arc::ptr_eq(&old.service, service) => {
             Arc::clone(old)
         }
-        _ => Arc::new(RouteEntry { source: Arc::clone(source), service: Arc::clone(service) }),
+        _ => Arc::new(RouteEntry {
+            source: Arc::clone(source),
+            service: Arc::clone(service),
+        }),
     })
 }

@@ -24,7 +24,12 @@ fn name(found: &Found<'_>) -> String {
 #[test]
 fn exact_paths_win_over_prefixes_and_longer_prefixes_over_shorter_ones() {
     let mut records = vec![service("s", &["http://a"])];
-    for (name, path) in [("all", "/{*rest}"), ("a", "/a/{*rest}"), ("ab", "/a/b/{*rest}"), ("exact", "/a/b/c")] {
+    for (name, path) in [
+        ("all", "/{*rest}"),
+        ("a", "/a/{*rest}"),
+        ("ab", "/a/b/{*rest}"),
+        ("exact", "/a/b/c"),
+    ] {
         records.push(route(name, "s", &[], path, Auth::None));
     }
     let table = table(records, &Table::empty());
@@ -40,15 +45,21 @@ fn a_host_has_its_own_routes_and_a_path_its_methods() {
     assert_eq!(host("api.acme.test"), "host");
     assert_eq!(host("other.test"), "nothing");
     assert_eq!(name(&table.route_of_any("/open", &Method::HEAD)), "open");
-    assert_eq!(name(&table.route_of_any("/open", &Method::PUT)), "only GET, HEAD");
+    assert_eq!(
+        name(&table.route_of_any("/open", &Method::PUT)),
+        "only GET, HEAD"
+    );
     assert_eq!(name(&table.route_of_any("/none", &Method::PUT)), "nothing");
 }
 
 #[test]
 fn a_prefix_is_stripped_by_whole_segments() {
     let table = table(example(), &Table::empty());
-    let Found::Route(orders) = table.route_of_any("/orders/1", &Method::GET) else { panic!("no route") };
-    let stripped = ["/orders/1", "/orders", "/orders/", "/ordersx", "/orders//x"].map(|p| orders.upstream_path(p));
+    let Found::Route(orders) = table.route_of_any("/orders/1", &Method::GET) else {
+        panic!("no route")
+    };
+    let stripped = ["/orders/1", "/orders", "/orders/", "/ordersx", "/orders//x"]
+        .map(|p| orders.upstream_path(p));
     assert_eq!(stripped, ["/1", "/", "/", "/ordersx", "//x"]);
 }
 
@@ -58,21 +69,41 @@ fn what_did_not_change_is_the_same_entry_in_the_next_table() {
     let first = Table::compile(&catalog, Some(&keyring), &Table::empty()).unwrap();
     let second = Table::compile(&catalog, Some(&keyring), &first).unwrap();
     assert!(Arc::ptr_eq(&first.keys, &second.keys));
-    assert!(Arc::ptr_eq(first.model("fast").unwrap(), second.model("fast").unwrap()));
-    assert!(Arc::ptr_eq(&first.services["orders"], &second.services["orders"]));
+    assert!(Arc::ptr_eq(
+        first.model("fast").unwrap(),
+        second.model("fast").unwrap()
+    ));
+    assert!(Arc::ptr_eq(
+        &first.services["orders"],
+        &second.services["orders"]
+    ));
 
     let mut next = catalog.clone();
-    let added = [(99, key("acme", "app", "me-new", None)), (99, service("orders", &["http://elsewhere"]))];
+    let added = [
+        (99, key("acme", "app", "me-new", None)),
+        (99, service("orders", &["http://elsewhere"])),
+    ];
     let records: Vec<(u64, Record)> = catalog.records().chain(added).collect();
     next.clone_from(&Catalog::restore(None, 1, 99, records));
     let third = Table::compile(&next, Some(&keyring), &second).unwrap();
     assert_eq!(third.revision(), 99);
     assert!(third.key(&hash_api_key("me-new")).is_some());
     let (old, new) = (hash_api_key(KEY), hash_api_key(KEY));
-    assert!(Arc::ptr_eq(second.key(&old).unwrap(), third.key(&new).unwrap()));
-    assert!(!Arc::ptr_eq(&second.services["orders"], &third.services["orders"]));
-    assert!(Arc::ptr_eq(&second.services["pair"], &third.services["pair"]));
-    let Found::Route(route) = third.route_of_any("/orders/1", &Method::GET) else { panic!("no route") };
+    assert!(Arc::ptr_eq(
+        second.key(&old).unwrap(),
+        third.key(&new).unwrap()
+    ));
+    assert!(!Arc::ptr_eq(
+        &second.services["orders"],
+        &third.services["orders"]
+    ));
+    assert!(Arc::ptr_eq(
+        &second.services["pair"],
+        &third.services["pair"]
+    ));
+    let Found::Route(route) = third.route_of_any("/orders/1", &Method::GET) else {
+        panic!("no route")
+    };
     assert!(Arc::ptr_eq(&route.service, &third.services["orders"]));
 }
 
@@ -80,28 +111,53 @@ fn what_did_not_change_is_the_same_entry_in_the_next_table() {
 fn a_catalog_that_does_not_compile_says_what_is_wrong() {
     let compile = |records, keyring: bool| {
         let (catalog, opened) = catalog(records);
-        Table::compile(&catalog, keyring.then_some(&opened), &Table::empty()).unwrap_err().to_string()
+        Table::compile(&catalog, keyring.then_some(&opened), &Table::empty())
+            .unwrap_err()
+            .to_string()
     };
     let missing = compile(vec![route("r", "nowhere", &[], "/x", Auth::None)], true);
-    assert_eq!(missing, "compiling route acme/r: there is no service nowhere");
+    assert_eq!(
+        missing,
+        "compiling route acme/r: there is no service nowhere"
+    );
     let url = compile(vec![service("s", &["ftp://x"])], true);
-    assert!(url.contains("service s") && url.contains("ftp://x"), "{url}");
+    assert!(
+        url.contains("service s") && url.contains("ftp://x"),
+        "{url}"
+    );
     let sealed = compile(example(), false);
-    assert_eq!(sealed, "compiling provider openai: the cluster's keyring is not open yet");
+    assert_eq!(
+        sealed,
+        "compiling provider openai: the cluster's keyring is not open yet"
+    );
 }
 
 #[test]
 fn endpoints_take_turns() {
-    let table = table(vec![service("s", &["http://a", "http://b", "http://c"])], &Table::empty());
+    let table = table(
+        vec![service("s", &["http://a", "http://b", "http://c"])],
+        &Table::empty(),
+    );
     let service = &table.services["s"];
-    let order = || service.in_turn().map(|e| e.origin.host.to_string()).collect::<String>();
-    assert_eq!([order(), order(), order(), order()], ["abc", "bca", "cab", "abc"]);
+    let order = || {
+        service
+            .in_turn()
+            .map(|e| e.origin.host.to_string())
+            .collect::<String>()
+    };
+    assert_eq!(
+        [order(), order(), order(), order()],
+        ["abc", "bca", "cab", "abc"]
+    );
 }
 
 #[test]
 fn a_providers_key_is_never_printed() {
     let table = table(example(), &Table::empty());
     let provider = &table.providers["openai"];
-    assert_eq!(provider.authorization.as_ref().unwrap(), "Bearer sk-provider");
+    assert_eq!(
+        provider.authorization.as_ref().unwrap(),
+        "Bearer sk-provider"
+    );
     assert!(!format!("{table:?}").contains("sk-provider"));
 }

@@ -1,6 +1,10 @@
 //! Limits of what clients send.
 
-use super::super::harness::{Harness, KEY, example, run};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::harness::{Harness, KEY, example, passes, run};
 use super::super::settings::GatewayLimits;
 
 fn small() -> Harness {
@@ -26,7 +30,10 @@ fn a_body_that_announces_too_much_is_refused_before_anything_is_sent() {
             client.send(post(path, "Content-Length: 1000", "")).await;
             let (head, _) = client.message().await;
             assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
-            assert!(head.contains("x-mode-envoy-error: request_too_large\r\n"), "{head}");
+            assert!(
+                head.contains("x-mode-envoy-error: request_too_large\r\n"),
+                "{head}"
+            );
         }
         assert_eq!(harness.connects(), 0);
     });
@@ -37,7 +44,13 @@ fn a_body_that_turns_out_too_long_is_refused_and_the_upstream_let_go() {
     run(async {
         let harness = small();
         let mut client = harness.client();
-        client.send(post("/orders/1", "Transfer-Encoding: chunked", "4\r\nfour\r\n")).await;
+        client
+            .send(post(
+                "/orders/1",
+                "Transfer-Encoding: chunked",
+                "4\r\nfour\r\n",
+            ))
+            .await;
         let (_, mut upstream) = harness.upstream().await;
         upstream.until("four").await;
         client.send("5\r\nfives\r\n0\r\n\r\n").await;
@@ -56,7 +69,13 @@ fn an_ai_body_is_bounded_though_it_does_not_announce_its_length() {
         let harness = small();
         let mut client = harness.client();
         let chunk = format!("60\r\n{}\r\n0\r\n\r\n", "x".repeat(0x60));
-        client.send(post("/v1/chat/completions", "Transfer-Encoding: chunked", &chunk)).await;
+        client
+            .send(post(
+                "/v1/chat/completions",
+                "Transfer-Encoding: chunked",
+                &chunk,
+            ))
+            .await;
         let (head, body) = client.message().await;
         assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
         assert!(body.contains("\"code\":\"request_too_large\""), "{body}");
@@ -68,9 +87,71 @@ fn a_head_that_is_too_long_is_told_so() {
     run(async {
         let harness = small();
         let mut client = harness.client();
-        client.send(format!("GET /open HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(2_000))).await;
+        client
+            .send(format!(
+                "GET /open HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n",
+                "x".repeat(2_000)
+            ))
+            .await;
         let (head, _) = client.message().await;
         assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
-        assert!(head.contains("x-mode-envoy-error: header_too_large\r\n"), "{head}");
+        assert!(
+            head.contains("x-mode-envoy-error: header_too_large\r\n"),
+            "{head}"
+        );
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_keep_alive_whether_it_has_served_or_not() {
+    run(async {
+        let harness = Harness::new();
+        let start = Instant::now();
+        assert_eq!(harness.client().rest().await, "");
+        assert_eq!(start.elapsed().as_secs(), 75);
+        let mut client = harness.client();
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.message().await;
+        let start = Instant::now();
+        assert_eq!(client.rest().await, "");
+        assert_eq!(start.elapsed().as_secs(), 75);
+    });
+}
+
+#[test]
+fn a_head_that_trickles_has_no_longer_than_one_that_stalls() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        let start = Instant::now();
+        for byte in "GET /x HTTP/1.1\r\nHost: a".bytes() {
+            if start.elapsed() >= Duration::from_secs(10) {
+                break;
+            }
+            client.send([byte]).await;
+            passes(Duration::from_secs(3)).await;
+        }
+        assert_eq!(client.rest().await, "");
+        assert_eq!(harness.worker.connections.count(), 0);
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client.send("GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let (_, mut upstream) = harness.upstream().await;
+        upstream.message().await;
+        let start = Instant::now();
+        let big = "x".repeat(1 << 20);
+        upstream
+            .send("HTTP/1.1 200 OK\r\ncontent-length: 1048576\r\n\r\n")
+            .await;
+        assert!(upstream.try_send(&big).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
+        let (_, close, _) = harness.one_call();
+        assert!(close.cut());
     });
 }

@@ -13,7 +13,10 @@ async fn refused(harness: &Harness, request: &str) -> (String, String) {
 
 fn assert_code(head: &str, status: u16, code: &str) {
     assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-    assert!(head.contains(&format!("x-mode-envoy-error: {code}\r\n")), "{head}");
+    assert!(
+        head.contains(&format!("x-mode-envoy-error: {code}\r\n")),
+        "{head}"
+    );
     assert!(head.contains("x-request-id: "), "{head}");
 }
 
@@ -23,12 +26,19 @@ fn an_unknown_path_or_method_is_refused_without_asking_who_it_is() {
         let harness = Harness::new();
         let (head, body) = refused(&harness, "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_code(&head, 404, "not_found");
-        assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+        assert!(
+            head.contains("content-type: application/problem+json\r\n"),
+            "{head}"
+        );
         assert!(body.contains("\"code\":\"not_found\""), "{body}");
         let (_, close, dims) = harness.one_call();
         assert!(close.rejected() && close.answered());
         assert_eq!((&*dims.tenant, &*dims.key), ("", ""));
-        let (head, _) = refused(&harness, "POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+        let (head, _) = refused(
+            &harness,
+            "POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
         assert_code(&head, 405, "request_invalid");
         assert!(head.contains("allow: GET, HEAD\r\n"), "{head}");
     });
@@ -49,7 +59,8 @@ fn every_kind_of_bad_credential_is_a_401() {
             let (head, _) = refused(&harness, &request).await;
             assert_code(&head, 401, "unauthenticated");
         }
-        let request = format!("GET /orders/1?key=me-wrong HTTP/1.1\r\nHost: a\r\nX-Api-Key: {KEY}\r\n\r\n");
+        let request =
+            format!("GET /orders/1?key=me-wrong HTTP/1.1\r\nHost: a\r\nX-Api-Key: {KEY}\r\n\r\n");
         assert_code(&refused(&harness, &request).await.0, 401, "unauthenticated");
     });
 }
@@ -58,7 +69,8 @@ fn every_kind_of_bad_credential_is_a_401() {
 fn a_key_of_another_tenant_is_forbidden_and_its_own_row_says_so() {
     run(async {
         let harness = Harness::new();
-        let request = format!("GET /orders/1 HTTP/1.1\r\nHost: a\r\nX-Goog-Api-Key: {OTHER_KEY}\r\n\r\n");
+        let request =
+            format!("GET /orders/1 HTTP/1.1\r\nHost: a\r\nX-Goog-Api-Key: {OTHER_KEY}\r\n\r\n");
         let (head, _) = refused(&harness, &request).await;
         assert_code(&head, 403, "forbidden");
         let (opened, close, dims) = harness.one_call();
@@ -99,10 +111,15 @@ fn framing_that_can_be_read_in_two_ways_carries_no_second_request() {
             "Content-Length : 4",
         ] {
             let mut client = harness.client();
-            let first = format!("POST /nowhere HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n0\r\n\r\n{second}");
+            let first =
+                format!("POST /nowhere HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n0\r\n\r\n{second}");
             client.send(&first).await;
             let answers = client.rest().await;
-            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{framing}: {answers}");
+            assert_eq!(
+                answers.matches("HTTP/1.1 ").count(),
+                1,
+                "{framing}: {answers}"
+            );
             assert!(answers.starts_with("HTTP/1.1 4"), "{framing}: {answers}");
         }
         assert_eq!(harness.connects(), 0);
@@ -126,7 +143,10 @@ fn when_no_endpoint_can_be_connected_to_the_upstream_has_failed() {
         use super::super::settings::GatewayLimits;
         use mode_envoy_model::route::Auth;
         let mut records = example();
-        records.push(service("gone", &["http://down.test:1", "http://down2.test:1"]));
+        records.push(service(
+            "gone",
+            &["http://down.test:1", "http://down2.test:1"],
+        ));
         records.push(route("gone", "gone", &[], "/gone", Auth::None));
         let harness = Harness::with(records, GatewayLimits::default());
         let (head, body) = refused(&harness, "GET /gone HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -145,8 +165,31 @@ fn a_label_that_is_none_is_replaced() {
         let request = "GET /x HTTP/1.1\r\nHost: a\r\nX-Request-Id: no spaces\r\n\r\n";
         let (head, _) = refused(&harness, request).await;
         assert!(!head.contains("no spaces"), "{head}");
-        let of = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let of = |name: &str| {
+            head.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap()
+        };
         assert_eq!(of("x-request-id: "), of("x-mode-envoy-call-id: "));
+    });
+}
+
+#[test]
+fn a_refusal_of_head_has_the_length_of_the_body_that_it_leaves_out() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client
+            .send("HEAD /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await;
+        let head = client.until("\r\n\r\n").await;
+        assert_code(&head, 404, "not_found");
+        assert!(
+            head.contains("content-length: ") && !head.contains("content-length: 0"),
+            "{head}"
+        );
+        let (_, close, _) = harness.one_call();
+        assert!(close.rejected() && !close.cut());
     });
 }
 

@@ -22,12 +22,23 @@ fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
 fn gateway(dir: &std::path::Path, workers: usize) -> Gateway {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
-    let recorders = (0..).take(workers).map(|worker| recorder(dir, worker)).collect();
-    start(GatewaySettings::new(addr, workers, 1), table, recorders, Shared::new().unwrap()).unwrap()
+    let recorders = (0..)
+        .take(workers)
+        .map(|worker| recorder(dir, worker))
+        .collect();
+    start(
+        GatewaySettings::new(addr, workers, 1),
+        table,
+        recorders,
+        Shared::new().unwrap(),
+    )
+    .unwrap()
 }
 
 fn ask(client: &mut TcpStream) -> String {
-    client.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    client
+        .write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
     let mut read = vec![0; 4_096];
     let count = client.read(&mut read).unwrap();
     String::from_utf8_lossy(&read[..count]).into_owned()
@@ -47,6 +58,20 @@ async fn every_worker_serves_and_a_drain_ends_them_and_closes_idle_connections()
         assert_eq!(client.read(&mut [0; 16]).unwrap(), 0);
     }
     assert!(TcpStream::connect(addr).is_err());
+}
+
+#[tokio::test]
+async fn a_connection_that_never_sent_anything_holds_up_no_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(dir.path(), 1);
+    let addr = gateway.local_addr();
+    let mut silent = TcpStream::connect(addr).unwrap();
+    // The silent one has been accepted once a later one was answered.
+    assert!(ask(&mut TcpStream::connect(addr).unwrap()).starts_with("HTTP/1.1 404"));
+    let start = std::time::Instant::now();
+    gateway.drain(Duration::from_secs(30)).await;
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0);
 }
 
 #[tokio::test]

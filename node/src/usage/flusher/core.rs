@@ -9,21 +9,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mode_envoy_model::batch::Outcome;
-use mode_envoy_model::usage::batch::{SpoolRange, UsageBatch};
+use mode_envoy_model::usage::batch::{Register, SpoolRange, UsageBatch};
 use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_model::usage::streams;
-use mode_envoy_storage::spool::{self, SpoolError};
+use mode_envoy_storage::spool;
 
+use super::side::{FlushFailure, Side};
 use crate::usage::aggregate::Aggregate;
-use crate::usage::opens::Opens;
-use crate::usage::record::{Record, RecordFault};
-use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
+use crate::usage::recovery::{PAGE_RECORDS, Spool};
 use crate::usage::stream::{Meaning, Need, Stream};
 
 /// Records of one batch, all spools together.
 const BATCH_RECORDS: usize = 262_144;
-/// Opens stop when a spool is so full, in percent of its bound.
-const NEARLY_FULL_PERCENT: u64 = 95;
 
 /// The flusher without its waits.
 #[derive(Debug)]
@@ -35,76 +32,29 @@ pub(crate) struct Core {
     turn: usize,
 }
 
-/// One spool as the flusher follows it.
-#[derive(Debug)]
-struct Side {
-    spool: Spool,
-    opens: Opens,
-}
-
 /// What a node's spools hold up to, by worker.
 pub(crate) type Marks = BTreeMap<u32, u64>;
-
-/// Why the flusher cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FlushFailure {
-    /// The files.
-    #[error("the usage spool of worker {worker} failed")]
-    Spool {
-        /// Worker.
-        worker: u32,
-        /// What is wrong.
-        #[source]
-        source: SpoolError,
-    },
-    /// A record.
-    #[error("reading record {seq} of the usage spool of worker {worker}")]
-    Record {
-        /// Worker.
-        worker: u32,
-        /// Record.
-        seq: u64,
-        /// What is wrong.
-        #[source]
-        source: RecordFault,
-    },
-    /// The spool lost records that were durable.
-    #[error(
-        "the usage spool of worker {worker} in {} ends at record {next_seq}, but the cluster has counted up to \
-         {acked_to}: its disk lost synced data. Nothing that was counted is lost; move the folder away and start \
-         the node again", dir.display()
-    )]
-    Lost {
-        /// Worker.
-        worker: u32,
-        /// Folder.
-        dir: PathBuf,
-        /// The next record it would write.
-        next_seq: u64,
-        /// What the log has counted.
-        acked_to: u64,
-    },
-}
 
 // === impl Core ===
 
 impl Core {
     pub(crate) fn new(node: u64, dir: PathBuf, spools: Vec<Spool>) -> Self {
         let stream = Stream::new(node, spools.iter().map(|s| (s.worker, s.reader.uuid())));
-        let side = |spool| Side {
-            opens: Opens::default(),
-            spool,
-        };
         Self {
             dir,
             stream,
-            sides: spools.into_iter().map(side).collect(),
+            sides: spools.into_iter().map(Side::new).collect(),
             turn: 0,
         }
     }
 
     pub(crate) fn need(&self) -> Need<'_> {
         self.stream.need()
+    }
+
+    /// What starts a new incarnation, given the stream as the state has it.
+    pub(crate) fn register(&self, state: Option<&streams::Stream>) -> Register {
+        self.stream.register(state)
     }
 
     /// Takes over the positions of the state after a Register was applied.
@@ -114,7 +64,7 @@ impl Core {
         state: Option<&streams::Stream>,
     ) -> Result<(), FlushFailure> {
         self.stream.registered(incarnation, state);
-        if matches!(self.stream.need(), Need::Register(_)) {
+        if matches!(self.stream.need(), Need::Register) {
             return Ok(());
         }
         for side in &self.sides {
@@ -222,7 +172,7 @@ impl Core {
     pub(crate) fn sent(&self) -> Option<&UsageBatch> {
         match self.stream.need() {
             Need::Answer(batch) => Some(batch),
-            Need::Register(_) | Need::Compose => None,
+            Need::Register | Need::Compose => None,
         }
     }
 
@@ -256,88 +206,5 @@ impl Core {
             );
         }
         Ok(())
-    }
-}
-
-// === impl Side ===
-
-impl Side {
-    const fn worker(&self) -> u32 {
-        self.spool.worker
-    }
-
-    fn next_seq(&self) -> u64 {
-        self.spool.reader.next_seq()
-    }
-
-    fn durable_to(&self) -> u64 {
-        self.spool.reader.synced_seq()
-    }
-
-    fn sync(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
-        self.spool
-            .reader
-            .sync()
-            .map_err(|source| self.failed(source))?;
-        if let Some(notice) = &self.spool.notice {
-            let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
-            notice.set_nearly_full(bytes >= max_bytes / 100 * NEARLY_FULL_PERCENT);
-            notice.ask_to_carry(|| self.opens.overdue(now_ms));
-        }
-        Ok(())
-    }
-
-    /// Adds up durable records from `from`; returns the first that was not.
-    fn read(
-        &mut self,
-        from: u64,
-        aggregate: &mut Aggregate,
-        room: &mut usize,
-    ) -> Result<u64, FlushFailure> {
-        let (mut next, durable_to) = (from, self.durable_to());
-        while next < durable_to && *room > 0 {
-            let records = PAGE_RECORDS.min(*room);
-            let page = self.spool.reader.read(next, records, PAGE_BYTES);
-            let page = page.map_err(|source| self.failed(source))?;
-            let before = next;
-            for record in page {
-                if record.seq >= durable_to || !aggregate.has_room() {
-                    return Ok(next);
-                }
-                let worker = self.spool.worker;
-                let fault = |source| FlushFailure::Record {
-                    worker,
-                    seq: record.seq,
-                    source,
-                };
-                if let Record::Close(head, dims) = track(&mut self.opens, &record).map_err(fault)? {
-                    aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
-                }
-                next = record.seq + 1;
-                *room -= 1;
-            }
-            if next == before {
-                break;
-            }
-        }
-        Ok(next)
-    }
-
-    fn trim(&mut self, acked_to: u64) -> Result<(), FlushFailure> {
-        let below = self
-            .opens
-            .oldest()
-            .map_or(acked_to, |oldest| oldest.min(acked_to));
-        self.spool
-            .reader
-            .trim(below)
-            .map_err(|source| self.failed(source))
-    }
-
-    const fn failed(&self, source: SpoolError) -> FlushFailure {
-        FlushFailure::Spool {
-            worker: self.spool.worker,
-            source,
-        }
     }
 }

@@ -101,8 +101,8 @@ impl<'a> World<'a> {
         }
     }
 
-    fn happen(&mut self, event: Event) {
-        match event {
+    fn happen(&mut self, event: &Event) {
+        match *event {
             Event::Open {
                 worker,
                 model,
@@ -174,7 +174,7 @@ impl<'a> World<'a> {
         }
         let sent = match self.core.need() {
             Need::Compose => return,
-            Need::Register(register) => Sent::Register(register),
+            Need::Register => Sent::Register(self.core.register(self.state.usage.streams.get(1))),
             Need::Answer(batch) => Sent::Batch(batch.clone()),
         };
         self.history.push(sent.clone());
@@ -300,7 +300,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut world = World::new(dir.path());
         for event in events {
-            world.happen(event);
+            world.happen(&event);
         }
         world.crash(1);
         world.drain();
@@ -312,7 +312,7 @@ proptest! {
 fn a_call_that_is_open_for_long_is_presumed_although_its_open_was_counted_long_ago() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new(dir.path());
-    world.happen(Event::Open {
+    world.happen(&Event::Open {
         worker: 0,
         model: 0,
         reserved: 7,
@@ -320,13 +320,13 @@ fn a_call_that_is_open_for_long_is_presumed_although_its_open_was_counted_long_a
     // Enough to roll many segments: the open one is carried, and what is before it goes.
     for round in 0..40 {
         for _ in 0..50 {
-            world.happen(Event::Open {
+            world.happen(&Event::Open {
                 worker: 0,
                 model: 1,
                 reserved: 1,
             });
             let last = world.open.len() - 1;
-            world.happen(Event::Close {
+            world.happen(&Event::Close {
                 which: last,
                 output: 1,
             });
@@ -352,7 +352,7 @@ fn spools_of_workers_that_exist_no_more_are_drained_and_removed() {
     let mut world = World::new(dir.path());
     let tally = |map: &BTreeMap<u32, u64>| map.keys().copied().collect::<Vec<_>>();
     assert_eq!(tally(&world.core.written()), [0, 1]);
-    world.happen(Event::Open {
+    world.happen(&Event::Open {
         worker: 1,
         model: 0,
         reserved: 5,

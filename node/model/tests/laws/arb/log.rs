@@ -98,8 +98,9 @@ fn item() -> impl Strategy<Value = Item> {
                 events,
             })
         }),
-        1 => (0_u64..2, spools).prop_map(|(node, spools)| Item::Register(Register {
+        1 => (0_u64..2, 0_u64..2, spools).prop_map(|(node, follows, spools)| Item::Register(Register {
             node,
+            follows,
             spools: spools
                 .into_iter()
                 .map(|(worker, uuid)| (worker, [uuid; 16]))

@@ -1,6 +1,6 @@
 """The admin API of one node by reflection alone: list services, apply, read back, query usage.
 
-usage: grpc_reflection.py ADDRESS TOKEN TENANT
+usage: admin_by_reflection.py ADDRESS TOKEN TENANT
 """
 
 import sys

@@ -1,0 +1,151 @@
+//! One spool as the flusher follows it: what is durable, what is open, what may be trimmed.
+
+use std::path::PathBuf;
+
+use mode_envoy_storage::spool::SpoolError;
+
+use crate::usage::aggregate::Aggregate;
+use crate::usage::opens::Opens;
+use crate::usage::record::{Record, RecordFault};
+use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
+
+/// Opens stop when a spool is so full, in percent of its bound.
+const NEARLY_FULL_PERCENT: u64 = 95;
+
+/// One spool as the flusher follows it.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) spool: Spool,
+    opens: Opens,
+}
+
+/// Why the flusher cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlushFailure {
+    /// The files.
+    #[error("the usage spool of worker {worker} failed")]
+    Spool {
+        /// Worker.
+        worker: u32,
+        /// What is wrong.
+        #[source]
+        source: SpoolError,
+    },
+    /// A record.
+    #[error("reading record {seq} of the usage spool of worker {worker}")]
+    Record {
+        /// Worker.
+        worker: u32,
+        /// Record.
+        seq: u64,
+        /// What is wrong.
+        #[source]
+        source: RecordFault,
+    },
+    /// The spool lost records that were durable.
+    #[error(
+        "the usage spool of worker {worker} in {} ends at record {next_seq}, but the cluster has counted up to \
+         {acked_to}: its disk lost synced data. Nothing that was counted is lost; move the folder away and start \
+         the node again", dir.display()
+    )]
+    Lost {
+        /// Worker.
+        worker: u32,
+        /// Folder.
+        dir: PathBuf,
+        /// The next record it would write.
+        next_seq: u64,
+        /// What the log has counted.
+        acked_to: u64,
+    },
+}
+
+// === impl Side ===
+
+impl Side {
+    pub(super) fn new(spool: Spool) -> Self {
+        Self {
+            spool,
+            opens: Opens::default(),
+        }
+    }
+
+    pub(super) const fn worker(&self) -> u32 {
+        self.spool.worker
+    }
+
+    pub(super) fn next_seq(&self) -> u64 {
+        self.spool.reader.next_seq()
+    }
+
+    pub(super) fn durable_to(&self) -> u64 {
+        self.spool.reader.synced_seq()
+    }
+
+    pub(super) fn sync(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
+        self.spool
+            .reader
+            .sync()
+            .map_err(|source| self.failed(source))?;
+        if let Some(notice) = &self.spool.notice {
+            let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
+            notice.set_nearly_full(bytes >= max_bytes / 100 * NEARLY_FULL_PERCENT);
+            notice.ask_to_carry(|| self.opens.overdue(now_ms));
+        }
+        Ok(())
+    }
+
+    /// Adds up durable records from `from`; returns the first that was not.
+    pub(super) fn read(
+        &mut self,
+        from: u64,
+        aggregate: &mut Aggregate,
+        room: &mut usize,
+    ) -> Result<u64, FlushFailure> {
+        let (mut next, durable_to) = (from, self.durable_to());
+        while next < durable_to && *room > 0 {
+            let records = PAGE_RECORDS.min(*room);
+            let page = self.spool.reader.read(next, records, PAGE_BYTES);
+            let page = page.map_err(|source| self.failed(source))?;
+            let before = next;
+            for record in page {
+                if record.seq >= durable_to || !aggregate.has_room() {
+                    return Ok(next);
+                }
+                let worker = self.spool.worker;
+                let fault = |source| FlushFailure::Record {
+                    worker,
+                    seq: record.seq,
+                    source,
+                };
+                if let Record::Close(head, dims) = track(&mut self.opens, &record).map_err(fault)? {
+                    aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                }
+                next = record.seq + 1;
+                *room -= 1;
+            }
+            if next == before {
+                break;
+            }
+        }
+        Ok(next)
+    }
+
+    pub(super) fn trim(&mut self, acked_to: u64) -> Result<(), FlushFailure> {
+        let below = self
+            .opens
+            .oldest()
+            .map_or(acked_to, |oldest| oldest.min(acked_to));
+        self.spool
+            .reader
+            .trim(below)
+            .map_err(|source| self.failed(source))
+    }
+
+    const fn failed(&self, source: SpoolError) -> FlushFailure {
+        FlushFailure::Spool {
+            worker: self.spool.worker,
+            source,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One of everything that stands in the log or goes over the wire.
+
+use std::sync::Arc;
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::consumer::Consumer;
+use mode_envoy_model::event::Event;
+use mode_envoy_model::key::Key;
+use mode_envoy_model::model::{AccessEntry, Model, Target};
+use mode_envoy_model::object::{Kind, Object, ObjectRef};
+use mode_envoy_model::price::Price;
+use mode_envoy_model::provider::{Protocol, Provider, SealedSecret};
+use mode_envoy_model::route::{Auth, Route};
+use mode_envoy_model::service::{Endpoint, Service, Timeouts};
+use mode_envoy_model::tenant::Tenant;
+use mode_envoy_model::token::{Role, Token};
+use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
+use mode_envoy_model::usage::counters::Counters;
+use mode_envoy_model::usage::histogram::Histogram;
+use mode_envoy_model::usage::series::SeriesKey;
+
+pub(super) fn tenant() -> Tenant {
+    Tenant {
+        name: "acme".into(),
+    }
+}
+
+pub(super) fn consumer(team: Option<&str>) -> Consumer {
+    Consumer {
+        tenant: "acme".into(),
+        name: "shop".into(),
+        team: team.map(Into::into),
+    }
+}
+
+pub(super) fn timeouts() -> Timeouts {
+    Timeouts {
+        connect_ms: Some(1),
+        first_byte_ms: Some(2),
+        idle_ms: None,
+        total_ms: Some(3_600_000),
+    }
+}
+
+pub(super) fn provider() -> Provider {
+    Provider {
+        name: "openai".into(),
+        protocol: Protocol::Openai,
+        base_url: "https://api.openai.com/v1".into(),
+        keys: vec![SealedSecret {
+            wrapped_data_key: Arc::from([1, 2]),
+            ciphertext: Arc::from([3, 4, 5]),
+            fingerprint: [6; 16],
+        }],
+        timeouts: timeouts(),
+    }
+}
+
+pub(super) fn embedded() -> Provider {
+    Provider {
+        name: "demo".into(),
+        protocol: Protocol::Embedded,
+        base_url: "".into(),
+        keys: Vec::new(),
+        timeouts: Timeouts::default(),
+    }
+}
+
+pub(super) fn model() -> Model {
+    let price = Price {
+        input: 1,
+        output: 2,
+        cached_input: Some(0),
+        cache_write: None,
+    };
+    Model {
+        name: "gpt".into(),
+        targets: vec![Target {
+            provider: "openai".into(),
+            model: "gpt-5".into(),
+            price: Some(price),
+        }],
+        price: None,
+        access: Some(vec![
+            AccessEntry {
+                tenant: "acme".into(),
+                consumer: None,
+            },
+            AccessEntry {
+                tenant: "acme".into(),
+                consumer: Some("shop".into()),
+            },
+        ]),
+    }
+}
+
+pub(super) fn service() -> Service {
+    Service {
+        name: "orders".into(),
+        endpoints: vec![Endpoint {
+            url: "http://127.0.0.1:9000".into(),
+        }],
+        timeouts: timeouts(),
+    }
+}
+
+pub(super) fn route(auth: Auth) -> Route {
+    Route {
+        tenant: "acme".into(),
+        name: "orders".into(),
+        service: "orders".into(),
+        hosts: vec!["api.acme.test".into()],
+        paths: vec!["/orders/{*rest}".into()],
+        methods: vec!["GET".into()],
+        auth,
+        strip_prefix: (auth == Auth::Key).then(|| "/orders".into()),
+    }
+}
+
+pub(super) fn key(previous: bool) -> Key {
+    Key {
+        tenant: "acme".into(),
+        consumer: "shop".into(),
+        name: "k".into(),
+        id: "key-1".into(),
+        hash: [1; 32],
+        created_ms: 5,
+        expires_ms: previous.then_some(9),
+        previous: previous.then_some(([2; 32], 7)),
+    }
+}
+
+pub(super) fn token(role: Role) -> Token {
+    Token {
+        name: "root".into(),
+        role,
+        hash: [3; 32],
+        created_ms: 1,
+    }
+}
+
+pub(super) fn events() -> Vec<Event> {
+    vec![
+        Event::Founded {
+            cluster_id: [9; 16],
+            wrapped_key: vec![1, 2, 3],
+        },
+        Event::FormatRaised { version: 2 },
+        Event::TenantPut(tenant()),
+        Event::TenantDeleted("acme".into()),
+        Event::ConsumerPut(consumer(None)),
+        Event::ConsumerPut(consumer(Some("web"))),
+        Event::ConsumerDeleted {
+            tenant: "acme".into(),
+            name: "shop".into(),
+        },
+        Event::ProviderPut(provider()),
+        Event::ProviderPut(embedded()),
+        Event::ProviderDeleted("openai".into()),
+        Event::ModelPut(model()),
+        Event::ModelPut(Model {
+            access: Some(Vec::new()),
+            ..model()
+        }),
+        Event::ModelPut(Model {
+            access: None,
+            ..model()
+        }),
+        Event::ModelDeleted("gpt".into()),
+        Event::ServicePut(service()),
+        Event::ServiceDeleted("orders".into()),
+        Event::RoutePut(route(Auth::Key)),
+        Event::RoutePut(route(Auth::None)),
+        Event::RouteDeleted {
+            tenant: "acme".into(),
+            name: "orders".into(),
+        },
+        Event::KeyPut(key(false)),
+        Event::KeyPut(key(true)),
+        Event::KeyRevoked {
+            tenant: "acme".into(),
+            name: "k".into(),
+        },
+        Event::TokenPut(token(Role::Viewer)),
+        Event::TokenPut(token(Role::Admin)),
+        Event::TokenPut(token(Role::Root)),
+        Event::TokenRevoked("root".into()),
+    ]
+}
+
+pub(super) fn commands() -> Vec<Command> {
+    let objects = vec![
+        Object::Tenant(tenant()),
+        Object::Consumer(consumer(Some("web"))),
+        Object::Provider(provider()),
+        Object::Model(model()),
+        Object::Service(service()),
+        Object::Route(route(Auth::Key)),
+    ];
+    let mut commands = vec![
+        Command::Found {
+            cluster_id: [9; 16],
+            wrapped_key: vec![1],
+            root: token(Role::Root),
+        },
+        Command::RaiseFormat { version: 2 },
+        Command::Put {
+            objects: objects.clone(),
+            dry_run: false,
+        },
+        Command::Put {
+            objects,
+            dry_run: true,
+        },
+        Command::CreateKey(key(true)),
+        Command::RotateKey {
+            tenant: None,
+            name: "k".into(),
+            hash: [4; 32],
+            grace_ms: 5,
+        },
+        Command::RevokeKey {
+            tenant: Some("acme".into()),
+            name: "k".into(),
+        },
+        Command::CreateToken(token(Role::Admin)),
+        Command::RevokeToken {
+            name: "root".into(),
+        },
+    ];
+    commands.extend(Kind::ALL.map(|kind| {
+        let tenant = kind.has_tenant().then(|| "acme".into());
+        Command::Delete(ObjectRef {
+            kind,
+            tenant,
+            name: "x".into(),
+        })
+    }));
+    commands
+}
+
+pub(super) fn series() -> SeriesKey {
+    SeriesKey {
+        tenant: "acme".into(),
+        team: "".into(),
+        consumer: "shop".into(),
+        key: "k".into(),
+        route: "".into(),
+        api: "".into(),
+        model: "gpt".into(),
+        provider: "openai".into(),
+        upstream_model: "gpt-5".into(),
+        status_class: 2,
+        folded: false,
+    }
+}
+
+pub(super) fn register() -> Register {
+    Register {
+        node: 2,
+        follows: 0,
+        spools: vec![(0, [1; 16]), (1, [2; 16])],
+    }
+}
+
+pub(super) fn usage_batch(incarnation: u64, known: bool) -> UsageBatch {
+    let mut latency = Histogram::default();
+    latency.record(3);
+    latency.record(123_456);
+    let counters = Counters {
+        calls: 2,
+        output: u64::MAX,
+        nano_usd: 7,
+        ..Counters::default()
+    };
+    let mut names = vec![SeriesRef::New(series())];
+    names.extend(known.then_some(SeriesRef::Known(4)));
+    UsageBatch {
+        node: 2,
+        incarnation,
+        seq: 1,
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [1; 16],
+            from: 1,
+            to: 3,
+        }],
+        series: names,
+        rows: vec![UsageRow {
+            minute: 29_000_000,
+            series: 0,
+            counters,
+            latency,
+            ttft: Histogram::default(),
+        }],
+    }
+}
