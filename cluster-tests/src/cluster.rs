@@ -77,6 +77,7 @@ impl Cluster {
                     peer: format!("{network}.{id}:{PEER_PORT}"),
                     initial_cluster: Some(peers.join(",")),
                     secret_file: Some(secret_file.clone()),
+                    workers: 2,
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mode_envoy_cluster_tests::cluster::Cluster;
+use mode_envoy_cluster_tests::cluster::{Cluster, Node};
 use mode_envoy_cluster_tests::wait;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
+const SOON: Duration = Duration::from_secs(10);
 
 const SHOP: &str = r#"
 tenants: [{name: acme}, {name: beta}]
@@ -41,11 +42,7 @@ routes:
 #[tokio::test]
 async fn a_change_on_one_node_is_read_on_the_others() -> Result<()> {
     let cluster = Cluster::start(NODE, 3).await?;
-    let said = cluster
-        .node(2)
-        .run(&["apply", "-f", "-"], SHOP)
-        .await?
-        .ok()?;
+    let said = cluster.node(2).apply(SHOP).await?;
     ensure!(
         said.contains("created") && said.contains("mobile-app"),
         "apply said {said}"
@@ -53,25 +50,22 @@ async fn a_change_on_one_node_is_read_on_the_others() -> Result<()> {
     let revision = cluster.node(2).revision().await?;
 
     // Reads are linearizable: every node has it now.
-    let export = cluster.node(2).cli(&["export"]).await?.ok()?;
+    let export = cluster.node(2).ok("export").await?;
     ensure!(
         !export.contains("sk-first"),
-        "a secret is in the export: {export}"
+        "a secret is exported: {export}"
     );
     ensure!(
         export.contains("stored:"),
-        "no reference to a secret in the export: {export}"
+        "no reference to a secret: {export}"
     );
     for node in cluster.nodes() {
         ensure!(
-            node.cli(&["export"]).await?.ok()? == export,
+            node.ok("export").await? == export,
             "node {} exports another",
             node.id()
         );
-        let one = node
-            .cli(&["get", "models", "fast", "-o", "yaml"])
-            .await?
-            .ok()?;
+        let one = node.ok("get models fast -o yaml").await?;
         ensure!(
             one.contains("0.075") && !one.contains("big"),
             "node {}: {one}",
@@ -79,74 +73,27 @@ async fn a_change_on_one_node_is_read_on_the_others() -> Result<()> {
         );
         ensure!(
             node.revision().await? >= revision,
-            "node {} has an older revision",
+            "node {} is behind",
             node.id()
         );
     }
-
-    // What was exported changes nothing, wherever it is applied, and so does the same document with its secrets.
-    for (node, document) in cluster
-        .nodes()
-        .iter()
-        .zip([&export, &export, &SHOP.to_owned()])
-    {
-        let same = node.run(&["apply", "-f", "-"], document).await?.ok()?;
-        ensure!(same.contains("unchanged"), "node {}: {same}", node.id());
-        let moved = ["created", "updated", "deleted"]
-            .iter()
-            .any(|word| same.contains(word));
-        ensure!(
-            !moved,
-            "node {}: applying what was exported changed something: {same}",
-            node.id()
-        );
-        ensure!(
-            node.revision().await? == revision,
-            "node {}: the revision moved",
-            node.id()
-        );
-    }
-
-    // A dry run tells and does nothing.
-    let more = "tenants: [{name: gamma}]";
-    let dry = cluster
-        .node(3)
-        .run(&["apply", "-f", "-", "--dry-run"], more)
-        .await?
-        .ok()?;
-    ensure!(
-        dry.contains("created") && dry.contains("gamma"),
-        "the dry run said {dry}"
-    );
-    ensure!(
-        cluster.node(3).revision().await? == revision,
-        "a dry run moved the revision"
-    );
+    what_is_there_already_changes_nothing(&cluster, &export, revision).await?;
 
     // Nothing that is in use goes away.
-    let refused = cluster
-        .node(1)
-        .cli(&["delete", "provider", "local"])
-        .await?
-        .fails(1)?;
+    let refused = cluster.node(1).refuses("delete provider local").await?;
     ensure!(
         refused.contains("fast"),
-        "the refusal does not name the model that needs it: {refused}"
+        "the model that needs it is not named: {refused}"
     );
-    let gone = cluster
-        .node(3)
-        .cli(&["delete", "route", "orders", "--tenant", "acme"])
-        .await?;
-    gone.ok()?;
     cluster
-        .node(1)
-        .cli(&["delete", "service", "orders"])
-        .await?
-        .ok()?;
-    let left = cluster.node(2).cli(&["export"]).await?.ok()?;
+        .node(3)
+        .ok("delete route orders --tenant acme")
+        .await?;
+    cluster.node(1).ok("delete service orders").await?;
+    let left = cluster.node(2).ok("export").await?;
     ensure!(
         !left.contains("orders"),
-        "what was deleted on others is still here: {left}"
+        "what was deleted is still here: {left}"
     );
     cluster.finish().await
 }
@@ -155,72 +102,38 @@ async fn a_change_on_one_node_is_read_on_the_others() -> Result<()> {
 async fn a_viewer_reads_and_cannot_change_anything() -> Result<()> {
     let cluster = Cluster::start(NODE, 3).await?;
     cluster.apply(SHOP).await?;
-    let create = |role| {
-        [
-            "tokens", "create", "--name", role, "--role", role, "-o", "json",
-        ]
-    };
-    let token = |made: serde_json::Value| {
-        made["token"]
-            .as_str()
-            .map(str::to_owned)
-            .with_context(|| format!("no token in {made}"))
-    };
-    let viewer = token(cluster.node(1).cli(&create("viewer")).await?.json()?)?;
-    let admin = token(cluster.node(3).cli(&create("admin")).await?.json()?)?;
+    let viewer = new_token(cluster.node(1), "viewer").await?;
+    let admin = new_token(cluster.node(3), "admin").await?;
     let revision = cluster.node(1).revision().await?;
-
     for node in cluster.nodes() {
-        let as_viewer = async |words: &[&str]| {
-            wait::until(
-                "the viewer's token to be known",
-                Duration::from_secs(5),
-                async || {
-                    let output = node
-                        .run(&[words, &["--token", &viewer]].concat(), SHOP)
-                        .await?;
-                    ensure!(!output.stderr.contains("knows no such"), "{output}");
-                    Ok(output)
-                },
-            )
-            .await
-        };
-        as_viewer(&["export"]).await?.ok()?;
-        as_viewer(&["usage"]).await?.ok()?;
-        as_viewer(&["keys", "list"]).await?.ok()?;
+        wait::until("the viewer's token to be known", SOON, async || {
+            node.ok(&format!("export --token {viewer}")).await
+        })
+        .await?;
+        node.ok(&format!("usage --token {viewer}")).await?;
+        node.ok(&format!("keys list --token {viewer}")).await?;
         for forbidden in [
-            &["apply", "-f", "-"][..],
-            &["delete", "route", "orders", "--tenant", "acme"],
-            &[
-                "keys",
-                "create",
-                "--tenant",
-                "acme",
-                "--consumer",
-                "mobile-app",
-            ],
-            &["tokens", "list"],
+            "apply -f -",
+            "delete route orders --tenant acme",
+            "keys create --tenant acme --consumer mobile-app",
+            "tokens list",
         ] {
-            let refused = as_viewer(forbidden).await?.fails(1)?;
+            let words = format!("{forbidden} --token {viewer}");
+            let words: Vec<_> = words.split_whitespace().collect();
+            let refused = node.run(&words, SHOP).await?.fails(1)?;
             ensure!(refused.contains("viewer"), "node {}: {refused}", node.id());
         }
-        let changed = node
-            .run(&["apply", "-f", "-", "--token", &admin], SHOP)
-            .await?
-            .ok()?;
+        let words = ["apply", "-f", "-", "--token", &admin];
+        let changed = node.run(&words, SHOP).await?.ok()?;
         ensure!(
             changed.contains("unchanged"),
             "an admin may apply: {changed}"
         );
         let refused = node
-            .cli(&["tokens", "list", "--token", &admin])
-            .await?
-            .fails(1)?;
+            .refuses(&format!("tokens list --token {admin}"))
+            .await?;
         ensure!(refused.contains("root"), "node {}: {refused}", node.id());
-        let refused = node
-            .cli(&["export", "--token", "met-of-nobody"])
-            .await?
-            .fails(1)?;
+        let refused = node.refuses("export --token met-of-nobody").await?;
         ensure!(
             refused.contains("MODE_ENVOY_TOKEN"),
             "node {}: {refused}",
@@ -233,21 +146,11 @@ async fn a_viewer_reads_and_cannot_change_anything() -> Result<()> {
     );
 
     // A token that is revoked is nobody's, on every node.
-    cluster
-        .node(2)
-        .cli(&["tokens", "revoke", "viewer"])
-        .await?
-        .ok()?;
+    cluster.node(2).ok("tokens revoke viewer").await?;
     for node in cluster.nodes() {
-        wait::until(
-            "the token to be refused",
-            Duration::from_secs(5),
-            async || {
-                let output = node.cli(&["export", "--token", &viewer]).await?;
-                ensure!(output.code == Some(1), "{output}");
-                Ok(())
-            },
-        )
+        wait::until("the token to be refused", SOON, async || {
+            node.refuses(&format!("export --token {viewer}")).await
+        })
         .await?;
     }
     cluster.finish().await
@@ -330,4 +233,55 @@ async fn faults_of_a_document_are_found_before_anything_changes() -> Result<()> 
     let usage = node.cli(&["no-such-verb"]).await?.fails(2)?;
     ensure!(usage.contains("no-such-verb"), "{usage}");
     cluster.finish().await
+}
+
+// === phases ===
+
+/// Neither what was exported, wherever it is applied, nor the same document with its secrets, nor a dry run.
+async fn what_is_there_already_changes_nothing(
+    cluster: &Cluster,
+    export: &str,
+    revision: u64,
+) -> Result<()> {
+    for (node, document) in cluster.nodes().iter().zip([export, export, SHOP]) {
+        let same = node.apply(document).await?;
+        let moved = ["created", "updated", "deleted"]
+            .iter()
+            .any(|word| same.contains(word));
+        ensure!(
+            !moved && same.contains("unchanged"),
+            "node {}: {same}",
+            node.id()
+        );
+        ensure!(
+            node.revision().await? == revision,
+            "node {}: the revision moved",
+            node.id()
+        );
+    }
+    let node = cluster.node(3);
+    let words = ["apply", "-f", "-", "--dry-run"];
+    let dry = node.run(&words, "tenants: [{name: gamma}]").await?.ok()?;
+    ensure!(
+        dry.contains("created") && dry.contains("gamma"),
+        "the dry run said {dry}"
+    );
+    ensure!(
+        node.revision().await? == revision,
+        "a dry run moved the revision"
+    );
+    Ok(())
+}
+
+async fn new_token(node: &Node, role: &str) -> Result<String> {
+    let made = node
+        .ok(&format!(
+            "tokens create --name {role} --role {role} -o json"
+        ))
+        .await?;
+    let made: serde_json::Value = serde_json::from_str(&made)?;
+    let token = made["token"]
+        .as_str()
+        .with_context(|| format!("no token in {made}"))?;
+    Ok(token.to_owned())
 }

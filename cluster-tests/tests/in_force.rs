@@ -97,26 +97,22 @@ async fn what_was_applied_with_wait_is_in_force_on_every_gateway() -> Result<()>
         }
     }
 
-    // A new secret for a key works everywhere, and the old one for as long as was asked for.
-    let rotated = cluster
-        .node(3)
-        .cli(&["keys", "rotate", "first", "-o", "json"])
-        .await?
-        .json()?;
-    let new = rotated["secret"]
-        .as_str()
-        .context("the rotated key's secret")?
-        .to_owned();
+    keys_come_and_go(&cluster, &key).await?;
+    cluster.finish().await
+}
+
+// === phases ===
+
+async fn keys_come_and_go(cluster: &Cluster, key: &str) -> Result<()> {
+    // A new secret works everywhere, and the old one for as long as was asked for.
+    let new = secret(&cluster.node(3).ok("keys rotate first -o json").await?)?;
     for node in cluster.nodes() {
         node.wait_key(&new, 200).await?;
+        node.wait_key(key, 200).await?;
     }
 
-    // A revoked key is refused everywhere, on AI paths and routes.
-    cluster
-        .node(2)
-        .cli(&["keys", "revoke", "first"])
-        .await?
-        .ok()?;
+    // A revoked key is refused everywhere, on AI paths and routes, with both its secrets.
+    cluster.node(2).ok("keys revoke first").await?;
     for node in cluster.nodes() {
         let refused = node.wait_key(&new, 401).await?;
         ensure!(
@@ -127,36 +123,31 @@ async fn what_was_applied_with_wait_is_in_force_on_every_gateway() -> Result<()>
         http::post(node.gateway(), CHAT, &new, &body)
             .await?
             .expect(401)?;
-        http::get(node.gateway(), "/round/1", Some(&new))
-            .await?
-            .expect(401)?;
-        http::get(node.gateway(), "/round/1", Some(&key))
-            .await?
-            .expect(401)?;
+        for secret in [&new, key] {
+            http::get(node.gateway(), "/round/1", Some(secret))
+                .await?
+                .expect(401)?;
+        }
     }
-
-    // One that expires is refused from that moment on.
-    let create = [
-        "keys",
-        "create",
-        "--tenant",
-        "acme",
-        "--consumer",
-        "mobile-app",
-        "--expires",
-        "5s",
-        "-o",
-        "json",
-    ];
-    let made = cluster.node(1).cli(&create).await?.json()?;
-    let short = made["secret"].as_str().context("the secret")?;
-    for status in [200, 401] {
-        cluster.node(3).wait_key(short, status).await?;
-    }
-    let listed = cluster.node(1).cli(&["keys", "list"]).await?.ok()?;
+    let listed = cluster.node(1).ok("keys list").await?;
     ensure!(
         !listed.contains("first"),
         "a revoked key is listed: {listed}"
     );
-    cluster.finish().await
+
+    // One that expires is refused from that moment on.
+    let line = "keys create --tenant acme --consumer mobile-app --expires 5s -o json";
+    let short = secret(&cluster.node(1).ok(line).await?)?;
+    for status in [200, 401] {
+        cluster.node(3).wait_key(&short, status).await?;
+    }
+    Ok(())
+}
+
+fn secret(printed: &str) -> Result<String> {
+    let made: serde_json::Value = serde_json::from_str(printed)?;
+    Ok(made["secret"]
+        .as_str()
+        .with_context(|| format!("no secret in {made}"))?
+        .to_owned())
 }

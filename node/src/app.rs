@@ -13,6 +13,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use crate::control::Control;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
-use crate::secrets::KeyringSource;
+use crate::secrets::{KeyringError, KeyringSource};
 use crate::supervisor::Supervisor;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
@@ -79,6 +80,18 @@ pub(crate) enum AppError {
     /// The cluster could not be founded.
     #[error(transparent)]
     Founding(#[from] FoundingError),
+    /// The cluster's secret is another one.
+    #[error(
+        "the cluster secret in {path} is not the one this cluster was founded with; start this node with that one \
+         (--cluster-secret-file)"
+    )]
+    OtherSecret {
+        /// The file that was read.
+        path: PathBuf,
+        /// What did not open.
+        #[source]
+        source: KeyringError,
+    },
     /// The usage spools.
     #[error(transparent)]
     Usage(#[from] RecoveryError),
@@ -222,6 +235,7 @@ impl App {
 
         stage("waiting for a leader to found the cluster");
         founding::founded(&member, &self.secret).await?;
+        self.check_secret(&member)?;
         credentials::write(self, &member);
 
         stage("settling the usage of the last run");
@@ -234,6 +248,15 @@ impl App {
             member,
             flush,
             gateway,
+        })
+    }
+
+    /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.
+    fn check_secret(&self, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
+        let opened = self.keyring.of(&member.catalog());
+        opened.map(drop).map_err(|source| AppError::OtherSecret {
+            path: self.settings.secret.path().to_owned(),
+            source,
         })
     }
 

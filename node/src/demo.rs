@@ -59,13 +59,19 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 
 async fn show(options: &Options, directory: &Directory) -> Result<()> {
     let shop = shop::start()?;
-    say(&format!("starting {} nodes in {}", options.nodes, directory.path().display()))?;
+    say(&format!(
+        "starting {} nodes in {}",
+        options.nodes,
+        directory.path().display()
+    ))?;
     let mut nodes = Nodes::start(options.nodes, directory)?;
     nodes.wait_ready().await?;
     say("every node is ready; they agree on one log")?;
 
     let setup = example::apply(&nodes, directory, shop.address()).await?;
-    say("\nlive calls through every gateway (chat, streams, plain HTTP, and one that is refused):")?;
+    say(
+        "\nlive calls through every gateway (chat, streams, plain HTTP, and one that is refused):",
+    )?;
     let mut expected = check::Expected::default();
     for node in nodes.iter() {
         let line = calls::make(node, &setup, &mut expected).await?;
@@ -74,7 +80,11 @@ async fn show(options: &Options, directory: &Directory) -> Result<()> {
 
     let tables = check::tables(&nodes).await?;
     for (node, table) in nodes.iter().zip(&tables) {
-        say(&format!("\n$ mode-envoy usage {} --admin {}", check::QUERY.join(" "), node.admin_url()))?;
+        say(&format!(
+            "\n$ mode-envoy usage {} --admin {}",
+            check::QUERY.join(" "),
+            node.admin_url()
+        ))?;
         say(table.text.trim_end())?;
     }
     check::hold(&tables, &expected)?;
@@ -90,12 +100,17 @@ async fn show(options: &Options, directory: &Directory) -> Result<()> {
     }
     invite(&nodes, &setup)?;
     let ended = nodes.first_end().await?;
-    bail!("node {ended} ended by itself; its log is in {}", directory.path().display())
+    bail!(
+        "node {ended} ended by itself; its log is in {}",
+        directory.path().display()
+    )
 }
 
 /// What the user may try while the nodes run.
 fn invite(nodes: &Nodes, setup: &example::Setup) -> Result<()> {
-    let Some(first) = nodes.iter().next() else { bail!("no node was started") };
+    let Some(first) = nodes.iter().next() else {
+        bail!("no node was started")
+    };
     say(&format!(
         "\nadmin     {}   (token in {})\ntoken     {}\nAPI key   {}\n\ntry:\n  curl -s http://{}/v1/chat/completions -H 'Authorization: Bearer {}' \
          -H 'content-type: application/json' -d '{{\"model\":\"fast\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'\n\n\
@@ -112,7 +127,9 @@ fn invite(nodes: &Nodes, setup: &example::Setup) -> Result<()> {
 /// One line for the person who watches.
 fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context("writing to standard output")
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .context("writing to standard output")
 }
 
 /// The JSON value at `pointer`, or an error that shows what was there.

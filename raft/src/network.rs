@@ -84,14 +84,28 @@ impl Peer {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
         match tokio::time::timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(failure(&status)),
+            Ok(Ok(response)) => {
+                self.peers.reached(self.target);
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => Err(self.failure(&status)),
             Err(_) => Err(RPCError::Timeout(Timeout {
                 action,
                 id: self.node_id,
                 target: self.target,
                 timeout: limit,
             })),
+        }
+    }
+
+    /// A peer that could not be dialled is left alone for a moment; any other failure is tried again at once.
+    fn failure(&self, status: &Status) -> CallError {
+        match DialError::of(status) {
+            Some(dial) => {
+                self.peers.missed(self.target, &dial);
+                RPCError::Unreachable(Unreachable::new(&dial))
+            }
+            None => RPCError::Network(NetworkError::new(status)),
         }
     }
 }
@@ -155,14 +169,6 @@ impl RaftNetwork<TypeConfig> for Peer {
 
     fn backoff(&self) -> Backoff {
         Backoff::new(std::iter::repeat(REDIAL))
-    }
-}
-
-/// A peer that could not be dialled is left alone for a moment; any other failure is tried again at once.
-fn failure(status: &Status) -> CallError {
-    match DialError::of(status) {
-        Some(dial) => RPCError::Unreachable(Unreachable::new(&dial)),
-        None => RPCError::Network(NetworkError::new(status)),
     }
 }
 

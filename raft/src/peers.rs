@@ -1,4 +1,8 @@
-//! Clients for other members: shared lazy channels, the envelope of every request, one limit on message sizes.
+//! Clients for other members: shared lazy channels, the envelope of every request, one limit on message sizes; and
+//! a line in the log whenever the reason changes for which a member cannot be reached.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::Request;
@@ -6,7 +10,7 @@ use tonic::transport::Channel;
 use wire::forward_client::ForwardClient;
 use wire::raft_client::RaftClient;
 
-use crate::channels::{MAX_MESSAGE_BYTES, PeerChannels};
+use crate::channels::{DialError, MAX_MESSAGE_BYTES, PeerChannels};
 use crate::identity::ClusterId;
 use crate::types::NodeId;
 
@@ -16,6 +20,8 @@ pub(crate) struct Peers {
     channels: PeerChannels,
     cluster_id: ClusterId,
     node_id: NodeId,
+    /// Why each member that cannot be reached is not.
+    unreached: Arc<Mutex<BTreeMap<NodeId, String>>>,
 }
 
 // === impl Peers ===
@@ -27,6 +33,31 @@ impl Peers {
             channels,
             cluster_id,
             node_id,
+            unreached: Arc::default(),
+        }
+    }
+
+    /// Tells the operator that a member is not reached, once for each reason.
+    pub(crate) fn missed(&self, node: NodeId, error: &DialError) {
+        let reason = error.to_string();
+        let mut unreached = self
+            .unreached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if unreached.get(&node) != Some(&reason) {
+            tracing::warn!(peer = node, reason, "a member is not reached");
+            unreached.insert(node, reason);
+        }
+    }
+
+    /// Tells the operator that a member is reached again.
+    pub(crate) fn reached(&self, node: NodeId) {
+        let mut unreached = self
+            .unreached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if unreached.remove(&node).is_some() {
+            tracing::info!(peer = node, "a member is reached again");
         }
     }
 

@@ -18,9 +18,9 @@ use crate::wait;
 /// From SIGTERM to the end; a drain may take 30 s.
 const END: Duration = Duration::from_secs(45);
 
-/// Timers for a machine that is busy with other tests, small segments so that a test fills several, two workers so that
-/// there are two spools, and checkpoints often enough that restarts begin from one.
-const SETTINGS: [&str; 12] = [
+/// Timers for a machine that is busy with other tests, small segments so that a test fills several, and checkpoints often
+/// enough that restarts begin from one.
+const SETTINGS: [&str; 10] = [
     "--heartbeat-ms",
     "300",
     "--election-min-ms",
@@ -29,8 +29,6 @@ const SETTINGS: [&str; 12] = [
     "1400",
     "--wal-segment-bytes",
     "1048576",
-    "--gateway-workers",
-    "2",
     "--checkpoint-every",
     "200",
 ];
@@ -52,6 +50,8 @@ pub struct Launch {
     pub initial_cluster: Option<String>,
     /// `--cluster-secret-file`; `None` for the user's own.
     pub secret_file: Option<PathBuf>,
+    /// `--gateway-workers`, each of which has a usage spool of its own.
+    pub workers: usize,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -114,6 +114,7 @@ impl Node {
             .args(["--gateway-addr", &launch.gateway])
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
+            .args(["--gateway-workers", &launch.workers.to_string()])
             .args(SETTINGS);
         if let Some(secret) = &launch.secret_file {
             command.arg("--cluster-secret-file").arg(secret);
@@ -265,6 +266,44 @@ impl Node {
         self.launch.program.run(&arguments, input).await
     }
 
+    /// Runs a command line, whose words have no spaces, that must go well; what it printed.
+    ///
+    /// # Errors
+    ///
+    /// It failed.
+    pub async fn ok(&self, line: &str) -> Result<String> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        self.cli(&words).await?.ok()
+    }
+
+    /// Runs a command line that must be refused; what it said.
+    ///
+    /// # Errors
+    ///
+    /// It ended with another exit code than 1.
+    pub async fn refuses(&self, line: &str) -> Result<String> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        self.cli(&words).await?.fails(1)
+    }
+
+    /// Applies a document, without waiting for other nodes; what was printed.
+    ///
+    /// # Errors
+    ///
+    /// It was refused.
+    pub async fn apply(&self, document: &str) -> Result<String> {
+        self.run(&["apply", "-f", "-"], document).await?.ok()
+    }
+
+    /// Applies a document that must be refused; what was said.
+    ///
+    /// # Errors
+    ///
+    /// It was taken.
+    pub async fn refuses_document(&self, document: &str) -> Result<String> {
+        self.run(&["apply", "-f", "-"], document).await?.fails(1)
+    }
+
     /// The URL of its admin API.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.launch.admin)
@@ -308,19 +347,9 @@ impl Node {
     ///
     /// It was refused.
     pub async fn create_key(&self, tenant: &str, consumer: &str, name: &str) -> Result<String> {
-        let arguments = [
-            "keys",
-            "create",
-            "--tenant",
-            tenant,
-            "--consumer",
-            consumer,
-            "--name",
-            name,
-            "-o",
-            "json",
-        ];
-        let made = self.cli(&arguments).await?.json()?;
+        let line =
+            format!("keys create --tenant {tenant} --consumer {consumer} --name {name} -o json");
+        let made: Value = serde_json::from_str(&self.ok(&line).await?)?;
         let secret = made["secret"]
             .as_str()
             .with_context(|| format!("no secret in {made}"))?;

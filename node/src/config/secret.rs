@@ -3,7 +3,7 @@
 //! While every listener is on loopback a secret in the user's own configuration directory will do, made on first
 //! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mode_envoy_raft::ClusterSecret;
 use mode_envoy_raft::secret::{SecretError, default_secret_path};
@@ -29,6 +29,13 @@ impl SecretFile {
             None => default_secret_path()
                 .map(Self::OwnDefault)
                 .ok_or(ConfigError::NoConfigDirectory),
+        }
+    }
+
+    /// Which file it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) | Self::OwnDefault(path) => path,
         }
     }
 

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::at;
 use super::check::Expected;
 use super::example::Setup;
 use super::http::{self, Answer};
 use super::nodes::Node;
-use super::at;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -20,7 +20,13 @@ pub(crate) async fn make(node: &Node, setup: &Setup, expected: &mut Expected) ->
     let order = http::get_with_key(&node.gateway, "/orders/17", &setup.key).await?;
     ok(&order, "a plain HTTP call")?;
     expected.plain();
-    let refused = http::post(&node.gateway, CHAT, &setup.other_key, &question(node, "smart", false)).await?;
+    let refused = http::post(
+        &node.gateway,
+        CHAT,
+        &setup.other_key,
+        &question(node, "smart", false),
+    )
+    .await?;
     ensure!(
         (400..500).contains(&refused.status),
         "beta may not call smart, and yet the answer was {}: {}",
@@ -28,7 +34,10 @@ pub(crate) async fn make(node: &Node, setup: &Setup, expected: &mut Expected) ->
         refused.text()
     );
     expected.refused();
-    Ok(format!("chat {said:?}, a stream of {events} events, HTTP {}, refused with {}", order.status, refused.status))
+    Ok(format!(
+        "chat {said:?}, a stream of {events} events, HTTP {}, refused with {}",
+        order.status, refused.status
+    ))
 }
 
 async fn chat(node: &Node, key: &str, model: &str, expected: &mut Expected) -> Result<String> {
@@ -36,7 +45,9 @@ async fn chat(node: &Node, key: &str, model: &str, expected: &mut Expected) -> R
     ok(&answer, "a chat call")?;
     let answer = answer.json()?;
     expected.tokens(model, at(&answer, "/usage")?)?;
-    let said = at(&answer, "/choices/0/message/content")?.as_str().context("the content is not text")?;
+    let said = at(&answer, "/choices/0/message/content")?
+        .as_str()
+        .context("the content is not text")?;
     Ok(said.chars().take(40).collect())
 }
 
@@ -44,8 +55,14 @@ async fn stream(node: &Node, key: &str, model: &str, expected: &mut Expected) ->
     let answer = http::post(&node.gateway, CHAT, key, &question(node, model, true)).await?;
     ok(&answer, "a stream")?;
     let events = answer.events()?;
-    let usage = events.iter().rev().find_map(|event| event.get("usage").filter(|u| u.is_object()));
-    expected.tokens(model, usage.context("the stream told no usage although asked")?)?;
+    let usage = events
+        .iter()
+        .rev()
+        .find_map(|event| event.get("usage").filter(|u| u.is_object()));
+    expected.tokens(
+        model,
+        usage.context("the stream told no usage although asked")?,
+    )?;
     Ok(events.len())
 }
 
@@ -62,6 +79,11 @@ fn question(node: &Node, model: &str, stream: bool) -> Value {
 }
 
 fn ok(answer: &Answer, what: &str) -> Result<()> {
-    ensure!(answer.status == 200, "{what} was answered with {}: {}", answer.status, answer.text());
+    ensure!(
+        answer.status == 200,
+        "{what} was answered with {}: {}",
+        answer.status,
+        answer.text()
+    );
     Ok(())
 }

@@ -22,8 +22,13 @@ impl Directory {
             None => std::env::temp_dir().join(format!("mode-envoy-demo-{}", std::process::id())),
         };
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("resolving {}", path.display()))?;
-        Ok(Self { path, remove: Cell::new(chosen.is_none()) })
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("resolving {}", path.display()))?;
+        Ok(Self {
+            path,
+            remove: Cell::new(chosen.is_none()),
+        })
     }
 
     /// Where it is.

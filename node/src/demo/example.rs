@@ -9,7 +9,8 @@ use super::nodes::Nodes;
 use super::{at, say};
 
 /// USD per million tokens, as in the document below: (model, input, output).
-pub(crate) const PRICES: [(&str, &str, &str); 2] = [("fast", "0.15", "0.60"), ("smart", "2.50", "10")];
+pub(crate) const PRICES: [(&str, &str, &str); 2] =
+    [("fast", "0.15", "0.60"), ("smart", "2.50", "10")];
 
 /// What the calls need.
 pub(crate) struct Setup {
@@ -27,12 +28,43 @@ pub(crate) async fn apply(nodes: &Nodes, directory: &Directory, shop: SocketAddr
     std::fs::write(&file, document(shop)).with_context(|| format!("writing {}", file.display()))?;
     let file = file.to_string_lossy().into_owned();
 
-    say(&format!("\n$ mode-envoy apply -f {file} --wait --admin {}", first.admin_url()))?;
-    say(first.cli(&["apply", "-f", &file, "--wait"]).await?.trim_end())?;
+    say(&format!(
+        "\n$ mode-envoy apply -f {file} --wait --admin {}",
+        first.admin_url()
+    ))?;
+    say(first
+        .cli(&["apply", "-f", &file, "--wait"])
+        .await?
+        .trim_end())?;
 
-    let key = ["keys", "create", "--tenant", "acme", "--consumer", "mobile-app", "--name", "demo", "-o", "json"];
-    let other = ["keys", "create", "--tenant", "beta", "--consumer", "batch-jobs", "--name", "night", "-o", "json"];
-    let setup = Setup { key: secret(&first.cli(&key).await?)?, other_key: secret(&last.cli(&other).await?)? };
+    let key = [
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--consumer",
+        "mobile-app",
+        "--name",
+        "demo",
+        "-o",
+        "json",
+    ];
+    let other = [
+        "keys",
+        "create",
+        "--tenant",
+        "beta",
+        "--consumer",
+        "batch-jobs",
+        "--name",
+        "night",
+        "-o",
+        "json",
+    ];
+    let setup = Setup {
+        key: secret(&first.cli(&key).await?)?,
+        other_key: secret(&last.cli(&other).await?)?,
+    };
     // Changes nothing; its answer means that the keys are in force on every node too.
     first.cli(&["apply", "-f", &file, "--wait"]).await?;
     Ok(setup)
@@ -40,7 +72,10 @@ pub(crate) async fn apply(nodes: &Nodes, directory: &Directory, shop: SocketAddr
 
 fn secret(printed: &str) -> Result<String> {
     let answer: serde_json::Value = serde_json::from_str(printed).context("reading a new key")?;
-    Ok(at(&answer, "/secret")?.as_str().context("the secret is not a string")?.to_owned())
+    Ok(at(&answer, "/secret")?
+        .as_str()
+        .context("the secret is not a string")?
+        .to_owned())
 }
 
 fn document(shop: SocketAddr) -> String {

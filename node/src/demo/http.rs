@@ -26,16 +26,22 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("reading {:?} as JSON", self.text()))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("reading {:?} as JSON", self.text()))
     }
 
     /// The JSON objects of an event stream, in order.
     pub(crate) fn events(&self) -> Result<Vec<serde_json::Value>> {
         let text = self.text();
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-        ensure!(text.trim_end().ends_with("data: [DONE]"), "the stream was cut: {text:?}");
+        ensure!(
+            text.trim_end().ends_with("data: [DONE]"),
+            "the stream was cut: {text:?}"
+        );
         data.filter(|data| *data != "[DONE]")
-            .map(|data| serde_json::from_str(data).with_context(|| format!("reading event {data:?}")))
+            .map(|data| {
+                serde_json::from_str(data).with_context(|| format!("reading event {data:?}"))
+            })
             .collect()
     }
 }
@@ -52,7 +58,12 @@ pub(crate) async fn get_with_key(address: &str, path: &str, key: &str) -> Result
 }
 
 /// POST of a JSON body with an API key.
-pub(crate) async fn post(address: &str, path: &str, key: &str, body: &serde_json::Value) -> Result<Answer> {
+pub(crate) async fn post(
+    address: &str,
+    path: &str,
+    key: &str,
+    body: &serde_json::Value,
+) -> Result<Answer> {
     let request = Request::post(path)
         .header(header::AUTHORIZATION, format!("Bearer {key}"))
         .header(header::CONTENT_TYPE, "application/json");
@@ -70,7 +81,8 @@ async fn send(address: &str, request: Request<Full<Bytes>>) -> Result<Answer> {
 async fn exchange(address: &str, mut request: Request<Full<Bytes>>) -> Result<Answer> {
     request.headers_mut().insert(header::HOST, address.parse()?);
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let receive = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();

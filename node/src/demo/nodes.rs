@@ -49,8 +49,11 @@ impl Nodes {
     /// Starts `count` processes that form one cluster.
     pub(crate) fn start(count: u16, directory: &Directory) -> Result<Self> {
         let plans = plan(count)?;
-        let cluster =
-            plans.iter().map(|p| format!("{}={}", p.id, p.peer)).collect::<Vec<_>>().join(",");
+        let cluster = plans
+            .iter()
+            .map(|p| format!("{}={}", p.id, p.peer))
+            .collect::<Vec<_>>()
+            .join(",");
         let nodes = plans
             .into_iter()
             .map(|plan| Node::start(plan, &cluster, directory))
@@ -81,7 +84,12 @@ impl Nodes {
                 .await
                 .with_context(|| format!("node {} did not end on SIGTERM", node.id))?
                 .with_context(|| format!("waiting for node {}", node.id))?;
-            ensure!(status.success(), "node {} ended with {status}\n{}", node.id, node.log_tail());
+            ensure!(
+                status.success(),
+                "node {} ended with {status}\n{}",
+                node.id,
+                node.log_tail()
+            );
         }
         Ok(())
     }
@@ -116,12 +124,21 @@ impl Node {
             .args(["--admin-addr", &plan.admin])
             .args(["--peer-addr", &plan.peer])
             .args(["--initial-cluster", cluster])
-            .args(["--heartbeat-ms", "300", "--election-min-ms", "1000", "--election-max-ms", "1400"])
+            .args([
+                "--heartbeat-ms",
+                "300",
+                "--election-min-ms",
+                "1000",
+                "--election-max-ms",
+                "1400",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
             .kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("starting node {}", plan.id))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting node {}", plan.id))?;
         Ok(Self {
             id: plan.id,
             gateway: plan.gateway,
@@ -144,7 +161,12 @@ impl Node {
                 bail!("node {} ended with {status}\n{}", self.id, self.log_tail());
             }
             if Instant::now() >= deadline {
-                bail!("node {} is not ready: {}\n{}", self.id, said.trim(), self.log_tail());
+                bail!(
+                    "node {} is not ready: {}\n{}",
+                    self.id,
+                    said.trim(),
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -163,15 +185,22 @@ impl Node {
     /// The first root token.
     pub(crate) fn token(&self) -> Result<String> {
         let file = self.token_file();
-        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("reading {}", file.display()))?;
         Ok(text.trim().to_owned())
     }
 
     /// Runs the command line against this node and returns what it printed.
     pub(crate) async fn cli(&self, arguments: &[&str]) -> Result<String> {
         let mut command = own_binary(&self.config_home)?;
-        command.args(arguments).args(["--admin", &self.admin_url()]).stdin(Stdio::null());
-        let output = command.output().await.with_context(|| format!("running {arguments:?}"))?;
+        command
+            .args(arguments)
+            .args(["--admin", &self.admin_url()])
+            .stdin(Stdio::null());
+        let output = command
+            .output()
+            .await
+            .with_context(|| format!("running {arguments:?}"))?;
         ensure!(
             output.status.success(),
             "mode-envoy {} ended with {}: {}",
@@ -235,7 +264,10 @@ fn choose(preferred: u16, held: &mut Vec<TcpListener>) -> Result<String> {
     let listener = TcpListener::bind(("127.0.0.1", preferred))
         .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))
         .context("finding a free port on 127.0.0.1")?;
-    let address = listener.local_addr().context("reading a listener's address")?.to_string();
+    let address = listener
+        .local_addr()
+        .context("reading a listener's address")?
+        .to_string();
     held.push(listener);
     Ok(address)
 }

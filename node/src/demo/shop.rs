@@ -29,7 +29,8 @@ impl Shop {
 
 /// Starts the service on a free port of loopback.
 pub(crate) fn start() -> Result<Shop> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("starting the demo's HTTP service")?;
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))
+        .context("starting the demo's HTTP service")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let listener = TcpListener::from_std(listener)?;
@@ -46,14 +47,18 @@ pub(crate) fn start() -> Result<Shop> {
             });
         }
     });
-    Ok(Shop { address, _tasks: tasks })
+    Ok(Shop {
+        address,
+        _tasks: tasks,
+    })
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let body = serde_json::json!({"service": "orders", "path": request.uri().path()}).to_string();
     let mut response = Response::new(Full::from(body));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     Ok(response)
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::{CompileError, Table};
 use crate::secrets::{KeyringError, KeyringSource};
+use crate::supervisor::Chain;
 
 /// Why a catalog did not come into force.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub async fn publish(
                 tracing::debug!(revision, "a configuration is in force");
             }
             Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
+                error = Chain(&error).to_string(),
                 revision = current.revision(),
                 "a configuration cannot be brought into force; the one before it stays"
             ),

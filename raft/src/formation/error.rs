@@ -50,7 +50,7 @@ pub enum FormationError {
     },
     /// A node without data under an id that has lived.
     #[error(
-        "node {node_id} has no data, but node {peer} says that node {node_id} has lived in cluster {}; a node that lost its data never comes back under its old id: run `mode-envoy cluster remove-node {node_id}`, then `mode-envoy cluster add-node` and start it with the new id",
+        "node {node_id} has no data, but node {peer} says that node {node_id} has lived in cluster {}; a node that lost its data never comes back under its old id, since the others count on what it had promised. Start it with the data directory that it had; if that is gone, replace the node: `mode-envoy cluster remove-node {node_id}`, then `mode-envoy cluster add-node`, and start it with the new id. (This version has no membership changes yet: the cluster runs on without node {node_id}.)",
         cluster_hex(.cluster_id)
     )]
     Lived {
@@ -63,7 +63,7 @@ pub enum FormationError {
     },
     /// The cluster exists without this node.
     #[error(
-        "node {peer} is already a member of cluster {}, which has no node {node_id}; a later node does not come with --initial-cluster: run `mode-envoy cluster add-node`",
+        "node {peer} is already a member of cluster {}, which has no node {node_id}; a later node does not come with --initial-cluster but by `mode-envoy cluster add-node` (which this version does not have yet)",
         cluster_hex(.cluster_id)
     )]
     Unknown {

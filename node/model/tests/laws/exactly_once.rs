@@ -95,8 +95,17 @@ impl World {
             .zip(&self.node.spools)
             .map(|(worker, (uuid, _))| (worker, *uuid))
             .collect();
-        let follows = self.state.usage.streams.get(1).map_or(0, |stream| stream.incarnation);
-        let register = Register { node: 1, follows, spools };
+        let follows = self
+            .state
+            .usage
+            .streams
+            .get(1)
+            .map_or(0, |stream| stream.incarnation);
+        let register = Register {
+            node: 1,
+            follows,
+            spools,
+        };
         let outcome = self.apply(Item::Register(register));
         assert_eq!(
             outcome,

@@ -85,8 +85,19 @@ fn each_fault_of_a_batch_has_its_outcome_and_counts_nothing() {
 #[test]
 fn a_spool_keeps_its_position_under_another_worker_and_unlisted_ones_are_forgotten() {
     let (mut state, _) = next();
-    let register = |follows, spools| Item::Register(Register { node: 1, follows, spools });
-    apply(&mut state, 3, 0, register(1, vec![(5, [0; 16]), (0, [1; 16])]));
+    let register = |follows, spools| {
+        Item::Register(Register {
+            node: 1,
+            follows,
+            spools,
+        })
+    };
+    apply(
+        &mut state,
+        3,
+        0,
+        register(1, vec![(5, [0; 16]), (0, [1; 16])]),
+    );
     let spools = &state.usage.streams.get(1).expect("registered").spools;
     assert_eq!((spools[&5].acked_to, spools[&0].acked_to), (2, 1));
     let register = register(3, vec![(0, [1; 16])]);
@@ -106,7 +117,11 @@ fn a_register_that_repeats_itself_or_passes_a_limit_is_malformed() {
             &mut state,
             3,
             0,
-            Item::Register(Register { node: 1, follows: 1, spools }),
+            Item::Register(Register {
+                node: 1,
+                follows: 1,
+                spools,
+            }),
         );
         assert_eq!(outcome, Outcome::Malformed);
     };
