@@ -6,10 +6,12 @@
 //! empty, and add up to what the answers reported; otherwise it ends with a status other than 0.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 mod calls;
 mod check;
@@ -40,14 +42,44 @@ pub struct Options {
 /// If something did not start, or did not hold.
 pub async fn run(options: Options) -> Result<()> {
     let directory = Directory::open(options.dir.as_deref())?;
-    let result = tokio::select! {
-        result = show(&options, &directory) => result,
-        signal = tokio::signal::ctrl_c() => signal.context("waiting for Ctrl-C"),
-    };
+    let result = run_in(&options, &directory).await;
     if result.is_err() {
         directory.keep();
     }
     result
+}
+
+async fn run_in(options: &Options, directory: &Directory) -> Result<()> {
+    let shop = shop::start()?;
+    let shown = tokio::select! {
+        shown = show(options, directory, shop.address()) => Some(shown?),
+        told = told_to_end() => told.map(|()| None)?,
+    };
+    let Some((mut nodes, setup)) = shown else {
+        return say("told to end before the tables; the nodes are gone");
+    };
+    if !options.exit {
+        invite(&nodes, &setup)?;
+        tokio::select! {
+            ended = nodes.first_end() => bail!(
+                "node {} ended by itself; its log is in {}",
+                ended?,
+                directory.path().display()
+            ),
+            told = told_to_end() => told?,
+        }
+        say("stopping the nodes")?;
+    }
+    nodes.stop().await
+}
+
+/// Waits for Ctrl-C or SIGTERM. The nodes are process groups of their own, so that neither reaches them.
+async fn told_to_end() -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tokio::select! {
+        told = tokio::signal::ctrl_c() => told.context("listening for Ctrl-C"),
+        _ = term.recv() => Ok(()),
+    }
 }
 
 /// Says on standard error why the demo failed.
@@ -57,8 +89,12 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn show(options: &Options, directory: &Directory) -> Result<()> {
-    let shop = shop::start()?;
+/// Starts the nodes, applies, calls, and shows what every node tells.
+async fn show(
+    options: &Options,
+    directory: &Directory,
+    shop: SocketAddr,
+) -> Result<(Nodes, example::Setup)> {
     say(&format!(
         "starting {} nodes in {}",
         options.nodes,
@@ -68,7 +104,7 @@ async fn show(options: &Options, directory: &Directory) -> Result<()> {
     nodes.wait_ready().await?;
     say("every node is ready; they agree on one log")?;
 
-    let setup = example::apply(&nodes, directory, shop.address()).await?;
+    let setup = example::apply(&nodes, directory, shop).await?;
     say(
         "\nlive calls through every gateway (chat, streams, plain HTTP, and one that is refused):",
     )?;
@@ -94,16 +130,7 @@ async fn show(options: &Options, directory: &Directory) -> Result<()> {
         expected.calls(),
         expected.cost_usd()
     ))?;
-
-    if options.exit {
-        return nodes.stop().await;
-    }
-    invite(&nodes, &setup)?;
-    let ended = nodes.first_end().await?;
-    bail!(
-        "node {ended} ended by itself; its log is in {}",
-        directory.path().display()
-    )
+    Ok((nodes, setup))
 }
 
 /// What the user may try while the nodes run.

@@ -135,6 +135,7 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
+            .process_group(0)
             .kill_on_drop(true);
         let child = command
             .spawn()
