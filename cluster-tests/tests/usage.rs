@@ -82,7 +82,89 @@ async fn every_node_tells_the_same_exact_table() -> Result<()> {
     cluster.finish().await
 }
 
+#[tokio::test]
+async fn usage_by_node_tells_who_served_what() -> Result<()> {
+    let cluster = Cluster::start(NODE, 3).await?;
+    let upstream = Upstream::start().await?;
+    let origin = Origin::start("one").await?;
+    cluster.apply(&document(&upstream, &origin)).await?;
+    let key = cluster.key("acme", "mobile-app", "first").await?;
+    // Node 1 serves one call of each kind, node 2 two, node 3 three.
+    for node in cluster.nodes() {
+        for _ in 0..node.id() {
+            http::get(node.gateway(), "/orders", Some(&key))
+                .await?
+                .expect(200)?;
+            let body = http::chat("no-such-model", "e");
+            http::post(node.gateway(), CHAT, &key, &body)
+                .await?
+                .expect(404)?;
+        }
+    }
+    let served = "route=orders,route=openai.chat_completions";
+    let group = [
+        "--group-by",
+        "node,tenant,route,status",
+        "--filter",
+        served,
+        "--linearizable",
+    ];
+    let first = cluster.node(1).usage(&group).await?;
+    let (from, to) = (usage::text(&first, "from")?, usage::text(&first, "to")?);
+    let range = ["--from", from, "--to", to];
+    for node in cluster.nodes() {
+        let answer = node.usage(&[&group[..], &range].concat()).await?;
+        ensure!(answer["rows"] == first["rows"], "{answer} {first}");
+        each_node_has_its_own(&answer)?;
+        let third = ["--filter", "node=3,route=orders", "--interval", "minute"];
+        let answer = node.usage(&[&third[..], &range].concat()).await?;
+        let rows = usage::rows(&answer)?;
+        ensure!(
+            rows.iter().map(|row| row.calls).sum::<u64>() == 3,
+            "{answer}"
+        );
+        let timed = |row: &Row| row.rest["latency_p50_ms"].is_number();
+        ensure!(rows.iter().all(timed), "{answer}");
+    }
+    let question = [
+        "usage",
+        "--group-by",
+        "node",
+        "--filter",
+        served,
+        "--linearizable",
+        "-o",
+        "csv",
+    ];
+    let csv = cluster.node(2).cli(&question).await?.ok()?;
+    let starts: Vec<_> = csv.lines().map(|line| line.get(..4)).collect();
+    ensure!(
+        starts == [Some("node"), Some("1,2,"), Some("2,4,"), Some("3,6,")],
+        "{csv}"
+    );
+    cluster.finish().await
+}
+
 // === phases ===
+
+fn each_node_has_its_own(answer: &Value) -> Result<()> {
+    for node in 1..=3 {
+        for (status, rejected) in [("2xx", 0), ("4xx", node)] {
+            let rows = usage::rows(answer)?;
+            let row = rows
+                .iter()
+                .find(|row| {
+                    row.dimension("node") == node.to_string() && row.dimension("status") == status
+                })
+                .with_context(|| format!("no {status} of node {node} in {answer}"))?;
+            ensure!(
+                (row.calls, row.rejected) == (node, rejected) && row.dimension("tenant") == "acme",
+                "{row:?}"
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Tokens and costs are what the provider told: 2 dollars per million tokens in, 8 out.
 fn agrees_with_the_provider(rows: &[Row], upstream: &Upstream) -> Result<()> {
@@ -288,7 +370,8 @@ async fn tables_come_in_every_form(node: &Node, range: &[&str]) -> Result<()> {
 
 async fn what_cannot_be_answered_is_refused(node: &Node) -> Result<()> {
     for (words, told) in [
-        (["--group-by", "node"], "node"),
+        (["--group-by", "node,model"], "call records"),
+        (["--filter", "node=one"], "node=1"),
         (["--group-by", "color"], "color"),
         (["--interval", "fortnight"], "fortnight"),
         (["--filter", "tenant"], "tenant"),

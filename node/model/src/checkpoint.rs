@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Founded, Record};
 use crate::state::State;
 use crate::usage::Usage;
-use crate::usage::cells::{Chunk, Resolution};
+use crate::usage::cells::{Cells, Chunk, Resolution};
+use crate::usage::nodes::{NodeKey, NodeUsage};
 use crate::usage::series::SeriesKey;
 use crate::usage::streams::Stream;
 
@@ -31,6 +32,19 @@ pub struct Parts {
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
     pub streams: Vec<(u64, Arc<Stream>)>,
+    /// The cells, by resolution and bucket.
+    pub cells: Vec<(Resolution, u32, Chunk)>,
+    /// Usage by node; absent in the checkpoint of a version that did not count it.
+    pub nodes: Option<NodeParts>,
+}
+
+/// Usage by node, taken apart.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NodeParts {
+    /// First minute that is complete.
+    pub since: u32,
+    /// The dictionary, by number.
+    pub series: Vec<(u32, Arc<NodeKey>)>,
     /// The cells, by resolution and bucket.
     pub cells: Vec<(Resolution, u32, Chunk)>,
 }
@@ -77,12 +91,6 @@ pub enum PartsError {
 impl State {
     /// Takes the state apart.
     pub fn parts(&self) -> Parts {
-        let cells = Resolution::ALL.into_iter().flat_map(|resolution| {
-            let chunks = self.usage.cells.chunks(resolution);
-            chunks
-                .iter()
-                .map(move |(&bucket, chunk)| (resolution, bucket, chunk.clone()))
-        });
         let series = self
             .usage
             .series
@@ -102,7 +110,8 @@ impl State {
             records: self.catalog.records().collect(),
             series: series.collect(),
             streams: streams.collect(),
-            cells: cells.collect(),
+            cells: take_cells(&self.usage.cells),
+            nodes: Some(self.usage.nodes.parts()),
         }
     }
 
@@ -121,8 +130,18 @@ impl State {
             usage.streams.restore(node, stream);
         }
         for (resolution, bucket, chunk) in parts.cells {
-            restore_chunk(&mut usage, resolution, bucket, chunk)?;
+            let series = &mut usage.series;
+            let retain = |id| {
+                series.retain(id, resolution);
+                series.get(id).is_some()
+            };
+            restore_chunk(&mut usage.cells, resolution, bucket, chunk, retain)?;
         }
+        usage.nodes = match parts.nodes {
+            Some(nodes) => NodeUsage::from_parts(nodes)?,
+            None if usage.cells == Cells::default() => NodeUsage::default(),
+            None => NodeUsage::begun_at(parts.wall_ms),
+        };
         let expected = parts.records.len();
         let Parts {
             founded,
@@ -144,25 +163,78 @@ impl State {
     }
 }
 
+// === impl NodeUsage ===
+
+impl NodeUsage {
+    fn parts(&self) -> NodeParts {
+        NodeParts {
+            since: self.since,
+            series: self
+                .series
+                .iter()
+                .map(|(id, key)| (id, Arc::clone(key)))
+                .collect(),
+            cells: take_cells(&self.cells),
+        }
+    }
+
+    fn from_parts(parts: NodeParts) -> Result<Self, PartsError> {
+        let mut nodes = Self {
+            since: parts.since,
+            ..Self::default()
+        };
+        for (id, key) in parts.series {
+            if !nodes.series.restore(id, key) {
+                return Err(PartsError::SeriesTwice(id));
+            }
+        }
+        for (resolution, bucket, chunk) in parts.cells {
+            if !Self::RESOLUTIONS.contains(&resolution) {
+                return Err(PartsError::NoBucket(resolution, bucket));
+            }
+            let series = &mut nodes.series;
+            let retain = |id| {
+                series.retain(id);
+                series.get(id).is_some()
+            };
+            restore_chunk(&mut nodes.cells, resolution, bucket, chunk, retain)?;
+        }
+        Ok(nodes)
+    }
+}
+
+// === free functions ===
+
+fn take_cells(cells: &Cells) -> Vec<(Resolution, u32, Chunk)> {
+    let resolutions = Resolution::ALL.into_iter();
+    resolutions
+        .flat_map(|resolution| {
+            let chunks = cells.chunks(resolution).iter();
+            chunks.map(move |(&bucket, chunk)| (resolution, bucket, chunk.clone()))
+        })
+        .collect()
+}
+
+/// Puts a chunk back; `retain` says whether the dictionary has a series, and counts that it is in one more chunk.
 fn restore_chunk(
-    usage: &mut Usage,
+    cells: &mut Cells,
     resolution: Resolution,
     bucket: u32,
     chunk: Chunk,
+    mut retain: impl FnMut(u32) -> bool,
 ) -> Result<(), PartsError> {
     if bucket > resolution.bucket_of(u32::MAX) {
         return Err(PartsError::NoBucket(resolution, bucket));
     }
     for &series in chunk.keys() {
-        if usage.series.get(series).is_none() {
+        if !retain(series) {
             return Err(PartsError::UnknownSeries {
                 resolution,
                 bucket,
                 series,
             });
         }
-        usage.series.retain(series, resolution);
     }
-    usage.cells.restore(resolution, bucket, chunk);
+    cells.restore(resolution, bucket, chunk);
     Ok(())
 }

@@ -99,6 +99,8 @@ pub const DAYS_KEPT: u32 = 400;
 pub const SERIES: u32 = 100_000;
 /// Series at minute resolution, over the minutes kept, that keep every dimension.
 pub const MINUTE_SERIES: u32 = 20_000;
+/// Series of usage by node that keep every dimension; `usage/nodes/dictionary.rs` says what happens beyond.
+pub const NODE_SERIES: u32 = 10_000;
 /// Rows of one report.
 pub const REPORT_ROWS: usize = 100_000;
 /// Filters of one query.

@@ -1,20 +1,25 @@
 //! Usage: what nodes report, the cells it adds up to, and the questions that cells answer.
 //!
 //! Fact series are keyed by (principal, route, api, model, provider, upstream model, status class). `apply` adds
-//! each row to a minute, an hour and a day cell at once; every query is answered from those.
+//! each row to a minute, an hour and a day cell at once; every query without `node` is answered from those. Beside
+//! them stand the cells of nodes, which answer the others.
+
+use std::sync::Arc;
 
 use crate::batch::Outcome;
 use crate::limits;
 
 use batch::{Register, SeriesRef, UsageBatch};
 use cells::{Cells, Resolution};
-use series::Dictionary;
+use nodes::NodeUsage;
+use series::{Dictionary, SeriesKey};
 use streams::Streams;
 
 pub mod batch;
 pub mod cells;
 pub mod counters;
 pub mod histogram;
+pub mod nodes;
 pub mod query;
 pub mod series;
 pub mod streams;
@@ -28,15 +33,19 @@ pub struct Usage {
     pub streams: Streams,
     /// The numbers.
     pub cells: Cells,
+    /// The same, by node.
+    pub nodes: NodeUsage,
 }
 
-/// What queries read: dictionary and cells as they were at one moment. It shares them with the state.
+/// What queries read: dictionaries and cells as they were at one moment. It shares them with the state.
 #[derive(Clone, Debug, Default)]
 pub struct UsageSnapshot {
     /// What cells are about.
     pub series: Dictionary,
     /// The numbers.
     pub cells: Cells,
+    /// The same, by node.
+    pub nodes: NodeUsage,
 }
 
 // === impl Usage ===
@@ -47,6 +56,7 @@ impl Usage {
         UsageSnapshot {
             series: self.series.clone(),
             cells: self.cells.clone(),
+            nodes: self.nodes.clone(),
         }
     }
 
@@ -64,14 +74,27 @@ impl Usage {
             return Outcome::Malformed;
         }
         self.streams.advance(batch);
+        // Looked up before anything changes: a new series may push out one that no cell needs.
+        let keys: Vec<_> = batch
+            .series
+            .iter()
+            .map(|series| self.key_of(series))
+            .collect();
         let mut ids = vec![None; batch.series.len()];
         for row in &batch.rows {
             let at = row.series as usize;
-            let id = match ids[at] {
-                Some(id) => id,
-                None => *ids[at].insert(self.resolve(&batch.series[at])),
+            let Some(key) = &keys[at] else {
+                continue;
             };
-            self.add(id, cells::clamp_minute(row.minute, wall_ms), row);
+            let (fact, node) = if let Some(ids) = ids[at] {
+                ids
+            } else {
+                let fact = self.resolve(&batch.series[at], key);
+                *ids[at].insert((fact, self.nodes.intern(batch.node, key)))
+            };
+            let minute = cells::clamp_minute(row.minute, wall_ms);
+            self.add(fact, minute, row);
+            self.nodes.add(node, minute, row);
         }
         Outcome::Counted
     }
@@ -81,6 +104,7 @@ impl Usage {
         let series = &mut self.series;
         self.cells
             .expire(wall_ms, |resolution, id| series.release(id, resolution));
+        self.nodes.expire(wall_ms);
     }
 
     fn well_formed(&self, batch: &UsageBatch) -> bool {
@@ -98,10 +122,17 @@ impl Usage {
             })
     }
 
-    fn resolve(&mut self, series: &SeriesRef) -> u32 {
+    fn key_of(&self, series: &SeriesRef) -> Option<Arc<SeriesKey>> {
         match series {
-            SeriesRef::Known(id) => *id,
-            SeriesRef::New(key) => self.series.intern(key),
+            SeriesRef::Known(id) => self.series.get(*id).cloned(),
+            SeriesRef::New(key) => Some(Arc::new(key.clone())),
+        }
+    }
+
+    fn resolve(&mut self, series: &SeriesRef, key: &SeriesKey) -> u32 {
+        match series {
+            SeriesRef::Known(id) if self.series.get(*id).is_some() => *id,
+            _ => self.series.intern(key),
         }
     }
 

@@ -31,7 +31,8 @@ pub(super) struct UsageArgs {
     /// How long the buckets are
     #[arg(long, value_name = "INTERVAL", default_value = "total", value_parser = ["minute", "hour", "day", "month", "total"])]
     interval: String,
-    /// What a row is about: tenant, team, consumer, key, route, api, model, provider, upstream_model, status
+    /// What a row is about: tenant, team, consumer, key, route, api, model, provider, upstream_model, node, status;
+    /// node combines with tenant, route and status
     #[arg(long, value_name = "DIM", value_delimiter = ',')]
     group_by: Vec<String>,
     /// What is counted; values of one dimension are alternatives

@@ -149,7 +149,7 @@ mod tests {
                 from: text("2026-03-01T00:00:00Z"),
                 to: text("2026-03-01T12:00:00Z"),
                 interval: text("hour"),
-                group_by: vec![text("tenant"), text("model")],
+                group_by: vec![text("tenant"), text("node")],
                 filter: vec![(text("status"), text("2xx"))],
                 linearizable: false,
             },
@@ -157,7 +157,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(query.to_minute - query.from_minute, 720);
-        assert_eq!(query.group_by, [Dimension::Tenant, Dimension::Model]);
+        assert_eq!(query.group_by, [Dimension::Tenant, Dimension::Node]);
         assert_eq!(query.filter, [(Dimension::Status, text("2xx"))]);
     }
 
@@ -167,7 +167,7 @@ mod tests {
             ("from", |q| q.from = "noon".to_owned()),
             ("to", |q| q.to = "noon".to_owned()),
             ("interval", |q| q.interval = "week".to_owned()),
-            ("group_by", |q| q.group_by = vec!["node".to_owned()]),
+            ("group_by", |q| q.group_by = vec!["city".to_owned()]),
             ("group_by", |q| q.group_by = vec!["key".to_owned(); 2]),
             ("filter", |q| {
                 q.filter = vec![("city".to_owned(), "x".to_owned())];

@@ -161,6 +161,29 @@ fn checkpoint(golden: &mut Golden<'_>) {
             cells: vec![cell],
         },
     );
+    checkpoint_of_nodes(golden);
+}
+
+fn checkpoint_of_nodes(golden: &mut Golden<'_>) {
+    let key = log::NodeSeriesKey {
+        node: 2,
+        tenant: "acme".to_owned(),
+        route: "openai.chat_completions".to_owned(),
+        status_class: 2,
+    };
+    golden.check("NodeSeriesKey", &key);
+    let entry = log::NodeSeriesEntry {
+        id: 7,
+        key: Some(key),
+    };
+    golden.check("NodeSeriesEntry", &entry);
+    golden.check(
+        "NodeSeriesChunk",
+        &log::NodeSeriesChunk {
+            since_minute: 28_333_320,
+            series: vec![entry],
+        },
+    );
 }
 
 pub(crate) fn founded() -> log::Founded {

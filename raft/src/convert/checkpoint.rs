@@ -10,21 +10,17 @@ use mode_envoy_model::catalog::{Founded, Record};
 use mode_envoy_model::checkpoint::Parts;
 use mode_envoy_model::limits;
 use mode_envoy_model::state::State;
-use mode_envoy_model::usage::cells::{Cell, Chunk, Resolution};
-use mode_envoy_model::usage::series::SeriesKey;
-use mode_envoy_model::usage::streams::{Spool, Stream};
 use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::catalog_object::Kind;
 
-use super::usage::{read_histogram, write_histogram};
-use super::{DecodeError, Wire, bounded, fixed, missing, raft, required, unknown};
+use super::{DecodeError, Wire, fixed, missing, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
+
+mod usage;
 
 /// Objects in one chunk of the catalog.
 const OBJECTS_PER_CHUNK: usize = 4_096;
-/// Entries in one chunk of the dictionary.
-const SERIES_PER_CHUNK: usize = 8_192;
 
 /// A state as a checkpoint holds it.
 pub(crate) struct EncodedCheckpoint {
@@ -49,32 +45,7 @@ pub(crate) fn encode_checkpoint(
             encode(&wire::CatalogChunk { objects }),
         ));
     }
-    for (number, entries) in parts.series.chunks(SERIES_PER_CHUNK).enumerate() {
-        let series = entries
-            .iter()
-            .map(|(id, key)| wire::SeriesEntry {
-                id: *id,
-                key: Some(key.to_wire()),
-            })
-            .collect();
-        chunks.push((
-            format!("series-{number:05}"),
-            encode(&wire::SeriesChunk { series }),
-        ));
-    }
-    let streams = parts
-        .streams
-        .iter()
-        .map(|(node, stream)| write_stream(*node, stream))
-        .collect();
-    chunks.push((
-        "streams".to_owned(),
-        encode(&wire::StreamsChunk { streams }),
-    ));
-    for (resolution, bucket, cells) in &parts.cells {
-        let (word, message) = write_cells(*resolution, *bucket, cells);
-        chunks.push((format!("cells-{word}-{bucket:010}"), encode(&message)));
-    }
+    usage::write_chunks(&parts, &mut chunks);
     Ok(EncodedCheckpoint { meta, chunks })
 }
 
@@ -102,6 +73,7 @@ pub(crate) fn decode_checkpoint(
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
+        nodes: None,
     };
     for (name, bytes) in chunks {
         read_chunk(&mut parts, name, bytes)?;
@@ -120,23 +92,11 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
                 parts.records.push(read_record(object)?);
             }
         }
-        "series" => {
-            let chunk: wire::SeriesChunk = decode("SeriesChunk", bytes)?;
-            for entry in chunk.series {
-                let key: SeriesKey = required("SeriesEntry.key", entry.key)?;
-                parts.series.push((entry.id, Arc::new(key)));
+        kind => {
+            if !usage::read_chunk(parts, kind, bytes)? {
+                return Err(unknown("the name of a checkpoint's chunk", name));
             }
         }
-        "streams" => {
-            let chunk: wire::StreamsChunk = decode("StreamsChunk", bytes)?;
-            for stream in bounded("StreamsChunk.streams", limits::STREAMS, chunk.streams)? {
-                parts
-                    .streams
-                    .push((stream.node, Arc::new(read_stream(stream)?)));
-            }
-        }
-        "cells" => parts.cells.push(read_cells(decode("CellsChunk", bytes)?)?),
-        _ => return Err(unknown("the name of a checkpoint's chunk", name)),
     }
     Ok(())
 }
@@ -254,94 +214,4 @@ fn read_record(object: wire::CatalogObject) -> Result<(u64, Record), DecodeError
         Kind::Token(o) => Record::Token(Arc::new(Wire::from_wire(o)?)),
     };
     Ok((object.revision, record))
-}
-
-fn write_stream(node: u64, stream: &Stream) -> wire::StreamState {
-    let spools = stream
-        .spools
-        .iter()
-        .map(|(worker, spool)| wire::SpoolState {
-            worker: *worker,
-            uuid: spool.uuid.to_vec(),
-            acked_to: spool.acked_to,
-        })
-        .collect();
-    wire::StreamState {
-        node,
-        incarnation: stream.incarnation,
-        next_seq: stream.next_seq,
-        spools,
-    }
-}
-
-fn read_stream(stream: wire::StreamState) -> Result<Stream, DecodeError> {
-    let spools = bounded("StreamState.spools", limits::SPOOLS, stream.spools)?
-        .into_iter()
-        .map(|spool| {
-            let uuid = fixed("SpoolState.uuid", &spool.uuid)?;
-            Ok((
-                spool.worker,
-                Spool {
-                    uuid,
-                    acked_to: spool.acked_to,
-                },
-            ))
-        })
-        .collect::<Result<_, DecodeError>>()?;
-    Ok(Stream {
-        incarnation: stream.incarnation,
-        next_seq: stream.next_seq,
-        spools,
-    })
-}
-
-fn write_cells(
-    resolution: Resolution,
-    bucket: u32,
-    chunk: &Chunk,
-) -> (&'static str, wire::CellsChunk) {
-    let (word, resolution) = match resolution {
-        Resolution::Minute => ("minute", wire::Resolution::Minute),
-        Resolution::Hour => ("hour", wire::Resolution::Hour),
-        Resolution::Day => ("day", wire::Resolution::Day),
-    };
-    let cells = chunk
-        .iter()
-        .map(|(series, cell)| wire::CellEntry {
-            series: *series,
-            counters: Some(cell.counters.to_wire()),
-            latency: write_histogram(&cell.latency),
-            ttft: write_histogram(&cell.ttft),
-        })
-        .collect();
-    (
-        word,
-        wire::CellsChunk {
-            resolution: resolution.into(),
-            bucket,
-            cells,
-        },
-    )
-}
-
-fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Chunk), DecodeError> {
-    let resolution = match wire::Resolution::try_from(chunk.resolution) {
-        Ok(wire::Resolution::Minute) => Resolution::Minute,
-        Ok(wire::Resolution::Hour) => Resolution::Hour,
-        Ok(wire::Resolution::Day) => Resolution::Day,
-        _ => return Err(unknown("CellsChunk.resolution", chunk.resolution)),
-    };
-    let cells = chunk
-        .cells
-        .into_iter()
-        .map(|entry| {
-            let cell = Cell {
-                counters: required("CellEntry.counters", entry.counters)?,
-                latency: read_histogram(entry.latency)?,
-                ttft: read_histogram(entry.ttft)?,
-            };
-            Ok((entry.series, Arc::new(cell)))
-        })
-        .collect::<Result<Chunk, DecodeError>>()?;
-    Ok((resolution, chunk.bucket, cells))
 }

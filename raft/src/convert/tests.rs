@@ -228,8 +228,30 @@ fn chunks_that_hold_the_same_have_the_same_bytes() {
     let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
-        ["catalog-00000", "series-00000", "cells-minute-0029000000"]
+        [
+            "catalog-00000",
+            "series-00000",
+            "cells-minute-0029000000",
+            "nodeseries-00000",
+            "nodecells-minute-0029000000"
+        ]
     );
+}
+
+#[test]
+fn a_checkpoint_written_before_usage_by_node_was_counted_is_read() {
+    let state = full_state();
+    let at = snapshot_meta(None, StoredMembership::default());
+    let mut encoded = encode_checkpoint(&state, &at).unwrap();
+    encoded.chunks.retain(|(name, _)| !name.starts_with("node"));
+    let (_, old) = decode_checkpoint(&encoded.meta, &encoded.chunks).unwrap();
+    assert_eq!(old.usage.cells, state.usage.cells);
+    assert!(old.usage.nodes.series.is_empty());
+    assert_eq!(old.usage.nodes.since, 29_000_040); // the next full hour
+    // Where nothing is counted yet, a checkpoint of this version says so by an empty chunk.
+    let empty = encode_checkpoint(&State::new(), &at).unwrap();
+    let names: Vec<_> = empty.chunks.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["streams", "nodeseries-00000"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The numbers: one cell per (bucket, series) at each of three resolutions.
 //!
-//! Every row goes to its minute, its hour and its day at once, so no later job can be late or differ. Minutes keep
-//! counters only. Maps are persistent: a query holds the cells as they were while `apply` goes on, and only what it
+//! Every row goes to its minute, its hour and its day at once, so no later job can be late or differ. Minutes of facts
+//! keep counters only. Maps are persistent: a query holds the cells as they were while `apply` goes on, and only what it
 //! touches is copied. Cells past their retention go when the wall clock passes the edge of their bucket.
 
 use std::sync::Arc;
@@ -36,9 +36,9 @@ pub enum Resolution {
 pub struct Cell {
     /// The integers.
     pub counters: Counters,
-    /// Duration of calls; empty at minute resolution.
+    /// Duration of calls; empty in minutes of facts.
     pub latency: Histogram,
-    /// Time to the first byte; empty at minute resolution.
+    /// Time to the first byte; empty in minutes of facts.
     pub ttft: Histogram,
 }
 
@@ -96,7 +96,7 @@ impl Cells {
         }
     }
 
-    /// Adds a row to a cell; whether the cell is new.
+    /// Adds a row to a fact's cell; whether the cell is new.
     pub(crate) fn add(
         &mut self,
         resolution: Resolution,
@@ -104,22 +104,19 @@ impl Cells {
         series: u32,
         row: &UsageRow,
     ) -> bool {
-        let chunks = self.chunks_mut(resolution);
-        let chunk = match chunks.get_mut(&bucket) {
-            Some(chunk) => chunk,
-            None => chunks.entry(bucket).or_default(),
-        };
-        let (cell, new) = match chunk.get_mut(&series) {
-            Some(cell) => (cell, false),
-            None => (chunk.entry(series).or_default(), true),
-        };
-        let cell = Arc::make_mut(cell);
-        cell.counters.add(&row.counters);
-        if resolution != Resolution::Minute {
-            cell.latency.merge(&row.latency);
-            cell.ttft.merge(&row.ttft);
-        }
-        new
+        let whole = resolution != Resolution::Minute;
+        self.add_row(resolution, bucket, series, row, whole)
+    }
+
+    /// Adds a row, histograms included, to a cell; whether the cell is new.
+    pub(crate) fn add_whole(
+        &mut self,
+        resolution: Resolution,
+        bucket: u32,
+        series: u32,
+        row: &UsageRow,
+    ) -> bool {
+        self.add_row(resolution, bucket, series, row, true)
     }
 
     /// Drops the buckets past their retention and says which cells went.
@@ -142,6 +139,32 @@ impl Cells {
         self.chunks_mut(resolution).insert(bucket, chunk);
     }
 
+    fn add_row(
+        &mut self,
+        resolution: Resolution,
+        bucket: u32,
+        series: u32,
+        row: &UsageRow,
+        whole: bool,
+    ) -> bool {
+        let chunks = self.chunks_mut(resolution);
+        let chunk = match chunks.get_mut(&bucket) {
+            Some(chunk) => chunk,
+            None => chunks.entry(bucket).or_default(),
+        };
+        let (cell, new) = match chunk.get_mut(&series) {
+            Some(cell) => (cell, false),
+            None => (chunk.entry(series).or_default(), true),
+        };
+        let cell = Arc::make_mut(cell);
+        cell.counters.add(&row.counters);
+        if whole {
+            cell.latency.merge(&row.latency);
+            cell.ttft.merge(&row.ttft);
+        }
+        new
+    }
+
     const fn chunks_mut(&mut self, resolution: Resolution) -> &mut OrdMap<u32, Chunk> {
         match resolution {
             Resolution::Minute => &mut self.minutes,
@@ -156,8 +179,12 @@ pub fn minute_of(wall_ms: u64) -> u32 {
     u32::try_from(wall_ms / MINUTE_MS).unwrap_or(u32::MAX)
 }
 
+/// The last minute in which a row counts at a wall clock.
+pub(crate) fn newest_minute(wall_ms: u64) -> u32 {
+    minute_of(wall_ms.saturating_add(limits::ROW_AHEAD_MS))
+}
+
 /// The minute in which a row counts: its own, unless that is no longer kept or lies ahead of the wall clock.
 pub(crate) fn clamp_minute(minute: u32, wall_ms: u64) -> u32 {
-    let newest = minute_of(wall_ms.saturating_add(limits::ROW_AHEAD_MS));
-    minute.clamp(Resolution::Minute.oldest(wall_ms), newest)
+    minute.clamp(Resolution::Minute.oldest(wall_ms), newest_minute(wall_ms))
 }

@@ -2,17 +2,21 @@
 //!
 //! Pure: the same snapshot and query give the same report on every node. A range is cut into whole days, whole
 //! hours and the minutes at its edges, so that an exact answer reads as few cells as there can be; a part that
-//! needs minutes or hours which are no longer kept is an error, never a silent gap. Without `node`, every answer is
-//! exact; rows that folding touched say so.
+//! needs minutes or hours which are no longer kept is an error, never a silent gap. Every answer is exact; rows that
+//! folding touched say so. Facts answer what does not mention `node`, the nodes' own cells what does.
 
 use crate::usage::UsageSnapshot;
 use crate::usage::counters::Counters;
 
+mod calendar;
 mod dimension;
 mod plan;
 mod run;
+mod source;
 
+pub use calendar::Moment;
 pub use dimension::Dimension;
+pub(crate) use dimension::class_name;
 pub use plan::Interval;
 
 /// A question.
@@ -39,7 +43,8 @@ pub struct Report {
     pub to_minute: u32,
     /// The rows.
     pub rows: Vec<ReportRow>,
-    /// First minute that percentiles cover; absent at minute interval, which has none.
+    /// First minute that percentiles cover; absent where there are none: at minute interval, unless all dimensions
+    /// are among tenant, route, status and node.
     pub percentiles_from: Option<u32>,
     /// First minute beyond what percentiles cover.
     pub percentiles_to: Option<u32>,
@@ -72,12 +77,25 @@ pub enum QueryError {
     /// A dimension that does not exist.
     #[error("usage has no dimension `{0}`; these exist: {list}", list = Dimension::list())]
     UnknownDimension(String),
-    /// Usage by node.
+    /// Usage by node and by something that is not counted by node.
     #[error(
-        "usage by `node` is not in this version; these dimensions work: {}",
-        Dimension::list()
+        "usage by `node` combines with tenant, route and status only, not with `{0}`; other combinations come with \
+         call records (`mode-envoy calls`) in a later version"
     )]
-    Node,
+    NodeWith(Dimension),
+    /// A node that is no number.
+    #[error("node `{0}` is not a number; filter by a node's id, such as node=1")]
+    UnknownNode(String),
+    /// The range begins before usage by node does.
+    #[error(
+        "usage by `node` is kept by the minute and by the hour, for {days} days: begin the range at {from} or \
+         later, or ask without `node`",
+        days = crate::limits::HOURS_KEPT / 24
+    )]
+    NodeTooOld {
+        /// The first that there is.
+        from: Moment,
+    },
     /// An interval that does not exist.
     #[error("there is no interval `{0}`; use minute, hour, day, month or total")]
     UnknownInterval(String),
@@ -111,6 +129,16 @@ pub enum QueryError {
         /// Of what.
         what: &'static str,
     },
+}
+
+// === impl Query ===
+
+impl Query {
+    /// Every dimension that it mentions.
+    pub(crate) fn dimensions(&self) -> impl Iterator<Item = Dimension> {
+        let filtered = self.filter.iter().map(|(dimension, _)| *dimension);
+        self.group_by.iter().copied().chain(filtered)
+    }
 }
 
 /// Answers a query from a snapshot, at a wall clock.

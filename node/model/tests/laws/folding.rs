@@ -1,18 +1,19 @@
-//! At the series cap models fold first and principals last, at minute resolution before hours and days.
+//! At the series cap models fold first and principals last, at minute resolution before hours and days; by node,
+//! routes fold and tenants stay.
 
 use mode_envoy_model::batch::{Item, Outcome};
 use mode_envoy_model::limits;
 use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch};
 use mode_envoy_model::usage::query::{Dimension, Interval, Query, ReportRow, run};
-use mode_envoy_model::usage::series::OTHER;
+use mode_envoy_model::usage::series::{OTHER, SeriesKey};
 
 use crate::usage_samples::{apply, row, series};
 
 const KEYS: u32 = 30;
 
-/// One call of each of so many series: models in turn of 30 keys.
-fn state_with(count: u32) -> State {
+/// One call of each of so many series.
+fn state_with(count: u32, name: impl Fn(u32) -> SeriesKey) -> State {
     let mut state = State::new();
     let register = Register {
         node: 1,
@@ -22,7 +23,6 @@ fn state_with(count: u32) -> State {
     apply(&mut state, 1, 0, Item::Register(register));
     let all: Vec<u32> = (0..count).collect();
     for (numbers, seq) in all.chunks(limits::BATCH_ROWS).zip(1..) {
-        let name = |n: &u32| series(&format!("k{}", n % KEYS), &format!("m{}", n / KEYS));
         let batch = UsageBatch {
             node: 1,
             incarnation: 1,
@@ -33,7 +33,7 @@ fn state_with(count: u32) -> State {
                 from: seq,
                 to: seq + 1,
             }],
-            series: numbers.iter().map(|n| SeriesRef::New(name(n))).collect(),
+            series: numbers.iter().map(|n| SeriesRef::New(name(*n))).collect(),
             rows: (0..).zip(numbers).map(|(at, _)| row(0, at, 1)).collect(),
         };
         assert_eq!(
@@ -60,7 +60,10 @@ fn ask(state: &State, minutes: u32, group_by: &[Dimension]) -> Vec<ReportRow> {
 #[test]
 fn at_the_cap_minutes_lose_models_but_no_key_loses_a_call() {
     let count = 24_000;
-    let state = state_with(count);
+    // Models in turn of 30 keys.
+    let state = state_with(count, |n| {
+        series(&format!("k{}", n % KEYS), &format!("m{}", n / KEYS))
+    });
     assert!(state.usage.series.live() <= limits::MINUTE_SERIES * 9 / 8 + KEYS);
 
     for minutes in [5, 60] {
@@ -82,6 +85,36 @@ fn at_the_cap_minutes_lose_models_but_no_key_loses_a_call() {
     assert!(folded.folded && folded.counters.calls > 0);
     assert_eq!(models(60).len(), (count / KEYS) as usize);
     assert!(models(60).iter().all(|row| !row.folded));
+
+    let restored = State::from_parts(state.parts()).expect("sound");
+    assert!(restored == state);
+}
+
+#[test]
+fn at_the_cap_of_nodes_routes_fold_and_no_tenant_loses_a_call() {
+    const TENANTS: u32 = 20;
+    let count = limits::NODE_SERIES + 2_000;
+    let state = state_with(count, |n| SeriesKey {
+        tenant: format!("t{}", n % TENANTS).into(),
+        route: format!("r{}", n / TENANTS).into(),
+        ..series("k", "m")
+    });
+    let nodes = &state.usage.nodes.series;
+    assert_eq!(nodes.len(), (limits::NODE_SERIES + TENANTS) as usize);
+
+    let tenants = ask(&state, 60, &[Dimension::Node, Dimension::Tenant]);
+    assert_eq!(tenants.len(), TENANTS as usize);
+    let whole = |row: &ReportRow| row.folded && row.counters.calls == u64::from(count / TENANTS);
+    assert!(tenants.iter().all(whole), "{tenants:?}");
+    let routes = ask(&state, 60, &[Dimension::Node, Dimension::Route]);
+    let folded: Vec<_> = routes.iter().filter(|row| row.folded).collect();
+    assert_eq!(folded.len(), 1);
+    assert_eq!(folded[0].dimensions, ["1", OTHER]);
+    assert_eq!(folded[0].counters.calls, 2_000);
+    // The facts still know every route.
+    let routes = ask(&state, 60, &[Dimension::Route]);
+    assert_eq!(routes.len(), (count / TENANTS) as usize);
+    assert!(routes.iter().all(|row| !row.folded));
 
     let restored = State::from_parts(state.parts()).expect("sound");
     assert!(restored == state);

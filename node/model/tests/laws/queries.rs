@@ -24,11 +24,31 @@ const DAY: u32 = 1_440;
 /// 2024-02-20T00:00Z, so that ranges meet a leap day.
 const START: u32 = 19_773 * DAY;
 
+/// So that their order by number is not the one by text.
+const NODES: [u64; 3] = [1, 2, 10];
+
 /// The rows that were counted, and the state that counted them.
 #[derive(Debug)]
 struct World {
     state: State,
-    rows: Vec<(SeriesKey, UsageRow)>,
+    rows: Vec<Fact>,
+}
+
+/// A row, and what it is about.
+#[derive(Clone, Debug)]
+struct Fact {
+    node: u64,
+    series: SeriesKey,
+    row: UsageRow,
+}
+
+impl Fact {
+    fn value(&self, dimension: Dimension) -> String {
+        match dimension {
+            Dimension::Node => self.node.to_string(),
+            other => other.value(&self.series).to_owned(),
+        }
+    }
 }
 
 impl World {
@@ -37,14 +57,14 @@ impl World {
     }
 }
 
-/// Time that passes, then rows that arrive: age in minutes, series, numbers.
-type Burst = (u32, Vec<(u32, SeriesKey, Counters, Histogram)>);
+/// Time that passes, then rows that arrive from a node: age in minutes, series, numbers.
+type Burst = (u32, u64, Vec<(u32, SeriesKey, Counters, Histogram)>);
 
 fn bursts() -> impl Strategy<Value = Vec<Burst>> {
     let advance = prop_oneof![8 => 0_u32..200, 4 => 0_u32..3_000, 1 => 0_u32..90_000];
     let age = prop_oneof![0_u32..130, 0_u32..=2_880];
     let row = (age, arb::series(), arb::counters(), arb::histogram(3));
-    vec((advance, vec(row, 0..16)), 1..20)
+    vec((advance, select(NODES.to_vec()), vec(row, 0..16)), 1..20)
 }
 
 fn world(bursts: &[Burst]) -> World {
@@ -54,45 +74,48 @@ fn world(bursts: &[Burst]) -> World {
     };
     let mut minute = START;
     let wall_ms = |minute: u32| u64::from(minute) * 60_000;
-    let register = Item::Register(Register {
-        node: 1,
-        follows: 0,
-        spools: vec![(0, [0; 16])],
-    });
-    apply(&mut world.state, 1, wall_ms(minute), register);
-    for ((advance, burst), seq) in bursts.iter().zip(1..) {
+    for node in NODES {
+        let register = Item::Register(Register {
+            node,
+            follows: 0,
+            spools: vec![(0, [0; 16])],
+        });
+        apply(&mut world.state, node, wall_ms(minute), register);
+    }
+    let mut seqs = BTreeMap::new();
+    for (advance, node, burst) in bursts {
         minute += advance;
-        let rows = burst.iter().map(|(age, series, counters, latency)| {
-            let (latency, ttft) = (latency.clone(), latency.clone());
-            let row = UsageRow {
+        let facts = burst.iter().map(|(age, series, counters, latency)| Fact {
+            node: *node,
+            series: series.clone(),
+            row: UsageRow {
                 minute: minute - age,
                 series: 0,
                 counters: *counters,
-                latency,
-                ttft,
-            };
-            (series.clone(), row)
+                latency: latency.clone(),
+                ttft: latency.clone(),
+            },
         });
-        let rows: Vec<_> = rows.collect();
-        let batch = Item::Usage(batch_of(seq, &rows));
-        let outcome = apply(&mut world.state, 2, wall_ms(minute), batch);
+        let facts: Vec<_> = facts.collect();
+        let seq = seqs.entry(*node).or_insert(0);
+        *seq += 1;
+        let batch = Item::Usage(batch_of(*node, *seq, &facts));
+        let outcome = apply(&mut world.state, 20, wall_ms(minute), batch);
         assert_eq!(outcome, Outcome::Counted);
-        world.rows.extend(rows);
+        world.rows.extend(facts);
     }
     world
 }
 
-fn batch_of(seq: u64, rows: &[(SeriesKey, UsageRow)]) -> UsageBatch {
-    let series = rows
-        .iter()
-        .map(|(series, _)| SeriesRef::New(series.clone()));
-    let numbered = (0..).zip(rows).map(|(series, (_, row))| UsageRow {
+fn batch_of(node: u64, seq: u64, facts: &[Fact]) -> UsageBatch {
+    let series = facts.iter().map(|fact| SeriesRef::New(fact.series.clone()));
+    let numbered = (0..).zip(facts).map(|(series, fact)| UsageRow {
         series,
-        ..row.clone()
+        ..fact.row.clone()
     });
     UsageBatch {
-        node: 1,
-        incarnation: 1,
+        node,
+        incarnation: node,
         seq,
         ranges: vec![SpoolRange {
             worker: 0,
@@ -128,12 +151,18 @@ fn ask() -> impl Strategy<Value = Ask> {
             select(vec!["a", "b", ""])
         ),
         (Just(Dimension::Status), select(vec!["2xx", "5xx", "1xx"])),
+        (Just(Dimension::Route), select(vec!["a", "b", ""])),
+        (Just(Dimension::Node), select(vec!["1", "10", "7"])),
     ];
     let filter = vec(
         filter.prop_map(|(dimension, value)| (dimension, value.to_owned())),
         0..3,
     );
-    let group_by = subsequence(Dimension::ALL.to_vec(), 0..4).prop_shuffle();
+    let by_node = Dimension::ALL.into_iter().filter(|d| d.is_by_node());
+    let group_by = prop_oneof![
+        subsequence(Dimension::ALL.to_vec(), 0..4).prop_shuffle(),
+        subsequence(by_node.collect::<Vec<_>>(), 0..=4).prop_shuffle(),
+    ];
     let row = proptest::option::weighted(0.7, any::<prop::sample::Index>());
     let range = (row, back, length, select(vec![1, HOUR, DAY]));
     (range, select(Interval::ALL.to_vec()), group_by, filter).prop_map(
@@ -152,7 +181,7 @@ fn ask() -> impl Strategy<Value = Ask> {
 impl Ask {
     fn query(&self, world: &World) -> Query {
         let near = match self.row {
-            Some(row) if !world.rows.is_empty() => row.get(&world.rows).1.minute,
+            Some(row) if !world.rows.is_empty() => row.get(&world.rows).row.minute,
             _ => world.wall_minute(),
         };
         let from = (near + 1).saturating_sub(self.back);
@@ -196,12 +225,29 @@ fn bucket(interval: Interval, minute: u32) -> Option<u32> {
     }
 }
 
-/// Whether every minute of the range is in some bucket that is kept and lies in the range.
+fn mentions(query: &Query, test: impl Fn(Dimension) -> bool) -> bool {
+    let filtered = query.filter.iter().map(|(dimension, _)| *dimension);
+    query.group_by.iter().copied().chain(filtered).any(test)
+}
+
+fn is_by_node(query: &Query) -> bool {
+    mentions(query, |d| d == Dimension::Node)
+}
+
+fn is_within_nodes(query: &Query) -> bool {
+    !mentions(query, |d| !d.is_by_node())
+}
+
+/// Whether every minute of the range is in some bucket that is kept and lies in the range, and the cells that know
+/// the node know the other dimensions.
 fn answerable(query: &Query, wall: u32) -> bool {
     let (from, to) = (query.from_minute, query.to_minute);
+    if is_by_node(query) && !is_within_nodes(query) {
+        return false;
+    }
     (from..to).all(|minute| {
         let whole = |unit: u32| minute / unit * unit >= from && (minute / unit + 1) * unit <= to;
-        if query.interval >= Interval::Day && whole(DAY) {
+        if query.interval >= Interval::Day && whole(DAY) && !is_by_node(query) {
             minute / DAY + 400 >= wall / DAY
         } else if query.interval >= Interval::Hour && whole(HOUR) {
             minute / HOUR + 840 >= wall / HOUR
@@ -211,55 +257,65 @@ fn answerable(query: &Query, wall: u32) -> bool {
     })
 }
 
-fn matches(query: &Query, series: &SeriesKey) -> bool {
+fn matches(query: &Query, fact: &Fact) -> bool {
     query.filter.iter().all(|(dimension, _)| {
         let mut values = query.filter.iter().filter(|(d, _)| d == dimension);
-        values.any(|(_, value)| value == dimension.value(series))
+        values.any(|(_, value)| *value == fact.value(*dimension))
     })
+}
+
+/// What percentiles cover: the minutes themselves, or whole hours.
+fn covered(query: &Query) -> Option<(u32, u32)> {
+    let (from, to) = (query.from_minute, query.to_minute);
+    match query.interval {
+        Interval::Minute => is_within_nodes(query).then_some((from, to)),
+        _ => Some((from / HOUR * HOUR, to.div_ceil(HOUR) * HOUR)),
+    }
 }
 
 /// The answer, from the rows themselves.
 fn scan(world: &World, query: &Query) -> Report {
     let (from, to) = (query.from_minute, query.to_minute);
-    let hours = (from / HOUR * HOUR, to.div_ceil(HOUR) * HOUR);
-    let place = |series: &SeriesKey, minute| {
-        let values = query
-            .group_by
-            .iter()
-            .map(|d| d.value(series).to_owned())
-            .collect::<Vec<_>>();
-        (bucket(query.interval, minute), values)
+    let covered = covered(query);
+    // Nodes sort by number: the shorter first.
+    let place = |fact: &Fact| {
+        let value = |d: &Dimension| {
+            let value = fact.value(*d);
+            let length = if *d == Dimension::Node {
+                value.len()
+            } else {
+                0
+            };
+            (length, value)
+        };
+        let values = query.group_by.iter().map(value).collect::<Vec<_>>();
+        (bucket(query.interval, fact.row.minute), values)
     };
     let mut sums: BTreeMap<_, (Counters, Histogram, Histogram)> = BTreeMap::new();
-    let chosen = || {
-        world
-            .rows
-            .iter()
-            .filter(|(series, _)| matches(query, series))
-    };
-    for (series, row) in chosen().filter(|(_, row)| (from..to).contains(&row.minute)) {
-        sums.entry(place(series, row.minute))
+    let chosen = || world.rows.iter().filter(|fact| matches(query, fact));
+    for fact in chosen().filter(|fact| (from..to).contains(&fact.row.minute)) {
+        sums.entry(place(fact))
             .or_default()
             .0
-            .add(&row.counters);
+            .add(&fact.row.counters);
     }
-    let in_hours = |row: &UsageRow| (hours.0..hours.1).contains(&row.minute);
-    for (series, row) in chosen().filter(|(_, row)| in_hours(row)) {
-        if let Some(sum) = sums.get_mut(&place(series, row.minute)) {
-            sum.1.merge(&row.latency);
-            sum.2.merge(&row.ttft);
+    let is_covered =
+        |fact: &&Fact| covered.is_some_and(|(from, to)| (from..to).contains(&fact.row.minute));
+    for fact in chosen().filter(is_covered) {
+        if let Some(sum) = sums.get_mut(&place(fact)) {
+            sum.1.merge(&fact.row.latency);
+            sum.2.merge(&fact.row.ttft);
         }
     }
-    let percentiles = query.interval != Interval::Minute;
     let rows = sums.into_iter().map(
         |((bucket_start_minute, dimensions), (counters, latency, ttft))| ReportRow {
             bucket_start_minute,
-            dimensions,
+            dimensions: dimensions.into_iter().map(|(_, value)| value).collect(),
             counters,
-            latency_p50_us: latency.quantile(500).filter(|_| percentiles),
-            latency_p95_us: latency.quantile(950).filter(|_| percentiles),
-            latency_p99_us: latency.quantile(990).filter(|_| percentiles),
-            ttft_p50_us: ttft.quantile(500).filter(|_| percentiles),
+            latency_p50_us: latency.quantile(500),
+            latency_p95_us: latency.quantile(950),
+            latency_p99_us: latency.quantile(990),
+            ttft_p50_us: ttft.quantile(500),
             folded: false,
         },
     );
@@ -267,8 +323,19 @@ fn scan(world: &World, query: &Query) -> Report {
         from_minute: from,
         to_minute: to,
         rows: rows.collect(),
-        percentiles_from: percentiles.then_some(hours.0),
-        percentiles_to: percentiles.then_some(hours.1),
+        percentiles_from: covered.map(|(from, _)| from),
+        percentiles_to: covered.map(|(_, to)| to),
+    }
+}
+
+/// Whether a refusal gives the right reason.
+fn is_apt(error: &QueryError, query: &Query) -> bool {
+    match error {
+        QueryError::TooFine { works, .. } => !is_by_node(query) || *works == Interval::Hour,
+        QueryError::TooOld => !is_by_node(query),
+        QueryError::NodeTooOld { .. } => is_by_node(query),
+        QueryError::NodeWith(other) => is_by_node(query) && !other.is_by_node(),
+        _ => false,
     }
 }
 
@@ -287,24 +354,60 @@ proptest! {
                     prop_assert_eq!(report, scan(&world, &query), "{:?}", query);
                 }
                 Err(error) => {
-                    let expected = matches!(error, QueryError::TooFine { .. } | QueryError::TooOld);
-                    prop_assert!(expected, "{}", error);
+                    prop_assert!(is_apt(&error, &query), "{}", error);
                     prop_assert!(!answerable(&query, world.wall_minute()), "{:?}: {}", query, error);
                 }
             }
         }
     }
 
+    /// Nodes are another way to cut the same calls.
+    #[test]
+    fn the_sum_over_all_nodes_is_the_answer_without_them(bursts in bursts(), asks in vec(ask(), 1..8)) {
+        let world = world(&bursts);
+        let snapshot = world.state.usage.snapshot();
+        let answer = |query: &Query| run(&snapshot, query, world.state.wall_ms);
+        for ask in asks {
+            let mut query = ask.query(&world);
+            query.group_by.retain(|d| d.is_by_node() && *d != Dimension::Node);
+            query.filter.retain(|(d, _)| d.is_by_node() && *d != Dimension::Node);
+            let without = answer(&query);
+            query.group_by.push(Dimension::Node);
+            let (Ok(without), Ok(with)) = (without, answer(&query)) else {
+                continue;
+            };
+            let mut sums: BTreeMap<_, Counters> = BTreeMap::new();
+            for mut row in with.rows {
+                row.dimensions.pop();
+                sums.entry((row.bucket_start_minute, row.dimensions)).or_default().add(&row.counters);
+            }
+            let expected = without.rows.into_iter();
+            let expected = expected.map(|row| ((row.bucket_start_minute, row.dimensions), row.counters));
+            prop_assert_eq!(sums, expected.collect::<BTreeMap<_, _>>());
+        }
+    }
+
     /// The interval that a refusal names works, once the range is on its edges.
     #[test]
-    fn what_a_refusal_advises_works(back in 0_u32..600_000, length in 1_u32..5_000, interval in select(Interval::ALL.to_vec())) {
+    fn what_a_refusal_advises_works(
+        back in 0_u32..600_000,
+        length in 1_u32..5_000,
+        interval in select(Interval::ALL.to_vec()),
+        by_node in any::<bool>(),
+    ) {
         let state = counted(&[one_call(0)]);
         let wall = 700 * DAY;
         let from_minute = wall - back;
         let to_minute = from_minute + length;
         let mut query = Query { from_minute, to_minute, interval, group_by: vec![], filter: vec![] };
+        query.group_by.extend(by_node.then_some(Dimension::Node));
         let answer = |query: &Query| run(&state.usage.snapshot(), query, u64::from(wall) * 60_000);
-        if let Err(QueryError::TooFine { works, .. }) = answer(&query) {
+        if let Err(QueryError::NodeTooOld { from }) = answer(&query) {
+            prop_assert!(from.0 > from_minute || from.0 > from_minute - from_minute % HOUR);
+            (query.from_minute, query.to_minute) = (from.0, from.0 + HOUR);
+            query.interval = interval.max(Interval::Hour);
+            prop_assert!(answer(&query).is_ok(), "{:?} {:?}", query, answer(&query));
+        } else if let Err(QueryError::TooFine { works, .. }) = answer(&query) {
             let unit = if works == Interval::Hour { HOUR } else { DAY };
             query.from_minute = from_minute / unit * unit;
             query.to_minute = to_minute.div_ceil(unit) * unit;

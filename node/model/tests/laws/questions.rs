@@ -113,13 +113,7 @@ fn what_cannot_be_asked_is_refused_with_what_can() {
         Dimension::parse("upstream_model"),
         Ok(Dimension::UpstreamModel)
     );
-    let node = Dimension::parse("node")
-        .expect_err("not in this version")
-        .to_string();
-    assert!(
-        node.contains("not in this version") && node.contains("upstream_model, status"),
-        "{node}"
-    );
+    assert_eq!(Dimension::parse("node"), Ok(Dimension::Node));
     let odd = Dimension::parse("colour")
         .expect_err("no such dimension")
         .to_string();
@@ -149,6 +143,13 @@ fn what_cannot_be_asked_is_refused_with_what_can() {
         refuse(&query(status, 9)),
         QueryError::UnknownStatus("200".to_owned())
     );
+    for text in ["n1", "01", ""] {
+        let node = vec![(Dimension::Node, text.to_owned())];
+        assert_eq!(
+            refuse(&query(node, 9)),
+            QueryError::UnknownNode(text.to_owned())
+        );
+    }
     let many = vec![(Dimension::Key, "k".to_owned()); 101];
     assert!(matches!(
         refuse(&query(many, 9)),
@@ -205,4 +206,71 @@ fn the_oldest_bucket_that_is_kept_can_be_asked_for_and_the_one_before_cannot() {
     assert_eq!(ask(wall - 400 * DAY, DAY, Day), Ok(0));
     assert_eq!(ask(wall - 401 * DAY, DAY, Day), Err(QueryError::TooOld));
     assert_eq!(ask(wall - 401 * DAY, 1, Minute), Err(QueryError::TooOld));
+}
+
+#[test]
+fn usage_by_node_reaches_back_for_35_days_of_hours_and_refuses_what_it_does_not_know() {
+    use Interval::{Day, Hour, Minute, Month, Total};
+    let wall = 1_000 * DAY;
+    let state = small();
+    let ask = |from_minute, to_minute, interval| {
+        let query = Query {
+            from_minute,
+            to_minute,
+            interval,
+            group_by: vec![Dimension::Node],
+            filter: vec![],
+        };
+        run(&state.usage.snapshot(), &query, u64::from(wall) * 60_000)
+            .map(|report| report.rows.len())
+    };
+    let oldest = wall - 35 * DAY;
+    for interval in [Hour, Day, Month, Total] {
+        assert_eq!(ask(oldest, wall, interval), Ok(0), "{interval}");
+        let error = ask(oldest - 60, wall, interval).expect_err("it is gone");
+        assert_eq!(
+            error.to_string(),
+            "usage by `node` is kept by the minute and by the hour, for 35 days: begin the range at \
+             1972-08-23T00:00:00Z or later, or ask without `node`"
+        );
+    }
+    assert_eq!(ask(wall - 2_880, wall, Minute), Ok(0));
+    let finer = Err(QueryError::TooFine {
+        needs: Minute,
+        works: Hour,
+    });
+    assert_eq!(ask(wall - 2_881, wall, Minute), finer);
+    assert_eq!(ask(wall - 3 * DAY - 1, wall, Total), finer);
+
+    let query = Query {
+        from_minute: 0,
+        to_minute: DAY,
+        interval: Total,
+        group_by: vec![Dimension::Node, Dimension::Tenant],
+        filter: vec![(Dimension::Model, "fast".to_owned())],
+    };
+    let error = run(&state.usage.snapshot(), &query, state.wall_ms).expect_err("refused");
+    assert_eq!(error, QueryError::NodeWith(Dimension::Model));
+    assert!(error.to_string().contains("call records"), "{error}");
+}
+
+#[test]
+fn usage_by_node_combines_with_tenant_route_and_status() {
+    use Dimension::{Node, Route, Status, Tenant};
+    assert_eq!(
+        ask_small(Interval::Total, &[Node, Tenant, Route, Status], &[]),
+        [
+            (None, "1/acme/openai.chat_completions/2xx".to_owned(), 7),
+            (None, "1/acme/openai.chat_completions/5xx".to_owned(), 8),
+        ]
+    );
+    assert_eq!(
+        ask_small(Interval::Minute, &[Status], &[(Node, "1")]),
+        [
+            (Some(10), "2xx".to_owned(), 1),
+            (Some(70), "2xx".to_owned(), 6),
+            (Some(71), "5xx".to_owned(), 8),
+        ]
+    );
+    assert_eq!(ask_small(Interval::Total, &[], &[(Node, "2")]), []);
 }

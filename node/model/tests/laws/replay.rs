@@ -150,6 +150,18 @@ fn parts_that_contradict_one_another_are_refused() {
         Err(PartsError::SeriesTwice(id + 1))
     );
 
+    let nodes = parts.nodes.as_mut().expect("counted by node");
+    nodes.cells[0].0 = Resolution::Day;
+    let bucket = nodes.cells[0].1;
+    parts.series.pop();
+    let error = State::from_parts(parts.clone()).expect_err("nodes have no days");
+    assert_eq!(error, PartsError::NoBucket(Resolution::Day, bucket));
+    let nodes = parts.nodes.as_mut().expect("counted by node");
+    nodes.cells[0].0 = Resolution::Minute;
+    nodes.series.clear();
+    let error = State::from_parts(parts.clone()).expect_err("the nodes' cells name a series");
+    assert!(matches!(error, PartsError::UnknownSeries { .. }), "{error}");
+
     parts.series.clear();
     let error = State::from_parts(parts.clone()).expect_err("the cells name a series");
     assert!(
@@ -177,4 +189,45 @@ fn parts_that_contradict_one_another_are_refused() {
         State::from_parts(parts),
         Err(PartsError::Contradiction { dropped: 1 })
     );
+}
+
+#[test]
+fn a_checkpoint_without_usage_by_node_loads_and_tells_since_when_there_is() {
+    use crate::usage_samples::{counted, one_call};
+    use mode_envoy_model::usage::query::{Dimension, Interval, Query, QueryError, run};
+
+    let mut parts = counted(&[one_call(0)]).parts();
+    parts.wall_ms = 90 * 60_000;
+    parts.nodes = None;
+    let state = State::from_parts(parts).expect("sound");
+    assert_eq!(State::from_parts(state.parts()).as_ref(), Ok(&state));
+    let ask = |from_minute, interval, group_by| {
+        let query = Query {
+            from_minute,
+            to_minute: 240,
+            interval,
+            group_by,
+            filter: vec![],
+        };
+        run(&state.usage.snapshot(), &query, state.wall_ms)
+    };
+    let error = ask(119, Interval::Total, vec![Dimension::Node]).expect_err("it is not complete");
+    assert!(
+        matches!(error, QueryError::NodeTooOld { from } if from.0 == 120),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("1970-01-01T02:00:00Z"),
+        "{error}"
+    );
+    assert!(ask(120, Interval::Hour, vec![Dimension::Node]).is_ok());
+
+    // What facts tell does not depend on it; percentiles that only nodes have are absent.
+    let report = ask(0, Interval::Minute, vec![Dimension::Tenant]).expect("answerable");
+    assert_eq!(report.rows.len(), 1);
+    assert_eq!(report.rows[0].latency_p50_us, None);
+
+    let mut parts = State::new().parts();
+    parts.nodes = None;
+    assert_eq!(State::from_parts(parts), Ok(State::new()));
 }

@@ -5,7 +5,7 @@ use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch};
 use mode_envoy_model::usage::cells::Resolution;
 
-use crate::usage_samples::{apply, counted, one_call, series};
+use crate::usage_samples::{apply, counted, one_call, row, series};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -20,6 +20,14 @@ fn buckets(state: &State) -> [Vec<u32>; 3] {
             .copied()
             .collect()
     })
+}
+
+/// How many minutes and hours there are by node, and how many series.
+fn by_node(state: &State) -> [usize; 3] {
+    let nodes = &state.usage.nodes;
+    let [minutes, hours] = [Resolution::Minute, Resolution::Hour]
+        .map(|resolution| nodes.cells.chunks(resolution).len());
+    [minutes, hours, nodes.series.len()]
 }
 
 /// Counts one call of a series at a wall clock.
@@ -83,6 +91,61 @@ fn cells_go_when_the_clock_passes_the_edge_of_their_bucket() {
     assert_eq!(at(35 * DAY_MS + HOUR_MS), [0, 0, 1]);
     assert_eq!(at(401 * DAY_MS - 1), [0, 0, 1]);
     assert_eq!(at(401 * DAY_MS), [0, 0, 0]);
+}
+
+#[test]
+fn cells_of_nodes_go_as_those_of_the_facts_and_the_last_number_stays() {
+    let mut state = counted(&[one_call(0), one_call(59)]);
+    let mut at = |wall_ms| {
+        let batch = Batch {
+            wall_ms,
+            ..Batch::default()
+        };
+        state.apply(9, &batch);
+        by_node(&state)
+    };
+    // The second row lies ahead of the clock and counts in minute 0.
+    assert_eq!(at(48 * HOUR_MS + 59_999), [1, 1, 1]);
+    assert_eq!(at(48 * HOUR_MS + 60_000), [0, 1, 1]);
+    assert_eq!(at(35 * DAY_MS + HOUR_MS - 1), [0, 1, 1]);
+    assert_eq!(at(35 * DAY_MS + HOUR_MS), [0, 0, 1]);
+    assert!(state.usage.nodes.cells.chunks(Resolution::Day).is_empty());
+    let restored = State::from_parts(state.parts()).expect("sound");
+    assert_eq!(restored, state);
+}
+
+#[test]
+fn a_known_series_that_a_new_one_pushes_out_is_counted_under_a_new_number() {
+    let mut state = counted(&[one_call(0)]);
+    let far = 500 * DAY_MS;
+    let batch = Batch {
+        wall_ms: far,
+        ..Batch::default()
+    };
+    state.apply(9, &batch);
+    // No cell needs series 0; only the next new one makes it go.
+    let batch = UsageBatch {
+        node: 1,
+        incarnation: 1,
+        seq: 2,
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [0; 16],
+            from: 2,
+            to: 4,
+        }],
+        series: vec![SeriesRef::New(series("k2", "m")), SeriesRef::Known(0)],
+        rows: vec![row(720_000, 0, 1), row(720_000, 1, 2)],
+    };
+    assert_eq!(
+        apply(&mut state, 10, far, Item::Usage(batch)),
+        Outcome::Counted
+    );
+    let keys: Vec<_> = state.usage.series.iter().collect();
+    let keys: Vec<_> = keys.iter().map(|(id, key)| (*id, &*key.key)).collect();
+    assert_eq!(keys, [(1, "k2"), (2, "k")]);
+    let restored = State::from_parts(state.parts()).expect("every cell's series is there");
+    assert_eq!(restored, state);
 }
 
 #[test]

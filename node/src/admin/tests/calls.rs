@@ -306,7 +306,7 @@ async fn status_and_usage_are_answered() {
         .into_inner();
     assert_eq!((answer.interval.as_str(), answer.rows.len()), ("total", 0));
     let message = pb::QueryUsageRequest {
-        group_by: vec!["node".to_owned()],
+        group_by: vec!["node".to_owned(), "model".to_owned()],
         ..pb::QueryUsageRequest::default()
     };
     let refused = usage
@@ -315,7 +315,7 @@ async fn status_and_usage_are_answered() {
         .unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(
-        refused.message().contains("not in this version"),
+        refused.message().contains("call records"),
         "{}",
         refused.message()
     );

@@ -26,6 +26,8 @@ pub enum Dimension {
     Provider,
     /// The provider's own name of the model.
     UpstreamModel,
+    /// Which node served.
+    Node,
     /// Class of the status.
     Status,
 }
@@ -34,7 +36,7 @@ pub enum Dimension {
 
 impl Dimension {
     /// Every dimension.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Tenant,
         Self::Team,
         Self::Consumer,
@@ -44,6 +46,7 @@ impl Dimension {
         Self::Model,
         Self::Provider,
         Self::UpstreamModel,
+        Self::Node,
         Self::Status,
     ];
 
@@ -59,6 +62,7 @@ impl Dimension {
             Self::Model => "model",
             Self::Provider => "provider",
             Self::UpstreamModel => "upstream_model",
+            Self::Node => "node",
             Self::Status => "status",
         }
     }
@@ -68,17 +72,18 @@ impl Dimension {
     /// # Errors
     /// Lists the names that work.
     pub fn parse(text: &str) -> Result<Self, QueryError> {
-        match Self::ALL
+        Self::ALL
             .into_iter()
             .find(|dimension| dimension.name() == text)
-        {
-            Some(dimension) => Ok(dimension),
-            None if text == "node" => Err(QueryError::Node),
-            None => Err(QueryError::UnknownDimension(text.to_owned())),
-        }
+            .ok_or_else(|| QueryError::UnknownDimension(text.to_owned()))
     }
 
-    /// What a series has for it; empty where it does not apply.
+    /// Whether usage by node knows it.
+    pub const fn is_by_node(self) -> bool {
+        matches!(self, Self::Tenant | Self::Route | Self::Node | Self::Status)
+    }
+
+    /// What a fact has for it; empty where it does not apply, and for the node, which facts do not tell.
     pub fn value(self, key: &SeriesKey) -> &str {
         match self {
             Self::Tenant => &key.tenant,
@@ -90,11 +95,12 @@ impl Dimension {
             Self::Model => &key.model,
             Self::Provider => &key.provider,
             Self::UpstreamModel => &key.upstream_model,
+            Self::Node => "",
             Self::Status => class_name(key.status_class),
         }
     }
 
-    /// Where it is in [`SeriesKey::texts`]; the status is not.
+    /// Where it is in [`SeriesKey::texts`]; the node and the status are not.
     pub(crate) const fn text(self) -> Option<usize> {
         Some(match self {
             Self::Tenant => 0,
@@ -106,7 +112,7 @@ impl Dimension {
             Self::Model => 6,
             Self::Provider => 7,
             Self::UpstreamModel => 8,
-            Self::Status => return None,
+            Self::Node | Self::Status => return None,
         })
     }
 
@@ -121,7 +127,8 @@ impl fmt::Display for Dimension {
     }
 }
 
-const fn class_name(class: u8) -> &'static str {
+/// A status class as reports show it.
+pub(crate) const fn class_name(class: u8) -> &'static str {
     match class {
         1 => "1xx",
         2 => "2xx",
@@ -153,10 +160,10 @@ mod tests {
             folded: false,
         };
         for dimension in Dimension::ALL {
-            let expected = if dimension == Dimension::Status {
-                "4xx"
-            } else {
-                dimension.name()
+            let expected = match dimension {
+                Dimension::Status => "4xx",
+                Dimension::Node => "",
+                other => other.name(),
             };
             assert_eq!(dimension.value(&key), expected);
             if let Some(text) = dimension.text() {

@@ -1,12 +1,12 @@
 //! Which cells a range is read from, and which bucket of the answer each belongs to.
 //!
-//! Days, months and their edges are those of the UTC calendar; the date arithmetic is Howard Hinnant's
-//! (<https://howardhinnant.github.io/date_algorithms.html>), for days since 1970 only.
+//! Days, months and their edges are those of the UTC calendar.
 
 use std::fmt;
 
 use crate::usage::cells::{DAY, HOUR, Resolution};
 use crate::usage::query::QueryError;
+use crate::usage::query::calendar::day_of_month;
 
 /// How long a bucket of an answer is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -91,17 +91,21 @@ impl fmt::Display for Interval {
     }
 }
 
-/// Cuts `[from, to)` into the coarsest buckets that the interval allows.
-pub(super) fn cut(from: u32, to: u32, interval: Interval) -> Vec<Span> {
+/// Cuts `[from, to)` into the coarsest buckets that there are and that the interval allows.
+pub(super) fn cut(from: u32, to: u32, interval: Interval, coarsest: Resolution) -> Vec<Span> {
     let mut spans = Vec::new();
-    let coarsest = interval.coarsest();
+    let coarsest = coarsest.min(interval.coarsest());
     cut_into(&mut spans, from, to, Resolution::Minute, coarsest);
     spans.retain(|span| span.from < span.to);
     spans
 }
 
-/// Whether every bucket of a plan is kept at this wall clock.
-pub(super) fn check_kept(spans: &[Span], wall_ms: u64) -> Result<(), QueryError> {
+/// Whether every bucket of a plan is kept at this wall clock, where buckets up to the coarsest exist.
+pub(super) fn check_kept(
+    spans: &[Span],
+    coarsest: Resolution,
+    wall_ms: u64,
+) -> Result<(), QueryError> {
     let lost = |span: &&Span| span.from < span.resolution.oldest(wall_ms);
     let Some(span) = spans.iter().filter(lost).max_by_key(|span| span.resolution) else {
         return Ok(());
@@ -112,7 +116,8 @@ pub(super) fn check_kept(spans: &[Span], wall_ms: u64) -> Result<(), QueryError>
         .min()
         .unwrap_or(0);
     let kept = |resolution: Resolution| {
-        resolution > span.resolution && resolution.bucket_of(minute) >= resolution.oldest(wall_ms)
+        (resolution > span.resolution && resolution <= coarsest)
+            && resolution.bucket_of(minute) >= resolution.oldest(wall_ms)
     };
     let needs = interval_of(span.resolution);
     match Resolution::ALL
@@ -166,14 +171,4 @@ const fn interval_of(resolution: Resolution) -> Interval {
         Resolution::Hour => Interval::Hour,
         Resolution::Day => Interval::Day,
     }
-}
-
-/// How many days of its month come before a day that is counted from 1970.
-const fn day_of_month(day: u32) -> u32 {
-    let shifted = day + 719_468; // since 0000-03-01, so that a leap day is the last of its year
-    let of_era = shifted % 146_097;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    of_year - (153 * month + 2) / 5
 }

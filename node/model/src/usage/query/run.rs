@@ -1,31 +1,18 @@
 //! Reads the cells of a plan and adds them up, one bucket of the answer after the other.
 //!
 //! Only one bucket's histograms are in memory at a time; a chunk that both numbers and percentiles need is read once.
-
-use std::collections::BTreeMap;
+//! Facts have no histograms at minute interval: there rows take the percentiles that the nodes' cells have for them,
+//! if these cells counted exactly the same.
 
 use crate::limits;
 use crate::usage::UsageSnapshot;
-use crate::usage::cells::{Cell, Chunk};
+use crate::usage::cells::{Cell, Cells, Chunk, HOUR, Resolution};
 use crate::usage::counters::Counters;
 use crate::usage::histogram::Sum as HistogramSum;
+use crate::usage::query::calendar::Moment;
 use crate::usage::query::plan::{self, Span};
+use crate::usage::query::source::{Chosen, Source, filters};
 use crate::usage::query::{Dimension, Interval, Query, QueryError, Report, ReportRow};
-use crate::usage::series::{Dictionary, Needle};
-
-/// A series that the filter keeps, and the group it belongs to.
-struct Chosen {
-    series: u32,
-    group: usize,
-    folded: bool,
-}
-
-/// The series that the filter keeps, by number, and the values of each group.
-#[derive(Default)]
-struct Choice<'a> {
-    series: Vec<Chosen>,
-    groups: Vec<Vec<&'a str>>,
-}
 
 /// What a chunk is read for, in the order in which the chunks of a bucket are read.
 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
@@ -66,39 +53,90 @@ pub(super) fn run(
     if query.from_minute >= query.to_minute {
         return Err(QueryError::EmptyRange);
     }
-    let spans = plan::cut(query.from_minute, query.to_minute, query.interval);
-    plan::check_kept(&spans, wall_ms)?;
-    let choice = choose(&snapshot.series, query)?;
-    let mut order: Vec<usize> = (0..choice.groups.len()).collect();
-    order.sort_by(|a, b| choice.groups[*a].cmp(&choice.groups[*b]));
+    if query.dimensions().any(|d| d == Dimension::Node) {
+        by_node(snapshot, query, wall_ms)
+    } else {
+        by_fact(snapshot, query, wall_ms)
+    }
+}
 
-    let hours = (query.interval != Interval::Minute)
-        .then(|| plan::whole_hours(query.from_minute, query.to_minute));
-    let reads = reads(snapshot, query.interval, &spans, hours);
+fn by_fact(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Report, QueryError> {
+    let filters = filters(query)?;
+    let spans = cut(query, Resolution::Day);
+    plan::check_kept(&spans, Resolution::Day, wall_ms)?;
+    let facts = Source::facts(snapshot, query, &filters);
+    if query.interval != Interval::Minute {
+        let hours = plan::whole_hours(query.from_minute, query.to_minute);
+        let wide = plan::cut(hours.0, hours.1, query.interval, Resolution::Day);
+        let rows = rows(&facts, query, &spans, &wide)?;
+        return Ok(report(query, rows, Some(hours)));
+    }
+    let mut found = rows(&facts, query, &spans, &[])?;
+    let mut percentiles = None;
+    if query.dimensions().all(Dimension::is_by_node) {
+        let nodes = Source::nodes(snapshot, query, &filters);
+        lend_percentiles(&mut found, rows(&nodes, query, &spans, &spans)?);
+        percentiles = Some((query.from_minute, query.to_minute));
+    }
+    Ok(report(query, found, percentiles))
+}
+
+fn by_node(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Report, QueryError> {
+    if let Some(other) = query.dimensions().find(|d| !d.is_by_node()) {
+        return Err(QueryError::NodeWith(other));
+    }
+    let filters = filters(query)?;
+    let spans = cut(query, Resolution::Hour);
+    let oldest = Resolution::Hour.oldest(wall_ms).saturating_mul(HOUR);
+    let from = Moment(oldest.max(snapshot.nodes.since));
+    if query.from_minute < snapshot.nodes.since {
+        return Err(QueryError::NodeTooOld { from });
+    }
+    plan::check_kept(&spans, Resolution::Hour, wall_ms).map_err(|error| match error {
+        QueryError::TooOld => QueryError::NodeTooOld { from },
+        other => other,
+    })?;
+    let (covered, wide) = if query.interval == Interval::Minute {
+        ((query.from_minute, query.to_minute), spans.clone())
+    } else {
+        let hours = plan::whole_hours(query.from_minute, query.to_minute);
+        let wide = plan::cut(hours.0, hours.1, query.interval, Resolution::Hour);
+        (hours, wide)
+    };
+    let nodes = Source::nodes(snapshot, query, &filters);
+    let rows = rows(&nodes, query, &spans, &wide)?;
+    Ok(report(query, rows, Some(covered)))
+}
+
+/// The rows of an answer: numbers from the cells of `spans`, percentiles from those of `wide`.
+fn rows(
+    source: &Source<'_>,
+    query: &Query,
+    spans: &[Span],
+    wide: &[Span],
+) -> Result<Vec<ReportRow>, QueryError> {
+    let reads = reads(source.cells, query.interval, spans, wide);
     let mut bucket = Bucket {
-        slots: vec![None; choice.groups.len()],
+        slots: vec![None; source.groups.len()],
         rows: Vec::new(),
     };
     let mut rows = Vec::new();
     for same in reads.chunk_by(|a, b| a.bucket == b.bucket) {
         for read in same {
-            bucket.add(read, &choice.series);
+            bucket.add(read, &source.series);
         }
         if rows.len() + bucket.rows.len() > limits::REPORT_ROWS {
-            return Err(too_long(limits::REPORT_ROWS, "rows"));
+            return Err(QueryError::TooLong {
+                limit: limits::REPORT_ROWS,
+                what: "rows",
+            });
         }
         let start = same
             .first()
             .and_then(|read| query.interval.bucket_start(read.bucket));
-        bucket.report(start, &order, &choice.groups, &mut rows);
+        bucket.report(start, source, &mut rows);
     }
-    Ok(Report {
-        from_minute: query.from_minute,
-        to_minute: query.to_minute,
-        rows,
-        percentiles_from: hours.map(|(from, _)| from),
-        percentiles_to: hours.map(|(_, to)| to),
-    })
+    Ok(rows)
 }
 
 // === impl Bucket ===
@@ -132,21 +170,20 @@ impl Bucket {
     fn report(
         &mut self,
         bucket_start_minute: Option<u32>,
-        order: &[usize],
-        groups: &[Vec<&str>],
+        source: &Source<'_>,
         rows: &mut Vec<ReportRow>,
     ) {
         if self.rows.is_empty() {
             return;
         }
-        for &group in order {
+        for &group in &source.order {
             let Some(slot) = self.slots[group].take() else {
                 continue;
             };
             let (_, sum) = &self.rows[slot as usize];
             rows.push(ReportRow {
                 bucket_start_minute,
-                dimensions: groups[group]
+                dimensions: source.groups[group]
                     .iter()
                     .map(|&value| value.to_owned())
                     .collect(),
@@ -162,17 +199,52 @@ impl Bucket {
     }
 }
 
+// === free functions ===
+
+fn cut(query: &Query, coarsest: Resolution) -> Vec<Span> {
+    plan::cut(query.from_minute, query.to_minute, query.interval, coarsest)
+}
+
+fn report(query: &Query, rows: Vec<ReportRow>, percentiles: Option<(u32, u32)>) -> Report {
+    Report {
+        from_minute: query.from_minute,
+        to_minute: query.to_minute,
+        rows,
+        percentiles_from: percentiles.map(|(from, _)| from),
+        percentiles_to: percentiles.map(|(_, to)| to),
+    }
+}
+
+/// Both lists are in the order of an answer.
+fn lend_percentiles(rows: &mut [ReportRow], lenders: Vec<ReportRow>) {
+    let order = |a: &ReportRow, b: &ReportRow| {
+        let bucket = a.bucket_start_minute.cmp(&b.bucket_start_minute);
+        bucket.then_with(|| a.dimensions.cmp(&b.dimensions))
+    };
+    let mut lenders = lenders.into_iter().peekable();
+    for row in rows {
+        while lenders
+            .next_if(|lender| order(lender, row).is_lt())
+            .is_some()
+        {}
+        // Where a series was folded on one side, or nodes were not counted yet, the calls are not the same.
+        let same = |lender: &ReportRow| order(lender, row).is_eq();
+        if let Some(lender) = lenders.next_if(same)
+            && lender.counters == row.counters
+        {
+            row.latency_p50_us = lender.latency_p50_us;
+            row.latency_p95_us = lender.latency_p95_us;
+            row.latency_p99_us = lender.latency_p99_us;
+            row.ttft_p50_us = lender.ttft_p50_us;
+        }
+    }
+}
+
 /// The chunks that a query reads, by bucket of the answer.
-fn reads<'a>(
-    snapshot: &'a UsageSnapshot,
-    interval: Interval,
-    spans: &[Span],
-    hours: Option<(u32, u32)>,
-) -> Vec<Read<'a>> {
-    let wide = hours.map_or_else(Vec::new, |(from, to)| plan::cut(from, to, interval));
+fn reads<'a>(cells: &'a Cells, interval: Interval, spans: &[Span], wide: &[Span]) -> Vec<Read<'a>> {
     let mut reads = Vec::new();
     let mut add = |span: &Span, what| {
-        let chunks = snapshot.cells.chunks(span.resolution);
+        let chunks = cells.chunks(span.resolution);
         for (&bucket, chunk) in chunks.range(span.from..span.to) {
             let start = interval.bucket_start(bucket * span.resolution.minutes());
             reads.push(Read {
@@ -183,63 +255,14 @@ fn reads<'a>(
         }
     };
     for span in spans {
-        add(
-            span,
-            if wide.contains(span) {
-                Use::Both
-            } else {
-                Use::Counters
-            },
-        );
+        let both = wide.contains(span);
+        add(span, if both { Use::Both } else { Use::Counters });
     }
     for span in wide.iter().filter(|span| !spans.contains(span)) {
         add(span, Use::Percentiles);
     }
     reads.sort_by_key(|read| (read.bucket, read.what));
     reads
-}
-
-fn choose<'a>(series: &'a Dictionary, query: &Query) -> Result<Choice<'a>, QueryError> {
-    let filters = filters(query)?;
-    let mut ids: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
-    let mut choice = Choice::default();
-    let mut values = Vec::with_capacity(query.group_by.len());
-    for (id, key) in series.find(&filters) {
-        values.clear();
-        values.extend(query.group_by.iter().map(|dimension| dimension.value(key)));
-        let group = if let Some(&group) = ids.get(values.as_slice()) {
-            group
-        } else {
-            ids.insert(values.clone(), choice.groups.len());
-            choice.groups.push(values.clone());
-            choice.groups.len() - 1
-        };
-        choice.series.push(Chosen {
-            series: id,
-            group,
-            folded: key.folded,
-        });
-    }
-    Ok(choice)
-}
-
-/// The alternatives for each dimension that is filtered.
-fn filters(query: &Query) -> Result<Vec<Needle<'_>>, QueryError> {
-    if query.filter.len() > limits::QUERY_FILTERS {
-        return Err(too_long(limits::QUERY_FILTERS, "filters"));
-    }
-    let mut filters: BTreeMap<Dimension, Vec<&str>> = BTreeMap::new();
-    for (dimension, value) in &query.filter {
-        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"].contains(&value.as_str());
-        if *dimension == Dimension::Status && !class {
-            return Err(QueryError::UnknownStatus(value.clone()));
-        }
-        filters.entry(*dimension).or_default().push(value);
-    }
-    Ok(filters
-        .into_iter()
-        .map(|(dimension, any)| Needle::new(dimension, any))
-        .collect())
 }
 
 /// Visits the cells of the chosen series: by looking each up where they are few, else by walking both in order.
@@ -262,8 +285,4 @@ fn each_cell(chunk: &Chunk, chosen: &[Chosen], mut visit: impl FnMut(&Chosen, &C
             None => return,
         }
     }
-}
-
-const fn too_long(limit: usize, what: &'static str) -> QueryError {
-    QueryError::TooLong { limit, what }
 }
