@@ -64,6 +64,8 @@ impl Usage {
             return Outcome::Malformed;
         }
         self.streams.advance(batch);
+        // The one entry that may be in no cell; a row of this very batch may name it.
+        let idle = self.series.last();
         let mut ids = vec![None; batch.series.len()];
         for row in &batch.rows {
             let at = row.series as usize;
@@ -72,6 +74,9 @@ impl Usage {
                 None => *ids[at].insert(self.resolve(&batch.series[at])),
             };
             self.add(id, cells::clamp_minute(row.minute, wall_ms), row);
+        }
+        if let Some(idle) = idle {
+            self.series.drop_unused(idle);
         }
         Outcome::Counted
     }

@@ -5,7 +5,7 @@ use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch};
 use mode_envoy_model::usage::cells::Resolution;
 
-use crate::usage_samples::{apply, counted, one_call, series};
+use crate::usage_samples::{apply, counted, one_call, row, series};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -162,4 +162,37 @@ fn a_snapshot_does_not_see_what_comes_after() {
         cells.chunks(Resolution::Day)[&0][&0].counters.calls
     };
     assert_eq!((calls(&snapshot.cells), calls(&state.usage.cells)), (1, 2));
+}
+
+#[test]
+fn a_series_that_only_its_number_keeps_is_still_there_for_the_batch_that_names_it() {
+    let mut state = counted(&[one_call(0)]);
+    // Past every retention: no cell is left, and the entry stays for its number alone.
+    let wall_ms = 401 * DAY_MS;
+    let minute = u32::try_from(wall_ms / 60_000).unwrap();
+    let later = Batch {
+        wall_ms,
+        ..Batch::default()
+    };
+    state.apply(3, &later);
+    assert_eq!(buckets(&state), [vec![], vec![], vec![]]);
+
+    let batch = UsageBatch {
+        node: 1,
+        incarnation: 1,
+        seq: 2,
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [0; 16],
+            from: 2,
+            to: 4,
+        }],
+        series: vec![SeriesRef::New(series("new", "m")), SeriesRef::Known(0)],
+        rows: vec![row(minute, 0, 1), row(minute, 1, 5)],
+    };
+    let outcome = apply(&mut state, 4, wall_ms, Item::Usage(batch));
+    assert_eq!(outcome, Outcome::Counted);
+    assert_eq!(state.usage.series.id_of(&series("k", "m")), Some(0));
+    let again = State::from_parts(state.parts()).expect("a state is its checkpoint");
+    assert_eq!(again, state);
 }
