@@ -31,7 +31,7 @@ test:
 doctest:
     cargo test --locked --workspace --doc
 
-# Tests that need Python clients; see `cluster-tests/external/requirements.txt`.
+# Tests that need Python clients (cluster-tests/external/requirements.txt), curl, or a minute of load.
 external:
     cargo nextest run --locked -p mode-envoy-cluster-tests --features external --run-ignored default -E 'binary(/external/)'
 
@@ -43,6 +43,10 @@ fix:
 # One crate's tests: `just crate storage`.
 crate name:
     cargo nextest run -p mode-envoy-{{name}}
+
+# The property tests with other cases than usual: `just explore 7`.
+explore seed:
+    PROPTEST_RNG_SEED={{seed}} cargo nextest run --locked --workspace -E 'not package(mode-envoy-cluster-tests)'
 
 # Benchmarks; docs/performance.md says how to read them.
 bench *args:

@@ -135,19 +135,26 @@ async fn show(
 
 /// What the user may try while the nodes run.
 fn invite(nodes: &Nodes, setup: &example::Setup) -> Result<()> {
-    let Some(first) = nodes.iter().next() else {
+    let (first, last) = (nodes.iter().next(), nodes.iter().last());
+    let (Some(first), Some(last)) = (first, last) else {
         bail!("no node was started")
     };
+    let binary = std::env::current_exe().context("finding this binary")?;
     say(&format!(
-        "\nadmin     {}   (token in {})\ntoken     {}\nAPI key   {}\n\ntry:\n  curl -s http://{}/v1/chat/completions -H 'Authorization: Bearer {}' \
-         -H 'content-type: application/json' -d '{{\"model\":\"fast\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'\n\n\
+        "\nadmin     {}   (gRPC, /metrics, /readyz)\ntoken     {}\nAPI key   {}\n\ntry:\n  \
+         curl -s http://{}/v1/chat/completions -H 'Authorization: Bearer {}' \
+         -H 'content-type: application/json' \
+         -d '{{\"model\":\"fast\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'\n  \
+         {} usage --group-by model --admin {} --token {}\n\n\
          Ctrl-C stops the nodes.",
         first.admin_url(),
-        first.token_file().display(),
         first.token()?,
         setup.key,
         first.gateway,
         setup.key,
+        binary.display(),
+        last.admin_url(),
+        first.token()?,
     ))
 }
 

@@ -105,8 +105,8 @@ impl Route {
             let field = format!("paths[{at}]");
             if !is_pattern(path) {
                 let problem = format!(
-                    "`{}` is not a path: it must start with `/`, be at most {} bytes, and either be exact or end in \
-                     `{REST}`",
+                    "`{}` is not a path: it must start with `/`, be at most {} bytes, escape (in capitals) only what \
+                     must be escaped, and either be exact or end in `{REST}`",
                     shorten(path),
                     limits::PATH
                 );
@@ -163,7 +163,19 @@ fn is_pattern(path: &str) -> bool {
         None if path.starts_with('/') => path.strip_suffix('/').unwrap_or(path),
         None => return false,
     };
-    path.len() <= limits::PATH && (literal.is_empty() || url::is_path(literal))
+    let sound = literal.is_empty() || (url::is_path(literal) && is_normal(literal));
+    path.len() <= limits::PATH && sound
+}
+
+/// Whether escapes are in capitals and stand only for what must be escaped: requests are matched in that form
+/// (RFC 3986, 6.2.2), so another one would never match.
+fn is_normal(path: &str) -> bool {
+    path.split('%').skip(1).all(|part| {
+        let hex = part.get(..2).unwrap_or_default();
+        let byte = u8::from_str_radix(hex, 16).unwrap_or_default();
+        let plain = byte.is_ascii_alphanumeric() || b"-._~/\\".contains(&byte);
+        !plain && !byte.is_ascii_control() && !hex.bytes().any(|b| b.is_ascii_lowercase())
+    })
 }
 
 fn is_built_in(path: &str) -> bool {
@@ -204,7 +216,14 @@ mod tests {
     #[test]
     fn paths_are_exact_or_end_in_rest() {
         assert_eq!(
-            faults(&route(&["/", "/a", "/a/", "/a/{*rest}", "/{*rest}"])),
+            faults(&route(&[
+                "/",
+                "/a",
+                "/a/",
+                "/caf%C3%A9",
+                "/a/{*rest}",
+                "/{*rest}"
+            ])),
             NONE
         );
         for path in [
@@ -216,6 +235,9 @@ mod tests {
             "/a//b",
             "/a/../b",
             "/a?x",
+            "/%61",
+            "/caf%c3%a9",
+            "/a%2Fb",
             "{*rest}",
         ] {
             assert_eq!(faults(&route(&[path])), ["paths[0]"], "{path}");

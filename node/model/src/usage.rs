@@ -74,12 +74,13 @@ impl Usage {
             return Outcome::Malformed;
         }
         self.streams.advance(batch);
-        // Looked up before anything changes: a new series may push out one that no cell needs.
         let keys: Vec<_> = batch
             .series
             .iter()
             .map(|series| self.key_of(series))
             .collect();
+        // The one entry that may be in no cell; a row of this very batch may name it.
+        let idle = self.series.last();
         let mut ids = vec![None; batch.series.len()];
         for row in &batch.rows {
             let at = row.series as usize;
@@ -95,6 +96,9 @@ impl Usage {
             let minute = cells::clamp_minute(row.minute, wall_ms);
             self.add(fact, minute, row);
             self.nodes.add(node, minute, row);
+        }
+        if let Some(idle) = idle {
+            self.series.drop_unused(idle);
         }
         Outcome::Counted
     }
@@ -131,8 +135,8 @@ impl Usage {
 
     fn resolve(&mut self, series: &SeriesRef, key: &SeriesKey) -> u32 {
         match series {
-            SeriesRef::Known(id) if self.series.get(*id).is_some() => *id,
-            _ => self.series.intern(key),
+            SeriesRef::Known(id) => *id,
+            SeriesRef::New(_) => self.series.intern(key),
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) enum KeysVerb {
         #[arg(long)]
         name: Option<String>,
         /// When it expires, such as 30d; never where absent
-        #[arg(long, value_name = "DURATION", value_parser = seconds)]
+        #[arg(long, value_name = "DURATION", value_parser = lifetime)]
         expires: Option<u64>,
     },
     /// List keys, without their secrets
@@ -240,6 +240,17 @@ fn show_revoked(name: &str, revision: u64, format: Format) {
     } else {
         let table = Table::of_texts(["revision"], vec![[revision.to_string()]]);
         answer(format, &table, &Revoked { revision });
+    }
+}
+
+/// Zero would stand for "never" on the wire, which is not what was typed.
+fn lifetime(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        0 => Err(
+            "a key lives for a second at least; leave --expires out for one that never expires"
+                .to_owned(),
+        ),
+        seconds => Ok(seconds),
     }
 }
 

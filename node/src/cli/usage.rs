@@ -109,12 +109,26 @@ fn message(args: &UsageArgs, now: SystemTime) -> anyhow::Result<pb::QueryUsageRe
     })
 }
 
+/// The moment that long ago; where minutes or hours are no longer kept, rounded out to what is.
 fn before(now: SystemTime, since: Duration) -> anyhow::Result<String> {
     let from = now
         .checked_sub(since)
         .context("--since reaches too far back")?;
     let from = Timestamp::try_from(from).context("--since reaches too far back")?;
-    Ok(from.to_string())
+    // An edge of an hour and a day, since the cluster's clock is not this one.
+    let grain = if since > Duration::from_hours(34 * 24) {
+        Duration::from_hours(24)
+    } else if since > Duration::from_hours(47) {
+        Duration::from_hours(1)
+    } else {
+        return Ok(from.to_string());
+    };
+    let past =
+        u64::try_from(from.as_second()).context("--since reaches too far back")? % grain.as_secs();
+    let whole = from
+        .checked_sub(Duration::from_secs(past))
+        .context("--since reaches too far back")?;
+    Ok(Timestamp::from_second(whole.as_second())?.to_string())
 }
 
 fn filter(text: &str) -> Result<(String, String), String> {
@@ -131,6 +145,20 @@ fn filter(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_is_rounded_out_to_what_is_kept() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_mins(29_539_297);
+        for (days, from) in [
+            (1, "2026-02-28T09:37:00Z"),
+            (2, "2026-02-27T09:00:00Z"),
+            (7, "2026-02-22T09:00:00Z"),
+            (90, "2025-12-01T00:00:00Z"),
+        ] {
+            let since = Duration::from_hours(days * 24);
+            assert_eq!(before(now, since).unwrap(), from, "{days}");
+        }
+    }
 
     #[test]
     fn since_is_counted_back_from_now() {

@@ -168,6 +168,15 @@ fn seal_one(
 ) -> Result<SealedSecret, ControlError> {
     match &key.source {
         SecretSource::Value(secret) => {
+            // Every key of this version is sent as a bearer token.
+            if !secret.expose().bytes().all(|b| b.is_ascii_graphic()) {
+                let problem = "the secret holds a space, a line break or another character that no header may \
+                               hold: give the key alone, not a file with more in it";
+                return Err(ControlError::invalid(
+                    path,
+                    format!("line {}: {problem}", key.at.line),
+                ));
+            }
             let keyring = keyring.ok_or_else(|| {
                 let why = "the cluster has no encryption key yet, since it is still being founded";
                 ControlError::Unavailable(why.to_owned())
@@ -226,6 +235,20 @@ mod tests {
             refused.starts_with("refused: providers[o].keys[0]: line 4: a node reads no"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn a_secret_that_no_header_may_hold_is_refused_where_it_stands() {
+        for value in ["a\\nb", "two words", "caf\u{e9}"] {
+            let text = format!(
+                "providers:\n  - name: o\n    protocol: openai\n    keys: [{{value: \"{value}\"}}]\n"
+            );
+            let draft = document::read(&text).unwrap().drafts.remove(0);
+            let refused = seal(draft, None).unwrap_err().to_string();
+            let start = "refused: providers[o].keys[0]: line 4: the secret holds";
+            assert!(refused.starts_with(start), "{refused}");
+            assert!(!refused.contains(value), "a refusal tells the secret");
+        }
     }
 
     #[test]

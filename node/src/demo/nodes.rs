@@ -178,14 +178,9 @@ impl Node {
         format!("http://{}", self.admin)
     }
 
-    /// The file with the first root token.
-    pub(crate) fn token_file(&self) -> PathBuf {
-        self.data_dir.join("admin.token")
-    }
-
     /// The first root token.
     pub(crate) fn token(&self) -> Result<String> {
-        let file = self.token_file();
+        let file = self.data_dir.join("admin.token");
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("reading {}", file.display()))?;
         Ok(text.trim().to_owned())

@@ -63,6 +63,9 @@ pub(crate) async fn chat(
         ChatRequest::read(body).map_err(|error| Error::Dialect(ErrorBody::from(&error)))?;
     let model = model_of(call, &key, &request.model)?;
     call.about_model(&key, CHAT, &model);
+    if model.provider.unusable {
+        return Err(Error::ProviderUnusable);
+    }
     call.open(bytes_in, Some(request.text_bytes))?;
     let chat = Chat { request, model };
     let received = send::send(call, &chat, parts).await?;

@@ -78,6 +78,11 @@ pub(crate) enum Error {
         /// What the provider answered.
         status: u16,
     },
+    /// The provider's key cannot be sent as it is stored.
+    #[error(
+        "the gateway's credential for this provider cannot be used; the operator must apply the provider's key again"
+    )]
+    ProviderUnusable,
     /// The provider failed without an answer that a client could read.
     #[error("the provider failed (status {status})")]
     ProviderStatus {
@@ -133,9 +138,10 @@ impl Error {
             Self::Unrecordable(_) => ErrorCode::Overloaded,
             Self::NoEndpoint => ErrorCode::NoHealthyUpstream,
             Self::Upstream(error) => of_upstream(error),
-            Self::ProviderKey { .. } | Self::ProviderStatus { .. } | Self::InBand(_) => {
-                ErrorCode::UpstreamFailed
-            }
+            Self::ProviderKey { .. }
+            | Self::ProviderUnusable
+            | Self::ProviderStatus { .. }
+            | Self::InBand(_) => ErrorCode::UpstreamFailed,
         }
     }
 
@@ -249,6 +255,7 @@ mod tests {
             (Error::Unrecordable(RecordError::Full), 503, "overloaded"),
             (Error::NoEndpoint, 503, "no_healthy_upstream"),
             (Error::ProviderKey { status: 401 }, 502, "upstream_failed"),
+            (Error::ProviderUnusable, 502, "upstream_failed"),
             (
                 Error::ProviderStatus { status: 500 },
                 502,

@@ -196,7 +196,7 @@ impl Outgoing<'_> {
         let head = HeadParts {
             method: &self.parts.method,
             prefix: &endpoint.prefix,
-            path: self.route.upstream_path(self.subject.path),
+            path: self.route.upstream_path(&self.subject.path),
             query: query.as_deref(),
             host: &endpoint.origin.authority,
         };

@@ -1,6 +1,7 @@
 //! Brings each new catalog into force: compile, swap, say so.
 //!
-//! A catalog that does not compile is reported and skipped; the table in force stays until the next one.
+//! A catalog that does not compile is reported; the table in force stays until the next one, but with the keys of the
+//! new one: whatever is wrong with the rest, a key that was revoked is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +44,15 @@ pub async fn publish(
                 in_force.store(revision, Ordering::Release);
                 tracing::debug!(revision, "a configuration is in force");
             }
-            Err(error) => tracing::error!(
-                error = Chain(&error).to_string(),
-                revision = current.revision(),
-                "a configuration cannot be brought into force; the one before it stays"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    error = Chain(&error).to_string(),
+                    revision = current.revision(),
+                    "a configuration cannot be brought into force; of it only the API keys are"
+                );
+                let before = table.load_full();
+                _retired = Some(table.swap(Arc::new(before.with_keys_of(&current))));
+            }
         }
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -84,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_catalog_comes_into_force_and_one_that_does_not_compile_changes_nothing() {
+    async fn each_catalog_comes_into_force_and_of_one_that_does_not_compile_only_the_keys() {
         let (send, receive) = watch::channel(catalog(1, vec![orders()]));
         let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
         let in_force = Arc::new(AtomicU64::new(0));

@@ -28,16 +28,16 @@ pub(crate) enum Destination<'a> {
 /// Finds where a request goes.
 pub(crate) fn find<'a>(
     table: &'a Table,
-    subject: &Subject<'a>,
+    subject: &'a Subject<'_>,
     method: &Method,
 ) -> Result<Destination<'a>, Error> {
-    if let Some(route) = taken(table.route_of_host(&subject.host, subject.path, method))? {
+    if let Some(route) = taken(table.route_of_host(&subject.host, &subject.path, method))? {
         return Ok(Destination::Route(route));
     }
-    if let Some(destination) = built_in(subject.path, method)? {
+    if let Some(destination) = built_in(&subject.path, method)? {
         return Ok(destination);
     }
-    match taken(table.route_of_any(subject.path, method))? {
+    match taken(table.route_of_any(&subject.path, method))? {
         Some(route) => Ok(Destination::Route(route)),
         None => Err(Error::UnknownPath),
     }

@@ -27,7 +27,7 @@ use mode_envoy_model::url::BaseUrl;
 use thiserror::Error;
 
 use super::settings::GatewayLimits;
-use crate::secrets::{Keyring, KeyringError};
+use crate::secrets::Keyring;
 use crate::upstream::{Origin, Timeouts};
 
 pub(crate) use self::keys::KeyEntry;
@@ -97,21 +97,6 @@ pub enum CompileError {
         /// The provider.
         provider: Name,
     },
-    /// A sealed secret does not open.
-    #[error("compiling provider {provider}: its key does not open")]
-    Sealed {
-        /// The provider.
-        provider: Name,
-        /// What the keyring said.
-        #[source]
-        source: KeyringError,
-    },
-    /// A provider's key cannot stand in a header.
-    #[error("compiling provider {provider}: its key holds characters that no header may hold")]
-    KeyText {
-        /// The provider.
-        provider: Name,
-    },
 }
 
 /// Defaults of the contract, in milliseconds: connect, first byte, idle, total.
@@ -156,6 +141,20 @@ impl Table {
             models,
             routes,
         })
+    }
+
+    /// This table with the keys of `catalog`: for a catalog that does not compile, so that a key that was revoked is
+    /// refused all the same.
+    #[must_use]
+    pub fn with_keys_of(&self, catalog: &Catalog) -> Self {
+        Self {
+            revision: self.revision,
+            keys: keys::compile(catalog, &self.keys),
+            services: self.services.clone(),
+            providers: self.providers.clone(),
+            models: self.models.clone(),
+            routes: self.routes.clone(),
+        }
     }
 
     /// The revision of the catalog that this was compiled from.

@@ -228,8 +228,21 @@ impl Dictionary {
                 self.live = self.live.saturating_sub(1);
             }
         }
-        if self.by_id.get_max().is_some_and(|&(max, _)| max != id) {
-            self.remove_unused(id);
+        self.drop_unused(id);
+    }
+
+    /// The largest number in use.
+    pub(crate) fn last(&self) -> Option<u32> {
+        self.by_id.get_max().map(|&(id, _)| id)
+    }
+
+    /// Drops an entry that no cell needs, unless it keeps the largest number from being given again.
+    pub(crate) fn drop_unused(&mut self, id: u32) {
+        if self.last() != Some(id)
+            && self.by_id.get(&id).is_some_and(|entry| entry.chunks == 0)
+            && let Some(entry) = self.by_id.remove(&id)
+        {
+            self.by_key.remove(&entry.key);
         }
     }
 
@@ -250,25 +263,13 @@ impl Dictionary {
     }
 
     fn insert_next(&mut self, key: SeriesKey) -> u32 {
-        let last = self.by_id.get_max().map(|&(id, _)| id);
-        let Some(id) = last.map_or(Some(0), |id| id.checked_add(1)) else {
+        let Some(id) = self.last().map_or(Some(0), |id| id.checked_add(1)) else {
             return u32::MAX;
         };
         let key = Arc::new(key);
         self.by_key.insert(Arc::clone(&key), id);
         self.by_id.insert(id, Entry::new(key));
-        if let Some(last) = last {
-            self.remove_unused(last);
-        }
         id
-    }
-
-    fn remove_unused(&mut self, id: u32) {
-        if self.by_id.get(&id).is_some_and(|entry| entry.chunks == 0)
-            && let Some(entry) = self.by_id.remove(&id)
-        {
-            self.by_key.remove(&entry.key);
-        }
     }
 }
 

@@ -115,40 +115,6 @@ fn cells_of_nodes_go_as_those_of_the_facts_and_the_last_number_stays() {
 }
 
 #[test]
-fn a_known_series_that_a_new_one_pushes_out_is_counted_under_a_new_number() {
-    let mut state = counted(&[one_call(0)]);
-    let far = 500 * DAY_MS;
-    let batch = Batch {
-        wall_ms: far,
-        ..Batch::default()
-    };
-    state.apply(9, &batch);
-    // No cell needs series 0; only the next new one makes it go.
-    let batch = UsageBatch {
-        node: 1,
-        incarnation: 1,
-        seq: 2,
-        ranges: vec![SpoolRange {
-            worker: 0,
-            uuid: [0; 16],
-            from: 2,
-            to: 4,
-        }],
-        series: vec![SeriesRef::New(series("k2", "m")), SeriesRef::Known(0)],
-        rows: vec![row(720_000, 0, 1), row(720_000, 1, 2)],
-    };
-    assert_eq!(
-        apply(&mut state, 10, far, Item::Usage(batch)),
-        Outcome::Counted
-    );
-    let keys: Vec<_> = state.usage.series.iter().collect();
-    let keys: Vec<_> = keys.iter().map(|(id, key)| (*id, &*key.key)).collect();
-    assert_eq!(keys, [(1, "k2"), (2, "k")]);
-    let restored = State::from_parts(state.parts()).expect("every cell's series is there");
-    assert_eq!(restored, state);
-}
-
-#[test]
 fn a_series_without_cells_is_forgotten_and_its_number_is_not_used_again() {
     let mut state = counted(&[one_call(0)]);
     count(&mut state, 0, "k2", 0);
@@ -225,4 +191,37 @@ fn a_snapshot_does_not_see_what_comes_after() {
         cells.chunks(Resolution::Day)[&0][&0].counters.calls
     };
     assert_eq!((calls(&snapshot.cells), calls(&state.usage.cells)), (1, 2));
+}
+
+#[test]
+fn a_series_that_only_its_number_keeps_is_still_there_for_the_batch_that_names_it() {
+    let mut state = counted(&[one_call(0)]);
+    // Past every retention: no cell is left, and the entry stays for its number alone.
+    let wall_ms = 401 * DAY_MS;
+    let minute = u32::try_from(wall_ms / 60_000).unwrap();
+    let later = Batch {
+        wall_ms,
+        ..Batch::default()
+    };
+    state.apply(3, &later);
+    assert_eq!(buckets(&state), [vec![], vec![], vec![]]);
+
+    let batch = UsageBatch {
+        node: 1,
+        incarnation: 1,
+        seq: 2,
+        ranges: vec![SpoolRange {
+            worker: 0,
+            uuid: [0; 16],
+            from: 2,
+            to: 4,
+        }],
+        series: vec![SeriesRef::New(series("new", "m")), SeriesRef::Known(0)],
+        rows: vec![row(minute, 0, 1), row(minute, 1, 5)],
+    };
+    let outcome = apply(&mut state, 4, wall_ms, Item::Usage(batch));
+    assert_eq!(outcome, Outcome::Counted);
+    assert_eq!(state.usage.series.id_of(&series("k", "m")), Some(0));
+    let again = State::from_parts(state.parts()).expect("a state is its checkpoint");
+    assert_eq!(again, state);
 }

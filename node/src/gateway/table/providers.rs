@@ -15,6 +15,7 @@ use mode_envoy_model::provider::{Protocol, Provider};
 
 use super::{CompileError, Endpoint, PROVIDER_TIMEOUTS, timeouts};
 use crate::secrets::{Keyring, Place};
+use crate::supervisor::Chain;
 use crate::upstream::Timeouts;
 
 /// A provider, ready to be called.
@@ -26,6 +27,8 @@ pub(crate) struct ProviderEntry {
     pub(crate) endpoint: Option<Endpoint>,
     /// `Bearer …`, of the first key.
     pub(crate) authorization: Option<HeaderValue>,
+    /// The first key cannot be sent. One such provider does not keep the rest of a catalog out of force.
+    pub(crate) unusable: bool,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -102,39 +105,44 @@ fn entry(source: &Arc<Provider>, keyring: Option<&Keyring>) -> Result<ProviderEn
         })?),
         Protocol::Embedded => None,
     };
+    let authorization = authorization(source, keyring)?;
+    let unusable = authorization.is_none() && !source.keys.is_empty();
     Ok(ProviderEntry {
         source: Arc::clone(source),
         name: Name::clone(&source.name),
         endpoint,
-        authorization: authorization(source, keyring)?,
+        authorization,
+        unusable,
         timeouts: timeouts(&source.timeouts, PROVIDER_TIMEOUTS),
     })
 }
 
-/// The first key is the one that is used; further ones wait for retries.
+/// The first key is the one that is used; further ones wait for retries. `None` where there is none, or where it
+/// cannot be sent, which is logged.
 fn authorization(
     source: &Provider,
     keyring: Option<&Keyring>,
 ) -> Result<Option<HeaderValue>, CompileError> {
-    let provider = || Name::clone(&source.name);
     let Some(sealed) = source.keys.first() else {
         return Ok(None);
     };
     let Some(keyring) = keyring else {
         return Err(CompileError::NoKeyring {
-            provider: provider(),
+            provider: Name::clone(&source.name),
         });
     };
-    let secret = keyring
-        .open(sealed, Place::provider_keys(&source.name))
-        .map_err(|error| CompileError::Sealed {
-            provider: provider(),
-            source: error,
-        })?;
+    let unusable = |why: &str| {
+        tracing::error!(provider = %source.name, why, "a provider's key cannot be used; apply it again");
+        Ok(None)
+    };
+    let secret = match keyring.open(sealed, Place::provider_keys(&source.name)) {
+        Ok(secret) => secret,
+        Err(error) => return unusable(&Chain(&error).to_string()),
+    };
     let text = zeroize::Zeroizing::new(format!("Bearer {}", secret.expose()));
-    let mut value = HeaderValue::from_str(&text).map_err(|_| CompileError::KeyText {
-        provider: provider(),
-    })?;
+    let Ok(mut value) = HeaderValue::from_str(&text) else {
+        return unusable("it holds characters that no header may hold");
+    };
     value.set_sensitive(true);
     Ok(Some(value))
 }

@@ -35,7 +35,7 @@ pub(crate) enum Found<'a> {
 }
 
 /// Every route.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
     entries: BTreeMap<(Name, Name), Arc<RouteEntry>>,
     hosts: HashMap<Arc<str>, Arc<HostRoutes>>,

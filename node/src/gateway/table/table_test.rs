@@ -2,11 +2,13 @@
 
 use http::Method;
 use mode_envoy_model::catalog::{Catalog, Record};
+use mode_envoy_model::provider::{Protocol, Provider};
 use mode_envoy_model::route::Auth;
+use mode_envoy_model::service::Timeouts;
 
 use super::super::harness::{KEY, catalog, example, key, route, service};
 use super::*;
-use crate::secrets::hash_api_key;
+use crate::secrets::{Place, Secret, hash_api_key};
 
 fn table(records: Vec<Record>, previous: &Table) -> Table {
     let (catalog, keyring) = catalog(records);
@@ -160,4 +162,40 @@ fn a_providers_key_is_never_printed() {
         "Bearer sk-provider"
     );
     assert!(!format!("{table:?}").contains("sk-provider"));
+}
+
+#[test]
+fn a_provider_whose_key_cannot_be_sent_keeps_nothing_else_out_of_force() {
+    let (_, keyring) = catalog(Vec::new());
+    let sealed = keyring.seal(
+        &Secret::new("two\nlines".to_owned()),
+        Place::provider_keys("odd"),
+    );
+    let odd = Record::Provider(Arc::new(Provider {
+        name: "odd".into(),
+        protocol: Protocol::Openai,
+        base_url: "https://odd.test/v1".into(),
+        keys: vec![sealed.unwrap()],
+        timeouts: Timeouts::default(),
+    }));
+    let mut records = example();
+    records.push(odd);
+    let catalog = Catalog::restore(None, 1, 7, records.into_iter().map(|record| (7, record)));
+    let table = Table::compile(&catalog, Some(&keyring), &Table::empty()).unwrap();
+    assert_eq!(table.revision(), 7);
+    assert!(table.providers["odd"].unusable);
+    assert!(table.key(&hash_api_key(KEY)).is_some());
+}
+
+#[test]
+fn a_catalog_that_does_not_compile_still_takes_its_keys_away() {
+    let before = table(example(), &Table::empty());
+    assert!(before.key(&hash_api_key(KEY)).is_some());
+    let dangling = route("r", "nowhere", &[], "/x", Auth::None);
+    let (broken, keyring) = catalog(vec![dangling]);
+    assert!(Table::compile(&broken, Some(&keyring), &before).is_err());
+    let after = before.with_keys_of(&broken);
+    assert_eq!(after.revision(), before.revision());
+    assert!(after.key(&hash_api_key(KEY)).is_none());
+    assert_eq!(name(&after.route_of_any("/open", &Method::HEAD)), "open");
 }
