@@ -249,6 +249,10 @@ pub fn prepare(setup: Setup) -> Result<(Former, FormationService), FormationErro
     let node_id = record.node_id;
     let members = match record.stage {
         Stage::Fresh => {
+            // An id of its own says that this node was meant to have others.
+            if initial_cluster.is_none() && node_id != 1 {
+                return Err(FormationError::Alone { node_id });
+            }
             let alone = || BTreeMap::from([(node_id, advertise_peer)]);
             checked(&initial_cluster.unwrap_or_else(alone), node_id)?
         }

@@ -25,6 +25,7 @@ use super::ids;
 use super::table::{KeyEntry, ModelEntry};
 use super::view::View;
 use super::worker::Worker;
+use crate::supervisor::Chain;
 use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
 
 /// What a client that left before its answer began is recorded with.
@@ -118,6 +119,18 @@ impl Call {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Tells the operator what the client is not told: why, and of what.
+    pub(crate) fn log_failure(&self, error: &Error) {
+        tracing::warn!(
+            error = Chain(error).to_string(),
+            request_id = self.request_id.to_str().unwrap_or_default(),
+            tenant = &*self.dims.tenant,
+            route = &*self.dims.route,
+            provider = &*self.dims.provider,
+            "a call failed"
+        );
     }
 
     /// Says whom and what the call is about, as far as that is known.

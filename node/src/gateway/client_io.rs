@@ -1,4 +1,4 @@
-//! A client's byte stream, and what limits of time apply to it.
+//! A client's byte stream: what limits of time apply to it, and what is said when hyper refuses a head.
 //!
 //! hyper knows nothing of time here:
 //! * between two requests a client has `keep_alive`; for a head, from its first byte, `head_timeout`, however slowly it
@@ -7,28 +7,45 @@
 //! * for taking what is written it has `client_idle` without any progress; that is kept here.
 //!
 //! While a call is in flight nothing is asked of the client's sending side: a body that stalls is the upload's matter.
+//!
+//! A head that hyper cannot take never becomes a request, and hyper answers it with a bare status. That answer is
+//! replaced here by the gateway's own. It is known by its place: between the last byte of one call's answer and the
+//! begin of the next call nobody writes but hyper. So what upstreams send is never mistaken for it, whatever it says.
 
 use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::error::{Dialect, Error, ErrorAnswer};
+use super::hygiene::REQUEST_ID;
+use super::ids;
 use super::settings::GatewayLimits;
+use super::worker::Worker;
 use crate::upstream::LazyTimer;
+
+/// Bytes of `HTTP/1.x `, which a status follows.
+const VERSION_BYTES: usize = 9;
+const STATUS_BYTES: usize = 3;
 
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct ClientIo<S> {
     io: S,
     progress: Rc<Progress>,
-    limits: GatewayLimits,
+    worker: Rc<Worker>,
     write_timer: LazyTimer,
     /// Since when the client takes nothing of what is written.
     stuck_since: Option<Instant>,
+    /// What is still to be written in place of hyper's own answer.
+    refusal: Bytes,
 }
 
 /// What a connection is at; shared with the calls on it.
@@ -37,6 +54,8 @@ pub(crate) struct Progress {
     state: Cell<State>,
     /// Whether the client has sent anything yet.
     touched: Cell<bool>,
+    /// From a call's begin until its answer has left hyper.
+    answering: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +79,14 @@ impl Progress {
         Rc::new(Self {
             state: Cell::new(State::Idle(Instant::now())),
             touched: Cell::new(false),
+            answering: Cell::new(false),
         })
     }
 
     /// A request's head has been read.
     pub(crate) fn begin(self: &Rc<Self>) -> InFlight {
         self.state.set(State::Call);
+        self.answering.set(true);
         InFlight(Rc::clone(self))
     }
 
@@ -78,6 +99,14 @@ impl Progress {
         self.touched.set(true);
         if let State::Idle(_) = self.state.get() {
             self.state.set(State::Head(Instant::now()));
+        }
+    }
+
+    /// hyper has nothing more to write. Its buffer holds the end of an answer before the call is dropped, so the
+    /// answer has left once there is no call.
+    fn on_flush(&self) {
+        if !matches!(self.state.get(), State::Call) {
+            self.answering.set(false);
         }
     }
 
@@ -107,13 +136,28 @@ impl Drop for InFlight {
 // === impl ClientIo ===
 
 impl<S> ClientIo<S> {
-    pub(crate) fn new(io: S, progress: Rc<Progress>, limits: GatewayLimits) -> Self {
+    pub(crate) fn new(io: S, progress: Rc<Progress>, worker: Rc<Worker>) -> Self {
         Self {
             io,
             progress,
-            limits,
+            worker,
             write_timer: LazyTimer::default(),
             stuck_since: None,
+            refusal: Bytes::new(),
+        }
+    }
+
+    /// Whether `written` is hyper's own answer to a head that it refuses; the gateway's then waits in its place.
+    fn replaces(&mut self, written: &[u8]) -> bool {
+        if self.progress.answering.get() {
+            return false;
+        }
+        match refusal(&self.worker, written) {
+            Some(answer) => {
+                self.refusal = answer;
+                true
+            }
+            None => false,
         }
     }
 
@@ -131,8 +175,23 @@ impl<S> ClientIo<S> {
         }
         let since = *self.stuck_since.get_or_insert_with(Instant::now);
         self.write_timer
-            .poll(cx, since + self.limits.client_idle)
+            .poll(cx, since + self.worker.limits.client_idle)
             .map(|()| Err(timed_out()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> ClientIo<S> {
+    /// Writes what stands in place of hyper's own answer.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.refusal.is_empty() {
+            let polled = Pin::new(&mut self.io).poll_write(cx, &self.refusal);
+            let taken = ready!(self.written(cx, polled))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.refusal.advance(taken);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -158,6 +217,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.replaces(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
         this.written(cx, polled)
     }
@@ -168,6 +230,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(first) = bufs.first()
+            && this.replaces(first)
+        {
+            return Poll::Ready(Ok(first.len()));
+        }
         let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.written(cx, polled)
     }
@@ -178,14 +245,68 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_refusal(cx))?;
+        this.progress.on_flush();
         let polled = Pin::new(&mut this.io).poll_flush(cx);
         this.written(cx, polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        ready!(this.poll_refusal(cx))?;
         let polled = Pin::new(&mut this.io).poll_shutdown(cx);
         this.written(cx, polled)
+    }
+}
+
+/// The gateway's answer in place of `bare`, if that is a client error's head.
+fn refusal(worker: &Worker, bare: &[u8]) -> Option<Bytes> {
+    let (version, rest) = bare.split_at_checked(VERSION_BYTES)?;
+    let status = std::str::from_utf8(rest.get(..STATUS_BYTES)?).ok()?;
+    let status: u16 = status.parse().ok()?;
+    if !version.starts_with(b"HTTP/1.") || status / 100 != 4 {
+        return None;
+    }
+    let error = Error::of_refused_head(status, worker.limits.head_bytes);
+    let mut answer = error.answer(Dialect::Problem);
+    worker.meters.error(error.code());
+    worker.meters.answered(answer.status.as_u16());
+    let headers = &mut answer.headers;
+    headers.insert(REQUEST_ID, ids::header_value(worker.ids.next()));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    // hyper keeps the time for everyone.
+    let date = rest
+        .split_inclusive(|byte| *byte == b'\n')
+        .find(|line| line.starts_with(b"date: "));
+    Some(in_bytes(version, &answer, date.unwrap_or_default()))
+}
+
+fn in_bytes(version: &[u8], answer: &ErrorAnswer, date: &[u8]) -> Bytes {
+    let ErrorAnswer {
+        status,
+        headers,
+        body,
+    } = answer;
+    let mut out = BytesMut::with_capacity(1_024);
+    out.put_slice(version);
+    out.put_slice(status.as_str().as_bytes());
+    out.put_slice(b" ");
+    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+    put_fields(&mut out, headers);
+    out.put_slice(date);
+    out.put_slice(b"\r\n");
+    out.put_slice(body);
+    out.freeze()
+}
+
+fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
     }
 }
 
@@ -199,6 +320,7 @@ mod tests {
 
     use tokio::io::{AsyncWriteExt as _, duplex};
 
+    use super::super::harness::{Harness, example};
     use super::*;
 
     fn limits() -> GatewayLimits {
@@ -212,11 +334,44 @@ mod tests {
     async fn a_client_that_takes_nothing_is_given_up() {
         let (_client, server) = duplex(8);
         let start = Instant::now();
-        let mut io = ClientIo::new(server, Progress::new(), limits());
+        let harness = Harness::with(example(), limits());
+        let mut io = ClientIo::new(server, Progress::new(), Rc::clone(&harness.worker));
         let error = io.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(
             (error.kind(), start.elapsed().as_secs()),
             (io::ErrorKind::TimedOut, 60)
         );
+    }
+
+    #[test]
+    fn nothing_but_a_client_error_is_replaced() {
+        let worker = Harness::new().worker;
+        let as_it_is: [&[u8]; 6] = [
+            b"",
+            b"HTTP/1.1 4",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+            b"HTTP/1.1 4x4 \r\n\r\n",
+            b"SMTP/1.1 400 Bad Request\r\n\r\n",
+        ];
+        for bytes in as_it_is {
+            assert_eq!(refusal(&worker, bytes), None);
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_version_and_the_date_of_hyper_and_knows_no_414() {
+        let worker = Harness::new().worker;
+        let bare = b"HTTP/1.0 414 URI Too Long\r\ncontent-length: 0\r\ndate: now\r\n\r\n";
+        let answer = refusal(&worker, bare).unwrap();
+        let text = std::str::from_utf8(&answer).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.0 431 Request Header Fields Too Large\r\n"),
+            "{head}"
+        );
+        assert!(head.ends_with("\r\ndate: now"), "{head}");
+        assert_eq!(head.matches("content-length: ").count(), 1, "{head}");
+        assert!(body.contains("\"code\":\"header_too_large\""), "{body}");
     }
 }

@@ -13,6 +13,7 @@ use mode_envoy_ai::error::{ErrorBody, ErrorCode};
 use serde::Serialize;
 use thiserror::Error;
 
+use super::head::FIELDS_MAX;
 use crate::upstream::UpstreamError;
 use crate::usage::recorder::RecordError;
 
@@ -25,10 +26,12 @@ pub(crate) enum Error {
     /// The head cannot be taken.
     #[error("{0}")]
     Head(&'static str),
-    /// The head is over the limit.
-    #[error("the request's head is longer than {limit} bytes; send fewer or shorter header fields")]
+    /// The head is over a limit.
+    #[error(
+        "the request's head is longer than {limit} bytes or has more than {FIELDS_MAX} header fields; send a shorter URI, or fewer or shorter header fields"
+    )]
     HeadTooLarge {
-        /// The limit.
+        /// The limit of its bytes.
         limit: usize,
     },
     /// The body is over the limit.
@@ -123,6 +126,15 @@ struct Problem<'a> {
 // === impl Error ===
 
 impl Error {
+    /// Why hyper refused a head that it answered with `status`; `limit` is that of a head's bytes.
+    pub(crate) fn of_refused_head(status: u16, limit: usize) -> Self {
+        match status {
+            // The contract has one code for both: the request line and the fields share one limit.
+            414 | 431 => Self::HeadTooLarge { limit },
+            _ => Self::Head("the request's head is not valid HTTP/1.1"),
+        }
+    }
+
     /// The code of the contract.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
@@ -218,7 +230,7 @@ fn told_of_upstream(error: &UpstreamError) -> String {
         }
         UpstreamError::Connect { .. } => "no connection to the upstream could be made".to_owned(),
         UpstreamError::Broken { .. } => {
-            "the upstream closed the connection before it answered".to_owned()
+            "the upstream closed the connection before its answer was complete".to_owned()
         }
         UpstreamError::Malformed { .. } => "the upstream's answer is not valid HTTP/1.1".to_owned(),
         UpstreamError::ClientBody(_) => "the request's body did not arrive whole".to_owned(),

@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::error::Error;
 
@@ -39,11 +39,24 @@ pub(crate) fn check(parts: &Parts, head_bytes_max: usize) -> Result<Subject<'_>,
         });
     }
     let path = normal_path(parts.uri.path())?;
+    check_coding(&parts.headers)?;
     Ok(Subject {
         host: host(parts)?,
         path,
         query: parts.uri.query(),
     })
+}
+
+/// A transfer coding other than one `chunked` would be lost on the way (RFC 9112, 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Error> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_none_or(chunked) && codings.next().is_none() {
+        return Ok(());
+    }
+    Err(Error::Head(
+        "the transfer-encoding is not `chunked` alone; send the body with no other coding",
+    ))
 }
 
 /// The body's length, where the head announces one.
@@ -245,6 +258,27 @@ mod tests {
             "/a%2fb", "/a%2Fb", "/a%5Cb", "/a%00", "/a%0a", "/a%7f", "/a%", "/a%2", "/a%zz",
         ] {
             assert!(check(&parts(bad, &["a"]), 16_384).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_coding_but_one_chunked_is_taken() {
+        let coded = |codings: &[&str]| {
+            let mut parts = parts("/", &["a"]);
+            for coding in codings {
+                let coding = HeaderValue::from_str(coding).unwrap();
+                parts.headers.append(TRANSFER_ENCODING, coding);
+            }
+            check(&parts, 16_384).is_ok()
+        };
+        assert!(coded(&[]) && coded(&["Chunked"]));
+        for bad in [
+            &["gzip, chunked"][..],
+            &["chunked, chunked"],
+            &["chunked", "chunked"],
+            &["gzip"],
+        ] {
+            assert!(!coded(bad), "{bad:?}");
         }
     }
 

@@ -63,11 +63,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
 fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
     call.worker().meters.error(error.code());
     if error.code().status() >= 500 {
-        tracing::warn!(
-            error = error as &dyn std::error::Error,
-            request_id = ?call.request_id(),
-            "a call failed"
-        );
+        call.log_failure(error);
     }
     let ErrorAnswer {
         status,

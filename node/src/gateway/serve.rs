@@ -25,7 +25,8 @@ use crate::upstream::LazyTimer;
 const TIDY: Duration = Duration::from_secs(5);
 /// Pause after the system refused to accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// hyper's read buffer: above the limit of a head, so that too long a head is answered by the gateway itself.
+/// hyper's read buffer: above the limit of a head, so that a head a little too long is a call like another and is
+/// recorded. What does not fit at all is refused as `client_io.rs` says.
 const BUFFER_BYTES: usize = 64 << 10;
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nx-mode-envoy-error: overloaded\r\n\
     content-type: application/problem+json\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 117\r\n\r\n\
@@ -108,7 +109,11 @@ pub(super) async fn connection<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 ) {
     worker.meters.connections.increment(1);
     let progress = Progress::new();
-    let io = TokioIo::new(ClientIo::new(stream, Rc::clone(&progress), worker.limits));
+    let io = TokioIo::new(ClientIo::new(
+        stream,
+        Rc::clone(&progress),
+        Rc::clone(&worker),
+    ));
     let service = service_fn(|request| {
         let in_flight = progress.begin();
         let worker = Rc::clone(&worker);

@@ -111,6 +111,13 @@ impl Exchange {
     }
 
     fn poll_decode(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        // Where the client is the slow side the upstream is never waited for, and yet everything takes too long.
+        if self.conn.is_some() && self.started.elapsed() >= self.timeouts.total {
+            return Poll::Ready(Some(Err(UpstreamError::Timeout {
+                origin: Arc::clone(&self.origin.label),
+                waited: Waited::Total,
+            })));
+        }
         loop {
             let Some(conn) = &mut self.conn else {
                 return Poll::Ready(None);

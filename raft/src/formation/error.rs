@@ -28,6 +28,14 @@ pub enum FormationError {
         /// This node.
         node_id: u64,
     },
+    /// A fresh node that is not the first one, and knows no others.
+    #[error(
+        "node {node_id} has no data and no --initial-cluster; name the cluster's nodes, the same on all (a cluster of one has the id 1)"
+    )]
+    Alone {
+        /// This node.
+        node_id: u64,
+    },
     /// The directory began to form a cluster of other nodes.
     #[error(
         "this data directory began to form a cluster with --initial-cluster {before}, now it is {now}; start with the former value"

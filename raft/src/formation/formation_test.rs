@@ -155,9 +155,9 @@ async fn three_nodes_form_one_cluster_which_the_lowest_initialises() {
 async fn a_cluster_of_one_forms_alone_and_keeps_its_id() {
     let dir = tempfile::tempdir().unwrap();
     let run = async || {
-        let data_dir = DataDir::open(dir.path(), 7).unwrap();
+        let data_dir = DataDir::open(dir.path(), 1).unwrap();
         let identity =
-            Identity::new(&secret("01"), 7, data_dir.record().cluster_id(), None).unwrap();
+            Identity::new(&secret("01"), 1, data_dir.record().cluster_id(), None).unwrap();
         let setup = Setup {
             identity: Arc::clone(&identity),
             data_dir: data_dir.clone(),
@@ -328,6 +328,15 @@ fn a_setup_that_does_not_fit_its_directory_is_refused_by_name() {
     };
     let error = prepare(setup("1=a:1,2=a:2")).unwrap_err().to_string();
     assert!(error.contains("does not list node 4"), "{error}");
+    let alone = Setup {
+        initial_cluster: None,
+        ..setup("4=a:4")
+    };
+    let error = prepare(alone).unwrap_err().to_string();
+    assert!(
+        error.contains("node 4 has no data and no --initial-cluster"),
+        "{error}"
+    );
     let members = parse_initial_cluster("1=a:1,4=a:4").unwrap();
     data_dir.begin_forming([1; 16], &members).unwrap();
     assert!(prepare(setup("4=a:4,1=a:1")).is_ok());

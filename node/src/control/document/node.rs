@@ -231,8 +231,19 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, Faults> {
         let problem = first
             .split_once(" at line ")
             .map_or(first, |(problem, _)| problem);
-        Faults::one(at, problem.trim().to_owned())
+        Faults::one(at, in_our_words(problem.trim()))
     })
+}
+
+/// What the YAML reader says, where it speaks of its own settings.
+fn in_our_words(problem: &str) -> String {
+    if let Some((what, _)) = problem.split_once(", set DuplicateKeyPolicy") {
+        return format!("{what}; state it once");
+    }
+    if problem.starts_with("budget breached") {
+        return "the document is too large once its aliases are expanded; write it out, or split it".to_owned();
+    }
+    problem.to_owned()
 }
 
 /// The canonical text of a tree.

@@ -102,6 +102,102 @@ fn a_head_that_is_too_long_is_told_so() {
     });
 }
 
+/// Sends what hyper refuses; the answer must be complete and the connection's last.
+async fn assert_refused(harness: &Harness, request: &str, status: u16, code: &str) {
+    let mut client = harness.client();
+    // The connection may be closed before everything is taken.
+    let _ = client.try_send(request).await;
+    assert_complete(client.message().await, status, code);
+    assert_eq!(client.rest().await, "");
+}
+
+fn assert_complete((head, body): (String, String), status: u16, code: &str) {
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+    for field in [
+        &format!("x-mode-envoy-error: {code}\r\n"),
+        "content-type: application/problem+json\r\n",
+        "connection: close\r\n",
+        "date: ",
+    ] {
+        assert!(head.contains(field), "{field} in {head}");
+    }
+    let (_, id) = head.split_once("x-request-id: ").unwrap();
+    assert_eq!(id.find("\r\n"), Some(32), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(problem["status"], status);
+    assert_eq!(problem["code"], code);
+}
+
+#[test]
+fn a_head_that_hyper_refuses_is_answered_in_full_and_the_connection_closed() {
+    run(async {
+        let harness = Harness::new();
+        let long = "x".repeat(100 << 10);
+        let lines = "X-A: b\r\n".repeat(150);
+        for request in [
+            format!("GET /open HTTP/1.1\r\nHost: a\r\n{lines}\r\n"),
+            format!("GET /open HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n"),
+            format!("GET /open/{long} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ] {
+            assert_refused(&harness, &request, 431, "header_too_large").await;
+        }
+        for request in [
+            "GET\r\n\r\n",
+            "GET /open HTTP/7.0\r\n\r\n",
+            "GET /open HTTP/1.1\r\nno field\r\n\r\n",
+            "POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",
+        ] {
+            assert_refused(&harness, request, 400, "request_invalid").await;
+        }
+        assert_eq!(harness.connects(), 0);
+    });
+}
+
+#[test]
+fn a_head_that_hyper_refuses_behind_a_good_request_is_answered_in_full_too() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client
+            .send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\nGET\r\n\r\n")
+            .await;
+        let (head, body) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+        assert!(body.contains("\"code\":\"not_found\""), "{body}");
+        assert_complete(client.message().await, 400, "request_invalid");
+        assert_eq!(client.rest().await, "");
+    });
+}
+
+#[test]
+fn a_body_that_reads_like_a_refusal_of_hyper_is_relayed_as_it_is() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client.send("GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let (_, mut upstream) = harness.upstream().await;
+        upstream.message().await;
+        let looks = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n";
+        upstream
+            .send(format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+                2 * looks.len()
+            ))
+            .await;
+        // Each piece is a write of its own; the call is over before the last is written.
+        client.until("\r\n\r\n").await;
+        upstream.send(looks).await;
+        client.until(looks).await;
+        upstream.send(looks).await;
+        client.until(looks).await;
+        client
+            .send("GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await;
+        let (head, _) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    });
+}
+
 #[test]
 fn an_idle_connection_is_closed_after_keep_alive_whether_it_has_served_or_not() {
     run(async {

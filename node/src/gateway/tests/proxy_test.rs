@@ -420,6 +420,37 @@ fn a_client_that_reads_slowly_is_no_timeout_of_the_upstream() {
 }
 
 #[test]
+fn a_client_that_reads_slowly_gets_no_longer_than_everything_may_take() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client.send(get("/orders/big")).await;
+        let start = Instant::now();
+        let (_, mut upstream) = harness.upstream().await;
+        upstream.message().await;
+        let sending = tokio::task::spawn_local(async move {
+            upstream
+                .send("HTTP/1.1 200 OK\r\ncontent-length: 8388608\r\n\r\n")
+                .await;
+            // The gateway hangs up before it has taken everything.
+            let _ = upstream.try_send(&"x".repeat(8 << 20)).await;
+        });
+        client.until("\r\n\r\n").await;
+        loop {
+            passes(Duration::from_secs(20)).await;
+            if client.read_some().await == 0 {
+                break;
+            }
+        }
+        let took = start.elapsed().as_secs();
+        assert!((300..=400).contains(&took), "{took} s");
+        sending.abort();
+        let (_, close, _) = harness.one_call();
+        assert_eq!((close.status, close.cut()), (200, true));
+    });
+}
+
+#[test]
 fn a_client_that_stalls_within_its_body_is_told_so() {
     run(async {
         let harness = Harness::new();
