@@ -172,10 +172,7 @@ fn seal_one(
             if !secret.expose().bytes().all(|b| b.is_ascii_graphic()) {
                 let problem = "the secret holds a space, a line break or another character that no header may \
                                hold: give the key alone, not a file with more in it";
-                return Err(ControlError::invalid(
-                    path,
-                    format!("line {}: {problem}", key.at.line),
-                ));
+                return Err(ControlError::invalid(path, problem));
             }
             let keyring = keyring.ok_or_else(|| {
                 let why = "the cluster has no encryption key yet, since it is still being founded";
@@ -245,7 +242,7 @@ mod tests {
             );
             let draft = document::read(&text).unwrap().drafts.remove(0);
             let refused = seal(draft, None).unwrap_err().to_string();
-            let start = "refused: providers[o].keys[0]: line 4: the secret holds";
+            let start = "refused: providers[o].keys[0]: the secret holds";
             assert!(refused.starts_with(start), "{refused}");
             assert!(!refused.contains(value), "a refusal tells the secret");
         }
