@@ -10,12 +10,13 @@
 //!   disk is complete or damaged, never half written;
 //! * the manifest before the newest is kept with its chunks, for the case that the newest is damaged:
 //!   keep the log from that one's position on;
-//! * nothing is handed out whose checksum does not match.
+//! * nothing is handed out whose checksum does not match, and nothing that a power cut could take back;
+//! * after a failed sync of a directory the store does nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
 use bytes::Bytes;
 
@@ -46,6 +47,8 @@ const KEPT_MANIFESTS: usize = 2;
 
 const CHUNKS_DIR: &str = "chunks";
 
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
 /// The checkpoints of one node.
 pub struct CheckpointStore {
     disk: Arc<dyn Disk>,
@@ -63,6 +66,8 @@ struct Known {
     verified: BTreeSet<Hash>,
     /// Checkpoints that are not intact, which are not worth keeping.
     damaged: BTreeSet<u64>,
+    /// The sync that failed; a later one that succeeds proves nothing.
+    failed: Option<Arc<io::Error>>,
 }
 
 /// A checkpoint as it was read.
@@ -113,10 +118,11 @@ impl CheckpointStore {
     /// # Errors
     /// [`CheckpointError::Invalid`] if a limit is exceeded or a name occurs twice, and what
     /// [`CheckpointStore::load`] returns if the files are another's; [`CheckpointError::Io`] for what
-    /// the system reports. The checkpoint before is then still the newest.
+    /// the system reports, and [`CheckpointError::Failed`] if that was a sync of names. The checkpoint
+    /// before or this one is then the newest.
     pub fn write(&self, meta: &[u8], chunks: Vec<(String, Bytes)>) -> Result<(), CheckpointError> {
         check_limits(meta, &chunks)?;
-        let mut known = self.lock();
+        let mut known = self.usable()?;
         let kept = self.kept_manifests(&known.damaged)?;
         let serial = self.serials()?.last().map_or(1, |(newest, _)| newest + 1);
         let mut refs = Vec::with_capacity(chunks.len());
@@ -132,7 +138,7 @@ impl CheckpointStore {
                 hash,
             });
         }
-        self.sync_dir(&self.chunks_dir)?;
+        self.sync_dir(&self.chunks_dir, &mut known)?;
         let meta = Bytes::copy_from_slice(meta);
         let manifest = Manifest {
             owner: self.owner,
@@ -140,7 +146,7 @@ impl CheckpointStore {
             meta,
             chunks: refs,
         };
-        self.write_manifest(&manifest)?;
+        self.write_manifest(&manifest, &mut known)?;
         self.collect_garbage(&manifest, kept, &mut known)
     }
 
@@ -149,13 +155,19 @@ impl CheckpointStore {
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`] if no kept checkpoint is intact; the errors that say that the
-    /// files are not this node's to read; [`CheckpointError::Io`] for what the system reports.
+    /// files are not this node's to read; [`CheckpointError::Io`] for what the system reports;
+    /// [`CheckpointError::Failed`] from a failed sync on.
     pub fn load(&self) -> Result<Option<Checkpoint>, CheckpointError> {
-        let mut known = self.lock();
+        let mut known = self.usable()?;
         let mut first_damage = None;
         for (serial, path) in self.serials()?.into_iter().rev() {
             match self.load_manifest(&path, &mut known.verified) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Ok(checkpoint) => {
+                    // Whoever named it may have been killed before its name was durable, and the
+                    // log may be purged up to what is returned here.
+                    self.sync_dir(&self.dir, &mut known)?;
+                    return Ok(Some(checkpoint));
+                }
                 Err(error @ CheckpointError::Damaged { .. }) => {
                     tracing::error!(%error, "a checkpoint is damaged, falling back to the one before");
                     known.damaged.insert(serial);
@@ -167,8 +179,12 @@ impl CheckpointStore {
         first_damage.map_or(Ok(None), Err)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn usable(&self) -> Result<MutexGuard<'_, Known>, CheckpointError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &known.failed {
+            None => Ok(known),
+            Some(source) => Err(self.failed(Arc::clone(source))),
+        }
     }
 
     /// The manifests on disk, the oldest first.
@@ -238,12 +254,10 @@ impl CheckpointStore {
             .open(path)
             .and_then(|file| read_all(file.as_ref(), limit));
         read.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::FileTooLarge => {
-                CheckpointError::Damaged {
-                    file: path.to_path_buf(),
-                    what: error.to_string(),
-                }
-            }
+            io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge => CheckpointError::Damaged {
+                file: path.to_path_buf(),
+                what: error.to_string(),
+            },
             _ => CheckpointError::io("read", path)(error),
         })
     }
@@ -263,17 +277,21 @@ impl CheckpointStore {
         match there {
             Ok(true) => Ok(()),
             Ok(false) => self.write_file(&path, content),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.write_file(&path, content)
             }
             Err(error) => Err(CheckpointError::io("read", &path)(error)),
         }
     }
 
-    fn write_manifest(&self, manifest: &Manifest) -> Result<(), CheckpointError> {
+    fn write_manifest(
+        &self,
+        manifest: &Manifest,
+        known: &mut Known,
+    ) -> Result<(), CheckpointError> {
         let path = self.dir.join(manifest::name_of(manifest.serial));
         self.write_file(&path, &manifest.encode())?;
-        self.sync_dir(&self.dir)
+        self.sync_dir(&self.dir, known)
     }
 
     /// Writes a file under a temporary name, syncs it and gives it its name.
@@ -289,7 +307,8 @@ impl CheckpointStore {
             .map_err(CheckpointError::io("name", path))
     }
 
-    /// Removes manifests beyond the kept ones, then the chunks that no kept one refers to.
+    /// Removes manifests beyond the kept ones, then the chunks that no kept one refers to, and what
+    /// unfinished writes left.
     fn collect_garbage(
         &self,
         newest: &Manifest,
@@ -309,8 +328,14 @@ impl CheckpointStore {
                 self.remove(&path)?;
             }
         }
+        let listed = self.disk.list(&self.dir);
+        for name in listed.map_err(CheckpointError::io("list", &self.dir))? {
+            if name.ends_with(TEMPORARY_SUFFIX) {
+                self.remove(&self.dir.join(name))?;
+            }
+        }
         // No manifest may come back after a power cut when its chunks are gone.
-        self.sync_dir(&self.dir)?;
+        self.sync_dir(&self.dir, known)?;
         let wanted: BTreeSet<Hash> = manifests
             .values()
             .flatten()
@@ -334,10 +359,19 @@ impl CheckpointStore {
             .map_err(CheckpointError::io("remove", path))
     }
 
-    fn sync_dir(&self, dir: &Path) -> Result<(), CheckpointError> {
-        self.disk
-            .sync_dir(dir)
-            .map_err(CheckpointError::io("sync the directory", dir))
+    fn sync_dir(&self, dir: &Path, known: &mut Known) -> Result<(), CheckpointError> {
+        self.disk.sync_dir(dir).map_err(|error| {
+            let source = Arc::new(error);
+            known.failed = Some(Arc::clone(&source));
+            self.failed(source)
+        })
+    }
+
+    fn failed(&self, source: Arc<io::Error>) -> CheckpointError {
+        CheckpointError::Failed {
+            dir: self.dir.clone(),
+            source,
+        }
     }
 
     fn chunk_path(&self, hash: &Hash) -> PathBuf {

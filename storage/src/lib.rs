@@ -30,3 +30,11 @@ pub mod spool;
 
 // Fixed-layout encoding of spool payloads.
 pub mod codec;
+
+// A disk that loses, tears and refuses.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+// What the crate promises to keep, on that disk.
+#[cfg(test)]
+mod faults;

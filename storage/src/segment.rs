@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! 0            4            8
-//! | magic [4]  | format u32 | frame { cluster_id, node_id, number, first, prev_crc, body } | records ...
+//! | magic [4]  | format u32 | frame { cluster_id, node_id, number, first, prev_crc, bytes, body } | records ...
 //! ```
 //!
 //! The header's own frame is seeded with magic and format; its checksum seeds all other frames of the file.
 //!
 //! Invariants: a header is believed only if magic, format, checksum, cluster and node all fit, and
-//! each misfit has its own name, because a person must act differently on each.
+//! each misfit has its own name, because a person must act differently on each. A file has from its first
+//! name on the length that its header gives, so one that was cut short is told from one that ends early.
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ const KIND: u8 = 0xf0;
 const VERSION: u8 = 1;
 
 /// Bytes of a header's payload without its body.
-const FIXED: usize = 16 + 8 + 8 + 8 + 4 + 4;
+const FIXED: usize = 16 + 8 + 8 + 8 + 4 + 8 + 4;
 
 /// How much of a file is read at a time.
 const WINDOW: usize = 256 * 1024;
@@ -55,6 +56,8 @@ pub(crate) struct Header {
     pub(crate) first: u64,
     /// Checksum of the last frame of the segment before.
     pub(crate) prev_crc: u32,
+    /// Length of the whole file.
+    pub(crate) bytes: u64,
     /// What the type of the file adds.
     pub(crate) body: Vec<u8>,
 }
@@ -98,6 +101,7 @@ impl Header {
         payload.extend_from_slice(&self.number.to_le_bytes());
         payload.extend_from_slice(&self.first.to_le_bytes());
         payload.extend_from_slice(&self.prev_crc.to_le_bytes());
+        payload.extend_from_slice(&self.bytes.to_le_bytes());
         put_bytes(&mut payload, &self.body);
         encode_preambled(magic, KIND, VERSION, &payload)
     }
@@ -127,6 +131,7 @@ impl Header {
             number: reader.u64()?,
             first: reader.u64()?,
             prev_crc: reader.u32()?,
+            bytes: reader.u64()?,
             body: reader.bytes(MAX_BODY)?.to_vec(),
         };
         reader.rest().is_empty().then_some(header)
@@ -270,6 +275,7 @@ mod tests {
             number: 4,
             first: 900,
             prev_crc: 12,
+            bytes: 32_768,
             body: b"body".to_vec(),
         }
     }

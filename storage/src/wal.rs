@@ -8,7 +8,8 @@
 //! * a record can be read when [`Wal::append`] returns, and is durable when its completion says so;
 //! * everything is written in the order in which it was asked for, votes included;
 //! * after a failed write or sync it does nothing more (a second sync that succeeds proves nothing);
-//! * on opening, a write that a crash tore is cut off, and damage to what had been synced is refused.
+//! * on opening, a write that a crash tore is cut off, and damage to what had been synced is refused
+//!   (all of it if the log was closed; after a crash the last batch is told from a torn write no more).
 //!
 //! Limits: a record has at most [`MAX_RECORD_BYTES`], every other payload at most [`MAX_OPAQUE_BYTES`].
 
@@ -29,6 +30,7 @@ mod log;
 mod record;
 mod recovery;
 mod shared;
+mod tail;
 mod writer;
 
 pub use error::WalError;
@@ -213,6 +215,7 @@ impl Wal {
             next_index,
             batch: Batch::default(),
             unsynced: false,
+            proven: found.proven,
             lock,
         };
         let thread = Mutex::new(Some(spawn(writer)?));
@@ -326,7 +329,8 @@ impl Wal {
         self.inner.shared.counters.read()
     }
 
-    /// Writes what is queued, calls its completions and ends the writer; other clones are closed too.
+    /// Writes what is queued, calls its completions, marks the end and ends the writer; other clones are
+    /// closed too.
     pub fn close(self) {
         self.inner.close();
     }

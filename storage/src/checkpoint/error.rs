@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -19,6 +20,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A sync failed, so it is unknown which files a power cut would leave.
+    #[error("the checkpoints in {} stopped after a failed sync, restart the node: {source}", dir.display())]
+    Failed {
+        /// The checkpoints' directory.
+        dir: PathBuf,
+        /// What the system said then.
+        source: Arc<io::Error>,
     },
     /// What was to be written exceeds a limit.
     #[error("cannot write the checkpoint: {what} are allowed")]

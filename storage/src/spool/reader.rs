@@ -183,13 +183,7 @@ impl SpoolReader {
                 return Err(SpoolError::Failed { source });
             }
             self.synced_seq = next;
-            let last = segments
-                .iter()
-                .rev()
-                .find(|segment| segment.first_seq < next);
-            if let Some(segment) = last {
-                segment.region.set_mark(next);
-            }
+            self.shared.set_mark(next);
         }
         self.prepare();
         Ok(())

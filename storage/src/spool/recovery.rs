@@ -3,7 +3,9 @@
 //! Pages of a map reach the disk in any order, so after a power cut anything behind the last sync may
 //! be missing, even whole segments between others. The mark, which each sync leaves in the segment it
 //! reached, says how far that was: records below it must be there. What lies behind the first odd
-//! place is dropped if the mark does not vouch for it, and is refused as damage if it does.
+//! place is dropped if the mark does not vouch for it, and is refused as damage if it does. The length
+//! of a file is another matter: it is set before the file is named (and file systems keep the order of
+//! the two), so a file that is shorter or longer than its header says was changed later: refused.
 //!
 //! Invariants: what is returned is durable, has no gap, and only zeros lie behind its end.
 
@@ -18,7 +20,7 @@ use super::map::{MARK_BYTES, Region, mark_of};
 use super::reader::MAX_FRAME_PAYLOAD;
 use super::shared::{self, MAGIC, Parts, Segment, Shared};
 use super::writer::{WALL, WriterTail};
-use super::{MAX_SEGMENT_BYTES, SpoolError, SpoolOptions, SpoolRecovery};
+use super::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, PAGE, SpoolError, SpoolOptions, SpoolRecovery};
 use crate::disk::{DirLock, Disk, RealDisk};
 use crate::frame::{self, Parsed};
 use crate::segment::{Header, HeaderError, Opened};
@@ -88,6 +90,7 @@ pub(super) fn recover(
     let tail = tail.map_or_else(|| first_segment(&shared), Ok)?;
     let synced = RealDisk.sync_dir(&shared.dir);
     synced.map_err(SpoolError::io("sync the directory", &shared.dir))?;
+    shared.set_mark(next_seq);
     let first_seq = shared
         .segments()
         .front()
@@ -166,8 +169,17 @@ impl Scanned {
     ) -> Result<Self, SpoolError> {
         let file = read_whole(&path, buf)?;
         let len = buf.len();
+        if len < MIN_SEGMENT_BYTES || !len.is_multiple_of(PAGE) {
+            let what = format!("no segment has {len} bytes");
+            return Err(cut_short(&path, len as u64, what));
+        }
         let header = match Header::decode(MAGIC, buf, options.owner()) {
-            Ok(opened) => Some(opened),
+            Ok(opened) if opened.header.bytes == len as u64 => Some(opened),
+            Ok(opened) => {
+                let bytes = opened.header.bytes;
+                let what = format!("the file has {len} bytes, and its header says {bytes}");
+                return Err(cut_short(&path, bytes.min(len as u64), what));
+            }
             Err(HeaderError::Damaged) => None,
             Err(foreign) => return Err(SpoolError::header(&path, &foreign, options.owner())),
         };
@@ -233,13 +245,11 @@ impl Kept {
         if header.number != segment.number || Some(&header.body) != body.as_ref() {
             return false;
         }
-        let mapped = segment.len.is_multiple_of(frame::ALIGN);
-        mapped
-            && self.segments.last().is_none_or(|before| {
-                before.number + 1 == header.number
-                    && before.last_crc == header.prev_crc
-                    && Some(header.first) == self.next_seq
-            })
+        self.segments.last().is_none_or(|before| {
+            before.number + 1 == header.number
+                && before.last_crc == header.prev_crc
+                && Some(header.first) == self.next_seq
+        })
     }
 
     fn uuid(&self) -> Option<[u8; 16]> {
@@ -252,12 +262,13 @@ impl Kept {
         if seq >= synced {
             return Ok(());
         }
-        let (file, offset) = match (self.segments.last(), self.dropped.first()) {
-            (Some(last), dropped) if last.used_end > last.end || dropped.is_none() => {
-                (last.path.clone(), last.end)
-            }
-            (_, Some(dropped)) => (dropped.path.clone(), 0),
-            (_, None) => (dir.to_path_buf(), 0),
+        // The record belongs to the last kept segment unless a dropped one begins with it.
+        let dropped = self.dropped.first();
+        let dropped = dropped.filter(|segment| first_seq_of(&segment.path) <= seq);
+        let (file, offset) = match (dropped, self.segments.last()) {
+            (Some(dropped), _) => (dropped.path.clone(), 0),
+            (None, Some(last)) => (last.path.clone(), last.end),
+            (None, None) => (dir.to_path_buf(), 0),
         };
         let what = format!("records up to {synced} were synced, and {seq} is not intact");
         Err(SpoolError::Damaged {
@@ -312,13 +323,28 @@ impl Kept {
     }
 }
 
+fn cut_short(path: &Path, offset: u64, what: String) -> SpoolError {
+    SpoolError::Damaged {
+        file: path.to_path_buf(),
+        offset,
+        seq: first_seq_of(path),
+        what,
+    }
+}
+
+/// The number of a segment's first record, by its name.
+fn first_seq_of(path: &Path) -> u64 {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(shared::numbers_of).map_or(0, |(_, seq)| seq)
+}
+
 fn read_whole(path: &Path, buf: &mut Vec<u8>) -> Result<File, SpoolError> {
     let opened = OpenOptions::new().read(true).write(true).open(path);
     let mut file = opened.map_err(SpoolError::io("open", path))?;
     buf.clear();
     let read = file
         .by_ref()
-        .take(MAX_SEGMENT_BYTES as u64)
+        .take(MAX_SEGMENT_BYTES as u64 + 1)
         .read_to_end(buf);
     read.map_err(SpoolError::io("read", path))?;
     Ok(file)

@@ -115,6 +115,15 @@ impl Shared {
         }
     }
 
+    /// Remembers that all records below `seq` were synced, in the segment that holds the last of them.
+    pub(super) fn set_mark(&self, seq: u64) {
+        let segments = self.segments();
+        let holds = |segment: &&Arc<Segment>| segment.first_seq < seq;
+        if let Some(last) = segments.iter().rev().find(holds) {
+            last.region.set_mark(seq);
+        }
+    }
+
     /// Whether one more segment is within the bound.
     pub(super) fn has_room(&self) -> bool {
         let bytes = self.bytes.load(Ordering::Relaxed);
@@ -129,6 +138,9 @@ impl Shared {
     /// Makes a segment's file ahead of time, so that the writer need not.
     pub(super) fn prepare(&self, name: &str) -> Result<(), SpoolError> {
         let prepared = Prepared::create(&self.dir, name, self.segment_bytes)?;
+        // Its length then is durable before its name is, even where the file system keeps no order.
+        let synced = prepared.file.sync_data();
+        synced.map_err(SpoolError::io("sync", &prepared.path))?;
         self.lock_prepared().get_or_insert(prepared);
         Ok(())
     }
@@ -155,6 +167,7 @@ impl Shared {
             number,
             first: first_seq,
             prev_crc,
+            bytes: self.segment_bytes as u64,
             body: header_body(self.uuid, self.worker),
         };
         let (segment, tail) = prepared.begin(&self.dir, &header)?;

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::{fmt, io};
 
 use super::WalError;
-use super::record::{Head, MAGIC, MARK_SIZE};
+use super::record::{Head, MAGIC, MARK_ROOM};
 use super::shared::SegmentFile;
 use crate::disk::{Disk, DiskFile};
 use crate::segment::{Header, Owner};
@@ -44,8 +44,6 @@ pub(super) struct Active {
     pub(super) last_crc: u32,
     /// The largest index that was ever written here, truncated or not.
     pub(super) max_index: Option<u64>,
-    /// While recovering: where bytes that are no records end.
-    pub(super) torn_end: Option<u64>,
 }
 
 /// A segment that will not be written again.
@@ -104,17 +102,19 @@ impl Directory {
         prepared: Option<&mut Preparer>,
         need: u64,
     ) -> Result<Active, WalError> {
-        let header = Header {
+        let mut header = Header {
             owner: self.owner,
             number: new.number,
             first: new.first.unwrap_or(0),
             prev_crc: new.prev_crc,
+            bytes: 0,
             body: new.head.encode(),
         };
-        let (bytes, seed) = header.encode(MAGIC);
-        let offset = bytes.len() as u64;
-        let least = (offset + need + MARK_SIZE).next_multiple_of(4096);
+        let offset = header.encode(MAGIC).0.len() as u64;
+        let least = (offset + need + MARK_ROOM).next_multiple_of(4096);
         let size = self.segment_bytes.max(least);
+        header.bytes = size;
+        let (bytes, seed) = header.encode(MAGIC);
         let (temporary, file) = match prepared {
             Some(preparer) if size == self.segment_bytes => (PREPARED, preparer.take()),
             _ => (OVERSIZED, self.allocate(OVERSIZED, size)),
@@ -135,7 +135,6 @@ impl Directory {
             offset,
             last_crc: seed,
             max_index: None,
-            torn_end: None,
         })
     }
 
@@ -172,9 +171,9 @@ impl Directory {
 // === impl Active ===
 
 impl Active {
-    /// Whether so many more bytes fit, with room left for recovery's mark.
+    /// Whether so many more bytes fit, with room left for marks.
     pub(super) fn fits(&self, bytes: u64) -> bool {
-        self.offset + bytes + MARK_SIZE <= self.size
+        self.offset + bytes + MARK_ROOM <= self.size
     }
 }
 

@@ -34,8 +34,11 @@ pub(super) const MAX_OPAQUE_BYTES: usize = 4 * 1024;
 /// What a frame's payload may be at most.
 pub(super) const MAX_PAYLOAD: usize = PREFIX + MAX_RECORD_BYTES;
 
-/// Bytes of a record without a body, which every segment keeps free for recovery's mark.
+/// Bytes of a record without a body.
 pub(super) const MARK_SIZE: u64 = (frame::HEAD + PREFIX).next_multiple_of(frame::ALIGN) as u64;
+
+/// What every segment keeps free: room for a mark that ends an open batch, and one that proves it.
+pub(super) const MARK_ROOM: u64 = 2 * MARK_SIZE;
 
 const END_OF_BATCH: u64 = 1 << 63;
 
@@ -52,7 +55,8 @@ pub(super) enum Kind {
     Purge = 4,
     /// The body is the committed position.
     Commit = 5,
-    /// Ends the batch that recovery found open.
+    /// Ends the batch that recovery found open, or is a batch of its own: proof that the one before was
+    /// synced, which nothing else proves of the last one.
     Mark = 6,
 }
 
@@ -139,6 +143,14 @@ pub(super) fn prefix(batch: u64, ends_batch: bool, position: Position) -> [u8; P
     out[8..16].copy_from_slice(&position.term.to_le_bytes());
     out[16..].copy_from_slice(&position.index.to_le_bytes());
     out
+}
+
+/// The frame of a mark that ends its batch, and the frame's checksum.
+pub(super) fn mark(seed: u32, batch: u64) -> (Vec<u8>, u32) {
+    let payload = prefix(batch, true, Position { term: 0, index: 0 });
+    let mut frame = Vec::new();
+    let crc = frame::push(&mut frame, seed, Kind::Mark as u8, VERSION, &payload);
+    (frame, crc)
 }
 
 // === impl Head ===

@@ -1,12 +1,7 @@
-//! Reads the log when it is opened, and decides what an odd end means.
+//! Reads the log when it is opened: segment by segment, record by record, up to the first odd place.
 //!
-//! A write that a crash interrupted leaves a torn tail: nobody was told that it is durable, so it is
-//! cut off. Bytes that had been synced and changed later are a different thing: the node may have
-//! voted or acknowledged by them, so it must not go on. They are told apart like this:
-//! * a segment with a successor was synced whole, and the successor names the checksum of its last
-//!   record: anything else there is damage;
-//! * in the last segment, an intact record of a later batch behind the odd place proves that the
-//!   batch of the odd place had been synced.
+//! A segment with a successor was synced whole, and the successor names the checksum of its last record:
+//! anything else there is damage. What an odd place in the last segment means is `tail`'s to judge.
 //!
 //! Invariant: what is returned is on the disk, synced, and the batch it ends with is closed.
 
@@ -16,12 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::WalError;
 use super::directory::{Active, Directory, NewSegment, Sealed};
 use super::log::{Log, Place};
-use super::record::{self, Decoded, Head, Kind, MAGIC, MARK_SIZE, MAX_PAYLOAD};
+use super::record::{Decoded, Head, Kind, MAGIC, MAX_PAYLOAD};
 use super::shared::SegmentFile;
-use super::{Position, WalError};
-use crate::frame::{self, ALIGN, HEAD, Parsed};
+use super::tail::Tail;
+use crate::frame::Parsed;
 use crate::segment::{Header, MAX_HEADER, Opened, Window};
 
 /// What the directory held.
@@ -32,6 +28,8 @@ pub(super) struct Recovery {
     pub(super) sealed: VecDeque<Sealed>,
     pub(super) active: Active,
     pub(super) head: Head,
+    /// Whether all that is in the active segment is known to have been synced.
+    pub(super) proven: bool,
 }
 
 /// What the records read so far amount to.
@@ -39,8 +37,8 @@ pub(super) struct Recovery {
 struct Replay {
     log: Log,
     head: Head,
-    /// Whether the last record read was the last one before a sync.
-    batch_ended: bool,
+    /// The batch that the last record belongs to.
+    tail: Tail,
 }
 
 /// Reads all segments, or makes the first one.
@@ -59,7 +57,7 @@ pub(super) fn recover(directory: &Directory, cache: usize) -> Result<Recovery, W
         let head = head.ok_or_else(|| WalError::damaged(&path, 0, "the header has no meaning"))?;
         let replay = replay.get_or_insert_with(|| Replay::begin(head.clone(), cache));
         replay.head.batch = head.batch;
-        replay.batch_ended = true;
+        replay.tail = Tail::at(opened.end as u64);
         let mut active = Active::opened(number, segment, &window, &opened);
         replay.segment(&mut window, &mut active)?;
         segments.push(active);
@@ -67,7 +65,9 @@ pub(super) fn recover(directory: &Directory, cache: usize) -> Result<Recovery, W
     let (Some(mut replay), Some(mut active)) = (replay, segments.pop()) else {
         return fresh(directory, cache);
     };
-    replay.close_tail(&mut active)?;
+    replay.tail.close(&mut replay.head, &mut active)?;
+    // Whoever named the newest segment may have been killed before its name was durable.
+    directory.sync()?;
     replay.check_beginning(directory, first_number)?;
     replay.log.replayed();
     let all = segments.iter().chain([&active]);
@@ -81,6 +81,7 @@ pub(super) fn recover(directory: &Directory, cache: usize) -> Result<Recovery, W
         sealed,
         active,
         head: replay.head,
+        proven: replay.tail.is_proven(),
     })
 }
 
@@ -102,6 +103,7 @@ fn fresh(directory: &Directory, cache: usize) -> Result<Recovery, WalError> {
         sealed: VecDeque::new(),
         active,
         head: replay.head,
+        proven: true,
     })
 }
 
@@ -121,6 +123,11 @@ fn open_segment(
         .map_err(WalError::io("read the log segment", path))?;
     let opened = Header::decode(MAGIC, start, directory.owner)
         .map_err(|error| WalError::header(path, &error, directory.owner))?;
+    if opened.header.bytes != window.size() {
+        let (found, bytes) = (window.size(), opened.header.bytes);
+        let what = format!("the file has {found} bytes, and its header says {bytes}");
+        return Err(WalError::damaged(path, found.min(bytes), what));
+    }
     let segment = SegmentFile {
         file,
         path: path.to_path_buf(),
@@ -161,7 +168,7 @@ impl Replay {
         Self {
             log: Log::replay(head.purged.clone(), cache),
             head,
-            batch_ended: true,
+            tail: Tail::at(0),
         }
     }
 
@@ -182,20 +189,11 @@ impl Replay {
         }
         let odd = window.used_end(active.offset);
         let end = odd.map_err(WalError::io("read the log segment", &path))?;
-        if end > active.offset {
-            self.refuse_synced_damage(window, active, end)?;
-            active.torn_end = Some(end);
-        }
-        Ok(())
-    }
-
-    /// The batch that a record at this place belongs to.
-    fn current_batch(&self) -> u64 {
-        self.head.batch + u64::from(self.batch_ended)
+        self.tail.torn(self.head.batch, window, active, end)
     }
 
     fn apply(&mut self, record: &Decoded<'_>, active: &mut Active) -> Result<(), &'static str> {
-        if record.batch != self.current_batch() {
+        if record.batch != self.tail.batch_here(self.head.batch) {
             return Err("the record is of another batch than the one before it implies");
         }
         let body = || Bytes::copy_from_slice(record.body);
@@ -224,76 +222,8 @@ impl Replay {
             Kind::Mark => {}
         }
         self.head.batch = record.batch;
-        self.batch_ended = record.ends_batch;
+        self.tail.passed(record, active.offset);
         Ok(())
-    }
-
-    /// Refuses if an intact record of a later batch stands behind the odd place.
-    fn refuse_synced_damage(
-        &self,
-        window: &mut Window,
-        active: &Active,
-        end: u64,
-    ) -> Result<(), WalError> {
-        let path = &active.segment.path;
-        let batch = self.current_batch();
-        let mut at = active.offset + ALIGN as u64;
-        while at < end {
-            let head = window.at(at, HEAD + ALIGN);
-            let head = head.map_err(WalError::io("read the log segment", path))?;
-            if Decoded::could_follow(head, batch) {
-                let parsed = window.frame_at(at, active.segment.seed, MAX_PAYLOAD);
-                let parsed = parsed.map_err(WalError::io("read the log segment", path))?;
-                if matches!(parsed, Parsed::Frame(_)) {
-                    let what = format!(
-                        "the record here is not intact, and one that was written after its sync \
-                         is at byte {at}"
-                    );
-                    return Err(WalError::damaged(path, active.offset, what));
-                }
-            }
-            at += ALIGN as u64;
-        }
-        Ok(())
-    }
-
-    /// Cuts a torn tail off, ends an open batch, and makes what was read durable: after a kill it may
-    /// have been in memory only.
-    fn close_tail(&mut self, active: &mut Active) -> Result<(), WalError> {
-        let (path, file) = (
-            active.segment.path.clone(),
-            Arc::clone(&active.segment.file),
-        );
-        if let Some(end) = active.torn_end.take() {
-            let torn = end - active.offset;
-            tracing::warn!(file = %path.display(), offset = active.offset, bytes = torn,
-                "cutting off a torn tail of the write-ahead log");
-            let zeros = vec![0; usize::try_from(torn).unwrap_or(usize::MAX)];
-            let wrote = file.write_all_at(&zeros, active.offset);
-            wrote.map_err(WalError::io("cut the torn tail off", &path))?;
-        }
-        if !self.batch_ended {
-            if active.offset + MARK_SIZE > active.size {
-                let what = "no room is left to end the open batch";
-                return Err(WalError::damaged(&path, active.offset, what));
-            }
-            let prefix = record::prefix(self.head.batch, true, Position { term: 0, index: 0 });
-            let mut mark = Vec::new();
-            let kind = Kind::Mark as u8;
-            active.last_crc = frame::push(
-                &mut mark,
-                active.segment.seed,
-                kind,
-                record::VERSION,
-                &prefix,
-            );
-            let wrote = file.write_all_at(&mark, active.offset);
-            wrote.map_err(WalError::io("end the open batch", &path))?;
-            active.offset += mark.len() as u64;
-            self.batch_ended = true;
-        }
-        file.sync_data()
-            .map_err(WalError::io("sync the log segment", &path))
     }
 
     /// Refuses if segments are missing that no purge covers.
@@ -324,7 +254,6 @@ impl Active {
             offset: opened.end as u64,
             last_crc: opened.seed,
             max_index: None,
-            torn_end: None,
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::directory::{Active, Directory, NewSegment, Preparer, Sealed};
-use super::record::{self, Head, Kind, PREFIX};
+use super::record::{self, Head, Kind, MARK_SIZE, PREFIX};
 use super::shared::{self, Next, Op, Shared, Work};
 use super::{Done, Position, WalError};
 use crate::disk::DirLock;
@@ -49,6 +49,8 @@ pub(super) struct Writer {
     pub(super) batch: Batch,
     /// Whether the active segment holds bytes that no sync has covered.
     pub(super) unsynced: bool,
+    /// Whether a mark, or nothing, is all that the active segment's last batch holds.
+    pub(super) proven: bool,
     /// Released when the writer ends.
     #[expect(dead_code, reason = "held for its drop")]
     pub(super) lock: DirLock,
@@ -189,6 +191,7 @@ impl Writer {
         } else if total > MAX_BATCH_BYTES {
             self.commit()?;
         }
+        self.proven = false;
         self.seal(false);
         let start = self.batch.buf.len();
         let buf = &mut self.batch.buf;
@@ -312,6 +315,7 @@ impl Writer {
             .counters
             .segments_created
             .fetch_add(1, Ordering::Relaxed);
+        self.proven = true;
         let Active {
             number,
             segment,
@@ -350,7 +354,22 @@ impl Writer {
         if let Some(committed) = last {
             self.put_committed(committed)?;
         }
-        self.commit()
+        self.commit()?;
+        self.prove()
+    }
+
+    /// Lets a mark follow the last batch, so that damage to it is not taken for a torn write.
+    fn prove(&mut self) -> Result<(), WalError> {
+        if self.proven || self.active.offset + MARK_SIZE > self.active.size {
+            return Ok(());
+        }
+        let (frame, crc) = record::mark(self.active.segment.seed, self.head.batch + 1);
+        self.batch.buf = frame;
+        self.active.last_crc = crc;
+        self.write_out(true)?;
+        self.sync()?;
+        self.proven = true;
+        Ok(())
     }
 }
 

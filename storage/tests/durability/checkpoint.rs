@@ -84,6 +84,7 @@ fn chunks_and_manifests_that_no_kept_checkpoint_needs_are_removed() {
     let (dir, _, _) = two_checkpoints();
     assert_eq!(chunk_files(dir.path()).len(), 3);
     fs::write(dir.path().join("chunks/left-over.tmp"), b"x").unwrap();
+    fs::write(dir.path().join("manifest-1.tmp"), b"x").unwrap();
     let store = open(dir.path());
     store
         .write(b"third", vec![chunk("cells", "newest")])
@@ -94,6 +95,7 @@ fn chunks_and_manifests_that_no_kept_checkpoint_needs_are_removed() {
     assert_eq!(chunk_files(dir.path()).len(), 1);
     assert_eq!(ending_with(dir.path(), ".manifest").len(), 2);
     assert!(!dir.path().join("chunks/left-over.tmp").exists());
+    assert!(!dir.path().join("manifest-1.tmp").exists());
 }
 
 #[test]
