@@ -265,6 +265,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_lives_for_a_second_at_least() {
+        assert_eq!(lifetime("1ms"), Ok(1));
+        assert_eq!(lifetime("30d"), Ok(30 * 86_400));
+        assert!(lifetime("0s").is_err());
+    }
+
+    #[test]
     fn a_new_key_is_shown_with_the_fields_that_scripts_read() {
         let key = pb::Key {
             id: "key-1".to_owned(),
