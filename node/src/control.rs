@@ -19,8 +19,11 @@ pub mod principal;
 
 mod apply;
 mod cluster;
+mod diff;
+mod history;
 mod keys;
 mod read;
+mod rollback;
 mod time;
 mod tokens;
 mod usage;
@@ -33,10 +36,12 @@ use mode_envoy_raft::{Accepted, Handle};
 use crate::secrets::KeyringSource;
 use crate::usage::Queries;
 
-pub use self::apply::Applied;
+pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
 pub use self::cluster::ClusterStatus;
+pub use self::diff::{Compared, ComparedObject};
 pub use self::error::ControlError;
+pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recorded};
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::Principal;
 pub use self::read::Exported;

@@ -169,7 +169,7 @@ impl State {
             None if usage.cells == Cells::default() => NodeUsage::default(),
             None => NodeUsage::begun_at(parts.wall_ms),
         };
-        let history = match parts.history {
+        let history = match &parts.history {
             Some(history) => History::from_parts(history, parts.revision)?,
             None => History::default(),
         };

@@ -91,6 +91,15 @@ impl History {
         self.open.last().or_else(sealed)
     }
 
+    /// Every record, the oldest first, each shared as it is reached.
+    pub fn into_records(self) -> impl Iterator<Item = Record> {
+        let sealed = self.sealed.into_iter().flat_map(|chunk| {
+            let places = 0..chunk.len();
+            places.map(move |place| chunk[place].clone())
+        });
+        sealed.chain(self.open)
+    }
+
     /// Every record, the oldest first.
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &Record> {
         let sealed = self.sealed.iter().flat_map(|chunk| chunk.iter());
@@ -111,7 +120,7 @@ impl History {
     /// # Errors
     /// [`PartsError::HistoryBroken`] names the first record that does not hold; [`PartsError::HistoryHead`] and
     /// [`PartsError::HistoryRevision`] tell that records are missing at the end.
-    pub(crate) fn from_parts(parts: HistoryParts, revision: u64) -> Result<Self, PartsError> {
+    pub(crate) fn from_parts(parts: &HistoryParts, revision: u64) -> Result<Self, PartsError> {
         let mut history = Self::default();
         for record in parts.chunks.iter().flat_map(|chunk| chunk.iter()) {
             let follows = history

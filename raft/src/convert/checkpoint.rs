@@ -67,7 +67,7 @@ pub(crate) fn decode_checkpoint(
         ));
     }
     let founded = meta.founded.map(read_founded).transpose()?;
-    let history = meta.history.map(history::read_head).transpose()?;
+    let history = meta.history.as_ref().map(history::read_head).transpose()?;
     let mut parts = Parts {
         revision: meta.revision,
         format_version: meta.format_version,

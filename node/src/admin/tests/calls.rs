@@ -54,6 +54,7 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
         document: DOCUMENT.to_owned(),
         dry_run: true,
         wait: false,
+        ..pb::ApplyRequest::default()
     };
     let dry = node
         .config()

@@ -23,7 +23,7 @@ pub(super) fn write_head(history: &HistoryParts) -> wire::HistoryHead {
     }
 }
 
-pub(super) fn read_head(head: wire::HistoryHead) -> Result<HistoryParts, DecodeError> {
+pub(super) fn read_head(head: &wire::HistoryHead) -> Result<HistoryParts, DecodeError> {
     Ok(HistoryParts {
         chunks: Vec::new(),
         head: fixed("HistoryHead.hash", &head.hash)?,
