@@ -44,5 +44,8 @@ pub(super) async fn run(
             args.revision
         ));
     }
+    if !done.changes.is_empty() {
+        note("keys, tokens and stored secrets stay as they are now");
+    }
     Ok(show(&done, args.dry_run, format))
 }

@@ -4,7 +4,10 @@ use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, Object};
 use mode_envoy_model::provider::Provider;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
+use crate::arb;
 use crate::samples::{
     self, NOW, base, catalog, consumer, delete, embedded, key, openai, put, refusal, route, run,
     secret, service, tenant,
@@ -187,4 +190,65 @@ fn a_rollback_is_refused_while_a_key_needs_what_would_vanish_or_the_configuratio
 
     run(&mut catalog, &put(vec![service("meanwhile")])).expect("meanwhile");
     assert_eq!(refusal(&catalog, &command).0, RejectedCode::Conflict);
+}
+
+/// The declared objects, without the secrets that never move back.
+fn declared(catalog: &Catalog) -> Vec<Object> {
+    let objects = Kind::ALL.into_iter().flat_map(|kind| catalog.objects(kind));
+    let bare = objects.map(|(_, object)| match object {
+        Object::Provider(provider) => Object::Provider(Provider {
+            keys: Vec::new(),
+            ..provider
+        }),
+        other => other,
+    });
+    bare.collect()
+}
+
+proptest! {
+    #[test]
+    fn a_way_back_leads_to_what_was_declared_or_is_refused_as_a_whole(
+        before in vec(arb::command(), 0..12),
+        after in vec(arb::command(), 1..24),
+    ) {
+        let mut catalog = catalog();
+        for command in &before {
+            let _ = run(&mut catalog, command);
+        }
+        let old = catalog.clone();
+        for command in &after {
+            let _ = run(&mut catalog, command);
+        }
+        let Ok(back) = catalog.way_back(&old) else { return Ok(()) };
+        let command = Command::Rollback {
+            revision: old.revision(),
+            base_revision: catalog.revision(),
+            back,
+            dry_run: false,
+        };
+        let credentials = |c: &Catalog| (c.keys().cloned().collect::<Vec<_>>(), c.tokens().cloned().collect::<Vec<_>>());
+        let (now, kept) = (declared(&catalog), credentials(&catalog));
+        let done = run(&mut catalog, &command);
+        prop_assert_eq!(credentials(&catalog), kept);
+        let expected = if done.is_ok() { declared(&old) } else { now };
+        prop_assert_eq!(declared(&catalog), expected);
+    }
+
+    #[test]
+    fn a_replay_of_events_tells_what_each_did(events in vec(arb::event(), 1..40)) {
+        let mut catalog = catalog();
+        for event in &events {
+            let change = catalog.change_of(event);
+            let count = |c: &Catalog| c.records().count();
+            let before = count(&catalog);
+            catalog.evolve(event);
+            // A void event is told as what it claimed; nothing is told of the wrong sort.
+            match change.what {
+                ChangeKind::Created => prop_assert!(count(&catalog) >= before),
+                ChangeKind::Updated => prop_assert_eq!(count(&catalog), before),
+                ChangeKind::Deleted => prop_assert!(count(&catalog) <= before),
+                ChangeKind::Unchanged => prop_assert!(false, "an event is a change"),
+            }
+        }
+    }
 }
