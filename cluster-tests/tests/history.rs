@@ -54,6 +54,17 @@ async fn what_changed_is_listed_compared_and_rolled_back_without_the_credentials
     }
     the_history_tells_who_did_what(&cluster, good).await?;
 
+    let then = cluster
+        .node(3)
+        .ok(&format!("export --revision {good}"))
+        .await?;
+    ensure!(then == declared, "{then} is not {declared}");
+    let then = cluster
+        .node(1)
+        .ok(&format!("get model fast --revision {good}"))
+        .await?;
+    ensure!(then.contains("local/echo"), "{then}");
+
     // Looked at, then done, on a node that may not lead.
     let node = cluster.node(2);
     let before = node.revision().await?;

@@ -44,7 +44,7 @@ pub use self::error::ControlError;
 pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recorded};
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::Principal;
-pub use self::read::Exported;
+pub use self::read::{AsOf, Exported};
 pub use self::time::{format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};

@@ -11,7 +11,7 @@ use super::gate::call_of;
 use super::services::Api;
 use super::status::to_status;
 use crate::control::document::FieldDiff;
-use crate::control::{Applied, ComparedObject, Confirmed, HistoryQuestion};
+use crate::control::{Applied, AsOf, ComparedObject, Confirmed, HistoryQuestion};
 
 /// Revisions of one answer where the caller names no number.
 const REVISIONS: u32 = 20;
@@ -45,9 +45,10 @@ impl pb::config_server::Config for Api {
         request: Request<pb::ExportRequest>,
     ) -> Result<Response<pb::ExportResponse>, Status> {
         let call = call_of(&request)?;
+        let pb::ExportRequest { local, revision } = request.into_inner();
         let exported = call
             .control
-            .export(&call.who, request.into_inner().local)
+            .export(&call.who, AsOf { revision, local })
             .await;
         let exported = exported.map_err(|error| to_status(&error))?;
         let (document, revision) = (exported.document, exported.revision);
@@ -64,10 +65,11 @@ impl pb::config_server::Config for Api {
             name,
             tenant,
             local,
+            revision,
         } = request.into_inner();
         let got = call
             .control
-            .get(&call.who, &kind, &name, &tenant, local)
+            .get(&call.who, &kind, &name, &tenant, AsOf { revision, local })
             .await;
         let got = got.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::GetResponse {

@@ -36,6 +36,8 @@ fn every_documented_line_is_taken() {
         "export",
         "export --local --admin http://127.0.0.1:7070,http://127.0.0.1:7071",
         "get routes",
+        "get route orders --tenant acme --revision 3",
+        "export --revision 3",
         "get route orders --tenant acme -o yaml",
         "delete route orders --tenant acme",
         "delete tenant acme",

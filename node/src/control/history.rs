@@ -4,6 +4,7 @@
 //! keeps the page that is asked for. Pages are bounded: in revisions, and in changes that are listed of each.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mode_envoy_model::batch::ChangeSet;
@@ -15,7 +16,7 @@ use mode_envoy_raft::{MemberStatus, read_change_set};
 
 use super::apply::in_background;
 use super::authorize::{Action, check};
-use super::{Control, ControlError, Principal};
+use super::{AsOf, Control, ControlError, Principal};
 
 /// Revisions of one page.
 const PAGE: usize = 500;
@@ -171,6 +172,19 @@ impl Control {
         Ok(self.handle.statuses(LOOK).await)
     }
 
+    /// The catalog now, or the declared objects of a revision.
+    pub(super) async fn catalog_of(&self, at: AsOf) -> Result<Arc<Catalog>, ControlError> {
+        self.up_to_date(at.local).await?;
+        let revision = at.revision;
+        if revision == 0 {
+            return Ok(self.handle.catalog());
+        }
+        let (now, history) = self
+            .handle
+            .read(|state| (Arc::clone(&state.catalog), state.history.clone()));
+        in_background(move || catalog_at(&now, &history, revision).map(Arc::new)).await?
+    }
+
     async fn page(
         &self,
         limit: u32,
@@ -193,7 +207,12 @@ impl Control {
 
 /// The catalog as it was at a revision, its declarative objects at least: a history that began with a checkpoint knows
 /// no key or token from before.
-pub(super) fn catalog_at(history: &History, revision: u64) -> Result<Catalog, ControlError> {
+pub(super) fn catalog_at(
+    now: &Catalog,
+    history: &History,
+    revision: u64,
+) -> Result<Catalog, ControlError> {
+    check_revision(revision, now, history)?;
     // What there was before the first record is known where that is the first of all, or says so itself.
     if let Some(first) = history.first()
         && first.revision != 1
@@ -214,6 +233,22 @@ pub(super) fn catalog_at(history: &History, revision: u64) -> Result<Catalog, Co
         set.events.iter().for_each(|event| catalog.evolve(event));
     }
     Ok(catalog)
+}
+
+fn check_revision(revision: u64, now: &Catalog, history: &History) -> Result<(), ControlError> {
+    let newest = now.revision();
+    let first = history.first().map_or(newest, |record| record.revision);
+    let problem = if revision > newest {
+        format!("there is no revision {revision} yet; the configuration is at {newest}")
+    } else if revision < first {
+        format!(
+            "the history begins at revision {first}; what was before it is not recorded, so revision {revision} cannot \
+             be told"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(ControlError::not_found("revision", problem))
 }
 
 fn page_of(

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{Command, RejectedCode};
-use mode_envoy_model::history::History;
 
 use super::apply::in_background;
 use super::authorize::{Action, check};
@@ -53,10 +51,9 @@ impl Control {
         let (now, history) = self
             .handle
             .read(|state| (Arc::clone(&state.catalog), state.history.clone()));
-        check_revision(revision, &now, &history)?;
         let base_revision = now.revision();
         let back = in_background(move || {
-            let old = catalog_at(&history, revision)?;
+            let old = catalog_at(&now, &history, revision)?;
             now.way_back(&old).map_err(ControlError::from)
         })
         .await??;
@@ -67,23 +64,4 @@ impl Control {
             dry_run,
         })
     }
-}
-
-// === free functions ===
-
-fn check_revision(revision: u64, now: &Catalog, history: &History) -> Result<(), ControlError> {
-    let newest = now.revision();
-    let first = history.first().map_or(newest, |record| record.revision);
-    let problem = if revision > newest {
-        format!("there is no revision {revision} yet; the configuration is at {newest}")
-    } else if revision < first.max(1) {
-        format!(
-            "the history begins at revision {}; what was before it is not recorded, so there is no way back to revision \
-             {revision}",
-            first.max(1)
-        )
-    } else {
-        return Ok(());
-    };
-    Err(ControlError::not_found("revision", problem))
 }

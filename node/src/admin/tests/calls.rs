@@ -24,7 +24,7 @@ async fn what_was_exported_is_applied_unchanged_and_moves_no_revision() {
     );
 
     let mut config = node.config().await;
-    let message = pb::ExportRequest { local: false };
+    let message = pb::ExportRequest::default();
     let exported = config
         .export(with(&node.root, message))
         .await

@@ -91,7 +91,8 @@ fn a_long_change_is_listed_in_part_and_counted_as_a_whole() {
 #[test]
 fn a_catalog_of_the_past_needs_a_beginning() {
     let known = |history: &History| {
-        let catalog = catalog_at(history, 6)?;
+        let now = Catalog::restore(None, 1, 7, []);
+        let catalog = catalog_at(&now, history, 6)?;
         let names: Vec<_> = catalog
             .tenants()
             .map(|t| t.value.name.to_string())
@@ -109,6 +110,11 @@ fn a_catalog_of_the_past_needs_a_beginning() {
         refused.to_string().contains("before revision 5"),
         "{refused}"
     );
+    let now = Catalog::restore(None, 1, 7, []);
+    for (revision, said) in [(4, "begins at revision 5"), (8, "is at 7")] {
+        let refused = catalog_at(&now, &history(5, &sets), revision).unwrap_err();
+        assert!(refused.to_string().contains(said), "{refused}");
+    }
     // An event is what it was, whatever encoded it.
     let set = read_change_set(&sets[0].as_slice().into()).unwrap();
     assert_eq!(set.events, [Event::TenantPut(Tenant { name: "a".into() })]);
