@@ -91,6 +91,7 @@ async fn what_changed_is_listed_compared_and_rolled_back_without_the_credentials
     let again = node.ok(&format!("rollback {good}")).await?;
     ensure!(again == format!("revision {}\n", before + 1), "{again}");
 
+    a_rollback_among_other_changes_is_whole(&cluster, good, &back).await?;
     what_cannot_come_back_is_refused(&cluster, good).await?;
     cluster.finish().await
 }
@@ -309,6 +310,33 @@ async fn the_history_tells_who_did_what(cluster: &Cluster, good: u64) -> Result<
     let nothing = node.ok("audit --to 2020-01-01T00:00:00Z -o json").await?;
     ensure!(nothing.contains("\"entries\": []"), "{nothing}");
     Ok(())
+}
+
+/// Changes that come in between are either undone with the rest or made after it; never is half of it done.
+async fn a_rollback_among_other_changes_is_whole(
+    cluster: &Cluster,
+    good: u64,
+    declared: &str,
+) -> Result<()> {
+    for round in 0..8 {
+        let document = format!("tenants: [{{name: between-{round}}}]");
+        let back = format!("rollback {good}");
+        let words: Vec<_> = back.split(' ').collect();
+        let (changed, back) = tokio::join!(
+            cluster.node(1).apply(&document),
+            cluster.node(3).cli(&words)
+        );
+        changed?;
+        let back = back?;
+        ensure!(
+            back.code == Some(0) || back.stderr.contains("meanwhile; try again"),
+            "{back}"
+        );
+    }
+    let node = cluster.node(2);
+    node.ok(&format!("rollback {good}")).await?;
+    ensure!(node.ok("export").await? == declared, "not what it was");
+    verified_everywhere(cluster).await.map(drop)
 }
 
 async fn what_cannot_come_back_is_refused(cluster: &Cluster, good: u64) -> Result<()> {

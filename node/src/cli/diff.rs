@@ -92,9 +92,12 @@ fn show(found: &pb::DiffResponse, prune: bool, format: Format) -> Ended {
         answer(format, &table(found, prune), &shown(found, differs));
     }
     if !prune && !found.beside.is_empty() {
+        let left = match found.beside.len() {
+            1 => "1 object of these kinds and tenants is".to_owned(),
+            many => format!("{many} objects of these kinds and tenants are"),
+        };
         note(&format!(
-            "{} objects of these kinds and tenants are not in the documents; `--prune` lists them",
-            found.beside.len()
+            "{left} not in the documents; `--prune` lists them"
         ));
     }
     if differs {

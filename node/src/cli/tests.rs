@@ -75,6 +75,12 @@ fn lines_that_make_no_sense_are_used_wrongly() {
         "usage --filter fast",
         "cluster",
         "export -o xml",
+        "apply -f x --yes",
+        "rollback",
+        "rollback 0",
+        "history --limit 0",
+        "audit --verify --since 1h",
+        "audit --since 1h --from 2026-03-01T00:00:00Z",
     ] {
         let args = std::iter::once("mode-envoy")
             .chain(line.split_whitespace())

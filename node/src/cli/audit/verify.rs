@@ -183,7 +183,8 @@ fn show(chain: &Chain, nodes: &[Compared], format: Format) -> Ended {
 fn text(chain: &Chain, nodes: &[Compared]) -> String {
     let (revision, hash) = chain.head();
     let mut text = match chain.hashes.len() {
-        0 => "no record\n".to_owned(),
+        0 => "no record holds\n".to_owned(),
+        1 => format!("1 record holds, revision {revision}, hash {}\n", hex(&hash)),
         count => format!(
             "{count} records hold, revision {} to {revision}, hash {}\n",
             chain.since,
