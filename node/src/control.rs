@@ -35,7 +35,7 @@ use crate::usage::Queries;
 
 pub use self::apply::Applied;
 pub use self::authorize::hook as authorize_hook;
-pub use self::cluster::ClusterStatus;
+pub use self::cluster::{ClusterStatus, NewNode, Removal};
 pub use self::error::ControlError;
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::Principal;

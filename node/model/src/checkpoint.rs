@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
+use crate::member::Members;
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Cells, Chunk, Resolution};
@@ -28,6 +29,8 @@ pub struct Parts {
     pub wall_ms: u64,
     /// Everything in the catalog, with the revision that set it.
     pub records: Vec<(u64, Record)>,
+    /// Who joined and who was removed since the formation.
+    pub members: Members,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -108,6 +111,7 @@ impl State {
             lease_clock_ms: self.lease_clock_ms,
             wall_ms: self.wall_ms,
             records: self.catalog.records().collect(),
+            members: self.catalog.members().clone(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -149,7 +153,8 @@ impl State {
             revision,
             ..
         } = parts;
-        let catalog = Catalog::restore(founded, format_version, revision, parts.records);
+        let catalog = Catalog::restore(founded, format_version, revision, parts.records)
+            .with_members(parts.members);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });

@@ -23,6 +23,8 @@ pub enum Action {
     ChangeKeys,
     /// See, create or revoke admin tokens.
     Tokens,
+    /// Add or remove nodes, or move leadership.
+    Members,
     /// What only the cluster itself does.
     Internal,
 }
@@ -35,7 +37,7 @@ impl Action {
         match self {
             Self::Read => Some(Role::Viewer),
             Self::ChangeConfig | Self::ChangeKeys => Some(Role::Admin),
-            Self::Tokens => Some(Role::Root),
+            Self::Tokens | Self::Members => Some(Role::Root),
             Self::Internal => None,
         }
     }
@@ -46,13 +48,18 @@ impl Action {
             Self::ChangeConfig => "changing configuration",
             Self::ChangeKeys => "changing API keys",
             Self::Tokens => "managing admin tokens",
+            Self::Members => "changing the cluster's nodes",
             Self::Internal => "this",
         }
     }
 
     const fn of(command: &Command) -> Self {
         match command {
-            Command::Found { .. } | Command::RaiseFormat { .. } => Self::Internal,
+            // A join is authorised by the token that it shows.
+            Command::Found { .. } | Command::RaiseFormat { .. } | Command::Join { .. } => {
+                Self::Internal
+            }
+            Command::CreateJoinToken { .. } | Command::RemoveNode { .. } => Self::Members,
             Command::Put { .. } | Command::Delete(_) => Self::ChangeConfig,
             Command::CreateKey(_) | Command::RotateKey { .. } | Command::RevokeKey { .. } => {
                 Self::ChangeKeys
@@ -93,7 +100,7 @@ pub fn hook() -> Authorize {
 fn leader_check(catalog: &Catalog, caller: &Caller, command: &Command) -> Result<(), Rejected> {
     let action = Action::of(command);
     let Some(hash) = caller.token_hash else {
-        // The node itself: it founds the cluster and raises the format, and changes nothing else.
+        // The node itself: it founds the cluster, raises the format, lets in who has a token, and changes nothing else.
         return match action {
             Action::Internal => Ok(()),
             _ => Err(forbidden(
@@ -144,6 +151,8 @@ pub const fn role_name(role: Role) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use mode_envoy_model::event::Event;
     use mode_envoy_model::object::{Kind, ObjectRef};
     use mode_envoy_model::token::Token;
@@ -219,6 +228,29 @@ mod tests {
             ),
             (Command::CreateToken(root), only_root),
             (Command::RevokeToken { name: name() }, only_root),
+            (
+                Command::CreateJoinToken {
+                    hash: [1; 32],
+                    valid_ms: 1,
+                },
+                only_root,
+            ),
+            (
+                Command::RemoveNode {
+                    node: 1,
+                    members: BTreeMap::new(),
+                },
+                only_root,
+            ),
+            (
+                Command::Join {
+                    token: [1; 32],
+                    nonce: [1; 32],
+                    peer: String::new(),
+                    members: BTreeMap::new(),
+                },
+                nobody,
+            ),
         ]
     }
 

@@ -46,6 +46,12 @@ pub struct MemberStatus {
     pub version: String,
     /// The newest version of log messages that it reads.
     pub format_version: u32,
+    /// Whether it is about to end.
+    pub draining: bool,
+    /// Whether it is, and needs the log no more.
+    pub settled: bool,
+    /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
+    pub asker_removed: bool,
 }
 
 /// The cluster as this node sees it.
@@ -82,8 +88,11 @@ impl MemberRole {
 
 impl About {
     /// What this node answers to the others.
-    pub(super) fn answer(&self) -> wire::NodeStatusResponse {
+    pub(super) fn answer(&self, asker: NodeId) -> wire::NodeStatusResponse {
         wire::NodeStatusResponse {
+            draining: self.draining.load(Ordering::Acquire),
+            settled: self.settled.load(Ordering::Acquire),
+            asker_removed: self.state.has_removed(asker),
             applied_index: self.state.applied_index(),
             revision: self.state.catalog().revision(),
             gateway: self.advertise.gateway.clone(),
@@ -168,7 +177,7 @@ impl Handle {
 
     async fn ask_status(&self, id: NodeId, timeout: Duration) -> Option<wire::NodeStatusResponse> {
         if id == self.inner.node_id {
-            return Some(self.inner.about.answer());
+            return Some(self.inner.about.answer(id));
         }
         match self.inner.forwarder.status(id, timeout).await {
             Ok(answer) => Some(answer),
@@ -219,5 +228,8 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
+        draining: answer.draining,
+        settled: answer.settled,
+        asker_removed: answer.asker_removed,
     }
 }

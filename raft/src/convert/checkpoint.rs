@@ -14,7 +14,7 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::catalog_object::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, raft, unknown};
+use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 mod usage;
@@ -70,6 +70,7 @@ pub(crate) fn decode_checkpoint(
         lease_clock_ms: meta.lease_clock_ms,
         wall_ms: meta.wall_ms,
         records: Vec::new(),
+        members: optional(meta.members)?.unwrap_or_default(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -134,6 +135,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         wall_ms: parts.wall_ms,
         format_version: parts.format_version,
         founded,
+        members: Some(parts.members.to_wire()),
     })
 }
 

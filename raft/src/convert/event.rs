@@ -7,7 +7,7 @@ use mode_envoy_model::object::Name;
 use mode_envoy_proto::log::v1 as wire;
 use wire::event::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, read_list, text, write_list};
+use super::{DecodeError, Wire, fixed, members, missing, read_list, text, write_list};
 
 impl Wire for ChangeSet {
     type Message = wire::ChangeSet;
@@ -68,6 +68,11 @@ impl Wire for Event {
             Self::KeyRevoked { tenant, name } => Kind::KeyRevoked(object_name(Some(tenant), name)),
             Self::TokenPut(token) => Kind::TokenPut(token.to_wire()),
             Self::TokenRevoked(name) => Kind::TokenRevoked(object_name(None, name)),
+            Self::JoinTokenPut(token) => Kind::JoinTokenPut(token.to_wire()),
+            Self::NodeJoined { node, token, nonce } => {
+                Kind::NodeJoined(members::write_joined(node, token, nonce))
+            }
+            Self::NodeRemoved(node) => Kind::NodeRemoved(wire::NodeRemoved { node: *node }),
         };
         wire::Event { kind: Some(kind) }
     }
@@ -106,6 +111,9 @@ impl Wire for Event {
             },
             Kind::TokenPut(token) => Self::TokenPut(Wire::from_wire(token)?),
             Kind::TokenRevoked(at) => Self::TokenRevoked(at.name.into()),
+            Kind::JoinTokenPut(token) => Self::JoinTokenPut(Wire::from_wire(token)?),
+            Kind::NodeJoined(joined) => members::read_joined(&joined)?,
+            Kind::NodeRemoved(removed) => Self::NodeRemoved(removed.node),
         })
     }
 }

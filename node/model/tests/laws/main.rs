@@ -13,6 +13,7 @@ mod decide;
 mod exactly_once;
 mod folding;
 mod histogram;
+mod members;
 mod queries;
 mod questions;
 mod replay;
