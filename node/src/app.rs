@@ -274,7 +274,7 @@ impl App {
             serving = serving => serving?,
             () = removed(&member) => {
                 // So that the next start needs nobody to tell it.
-                member.wait_left(SETTLE).await;
+                member.wait_left(LEAVE).await;
                 return Err(AppError::Removed(own.node_id));
             }
         };
@@ -345,7 +345,7 @@ async fn removed(member: &mode_envoy_raft::Handle) {
     let gone = departure.wait_for(|departure| *departure != Departure::Staying);
     if gone.await.is_err() {
         // The member has ended, which others notice.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

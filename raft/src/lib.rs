@@ -41,8 +41,8 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, BoxFuture, Flush, Handle, Hooks, MadeJoinToken, MemberRole, MemberStatus, Pending,
-    Settings, StartError, Status, Timers, WouldStall, start,
+    Addresses, BoxFuture, Ending, Flush, Handle, Hooks, MadeJoinToken, MemberRole, MemberStatus,
+    Pending, Settings, StartError, Status, Timers, WouldStall, start,
 };
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;

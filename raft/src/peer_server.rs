@@ -247,17 +247,12 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
             return;
         }
     };
-    let stranger = if peer.is_none() {
-        match shared.strangers.try_acquire() {
-            Ok(place) => Some(place),
-            Err(_) => {
-                tracing::debug!(%from, "too many connections without a certificate");
-                return;
-            }
-        }
-    } else {
-        None
-    };
+    let place = shared.strangers.try_acquire();
+    if peer.is_none() && place.is_err() {
+        tracing::debug!(%from, "too many connections without a certificate");
+        return;
+    }
+    let stranger = place.ok().filter(|_| peer.is_none());
     let gate = Gate {
         peer,
         node_id: shared.identity.node_id(),

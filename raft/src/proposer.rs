@@ -103,7 +103,6 @@ impl Proposer {
     /// Starts the proposing task of this node.
     pub(crate) fn start(
         tasks: &Tasks,
-        node_id: NodeId,
         raft: Raft,
         state: SharedState,
         reads: ReadIndex,
@@ -111,6 +110,7 @@ impl Proposer {
         turn: Arc<Mutex<()>>,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
+        let node_id = raft.metrics().borrow().id;
         let driver = Driver {
             node_id,
             raft,

@@ -228,6 +228,12 @@ mod tests {
             ),
             (Command::CreateToken(root), only_root),
             (Command::RevokeToken { name: name() }, only_root),
+        ]
+    }
+
+    fn every_command_about_members() -> Vec<(Command, [bool; 3])> {
+        let (nobody, only_root) = ([false; 3], [false, false, true]);
+        vec![
             (
                 Command::CreateJoinToken {
                     hash: [1; 32],
@@ -260,7 +266,10 @@ mod tests {
         for role in ROLES {
             catalog.evolve(&Event::TokenPut(token(role)));
         }
-        for (command, allowed) in every_command() {
+        for (command, allowed) in every_command()
+            .into_iter()
+            .chain(every_command_about_members())
+        {
             for (role, allowed) in ROLES.into_iter().zip(allowed) {
                 let caller = Caller {
                     actor: "t".to_owned(),
@@ -286,7 +295,10 @@ mod tests {
             actor: "cluster".to_owned(),
             token_hash: None,
         };
-        for (command, allowed) in every_command() {
+        for (command, allowed) in every_command()
+            .into_iter()
+            .chain(every_command_about_members())
+        {
             let internal = allowed == [false; 3];
             assert_eq!(
                 hook()(&Catalog::empty(), &caller, &command).is_ok(),

@@ -1,7 +1,7 @@
 //! Starts this crate's tasks around consensus, and puts together what uses them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mode_envoy_proto::peer::v1 as wire;
@@ -25,6 +25,7 @@ use crate::peers::Peers;
 use crate::proposer::Proposer;
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
+use crate::secret::ClusterSecret;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -71,24 +72,12 @@ pub(super) fn assemble(
         flush,
         table_revision,
     } = hooks;
-    let (for_proposer, of_reads) = (state.clone(), confirming.clone());
-    let proposer = Proposer::start(
-        tasks,
-        node_id,
-        raft.clone(),
-        for_proposer,
-        of_reads,
-        authorize,
-        Arc::clone(&leadership.turn),
-    );
-    let about = About {
-        state: state.clone(),
-        advertise: settings.advertise,
-        version: settings.version,
-        table_revision,
-        draining: Arc::default(),
-        settled: Arc::default(),
+    let proposer = {
+        let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
+        let turn = Arc::clone(&leadership.turn);
+        Proposer::start(tasks, raft, state, reads, authorize, turn)
     };
+    let about = about(&state, settings, table_revision);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -122,11 +111,26 @@ pub(super) fn assemble(
     };
     tasks.spawn("membership", members::keep(handle.clone()));
     tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
+    Ok((handle.clone(), with_members(routes, local, handle, secret)))
+}
+
+/// Beside these, what a member does for the membership and for nodes that join.
+fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSecret) -> Routes {
     let joining = JoinService::new(handle.clone(), secret);
-    let routes = routes
-        .add_service(MembersService::server(local, handle.clone()))
-        .add_service(joining.into_server());
-    Ok((handle, routes))
+    routes
+        .add_service(MembersService::server(local, handle))
+        .add_service(joining.into_server())
+}
+
+fn about(state: &SharedState, settings: Settings, table_revision: Arc<AtomicU64>) -> About {
+    About {
+        state: state.clone(),
+        advertise: settings.advertise,
+        version: settings.version,
+        table_revision,
+        draining: Arc::default(),
+        settled: Arc::default(),
+    }
 }
 
 /// A read index from this node, if it leads.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::{Handle, MemberRole, MemberStatus};
+use super::{Ending, Handle, MemberRole, MemberStatus};
 use crate::data_dir::DataDirError;
 use crate::join::{JoinTokenText, token_hash};
 use crate::members::{self, Departure, Leadership, TransferError, View};
@@ -190,11 +190,7 @@ impl Handle {
         if self.status().leader == Some(self.node_id()) {
             self.hand_over(&statuses).await;
         }
-        while statuses
-            .iter()
-            .any(|s| s.reachable && s.draining && !s.settled)
-            && Instant::now() < deadline
-        {
+        while statuses.iter().any(|s| s.ending == Ending::Draining) && Instant::now() < deadline {
             sleep(LOOK_AGAIN).await;
             statuses = self.statuses(LOOK).await;
         }
@@ -203,7 +199,8 @@ impl Handle {
     async fn hand_over(&self, statuses: &[MemberStatus]) {
         let mut heirs: Vec<&MemberStatus> = statuses
             .iter()
-            .filter(|s| s.role == MemberRole::Follower && s.reachable && !s.draining)
+            .filter(|s| s.role == MemberRole::Follower && s.reachable)
+            .filter(|s| s.ending == Ending::No)
             .collect();
         heirs.sort_by_key(|status| std::cmp::Reverse(status.applied_index));
         // The second has a chance too; a third failure would have other reasons than the heir.

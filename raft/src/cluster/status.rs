@@ -21,6 +21,18 @@ pub enum MemberRole {
     Learner,
 }
 
+/// Whether a member is about to end.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Ending {
+    /// Not as far as it says.
+    #[default]
+    No,
+    /// It finishes what is in flight, and has usage to flush.
+    Draining,
+    /// It needs the log no more.
+    Settled,
+}
+
 /// What a member says of itself. Where it cannot be reached, what the membership says of it, and zeros.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MemberStatus {
@@ -47,9 +59,7 @@ pub struct MemberStatus {
     /// The newest version of log messages that it reads.
     pub format_version: u32,
     /// Whether it is about to end.
-    pub draining: bool,
-    /// Whether it is, and needs the log no more.
-    pub settled: bool,
+    pub ending: Ending,
     /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
     pub asker_removed: bool,
 }
@@ -228,8 +238,11 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
-        draining: answer.draining,
-        settled: answer.settled,
+        ending: match (answer.draining, answer.settled) {
+            (false, _) => Ending::No,
+            (true, false) => Ending::Draining,
+            (true, true) => Ending::Settled,
+        },
         asker_removed: answer.asker_removed,
     }
 }

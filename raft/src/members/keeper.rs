@@ -8,7 +8,7 @@ use openraft::error::{ClientWriteError, RaftError};
 
 use super::plan::{Step, View, plan};
 use super::transfer::transfer;
-use crate::cluster::{Handle, MemberStatus};
+use crate::cluster::{Ending, Handle, MemberStatus};
 use crate::types::{Member, NodeId};
 
 /// A learner is looked at again this often, until it has caught up.
@@ -70,13 +70,12 @@ async fn step(handle: &Handle) -> Result<bool, Obstacle> {
     }
     let statuses = handle.statuses(ASK).await;
     let applied = handle.applied_index();
+    let stays = |status: &MemberStatus| status.reachable && status.ending == Ending::No;
     let ids = |of: &dyn Fn(&MemberStatus) -> bool| -> BTreeSet<NodeId> {
         statuses.iter().filter(|s| of(s)).map(|s| s.id).collect()
     };
-    view.reachable = ids(&|status| status.reachable && !status.draining);
-    view.ready = ids(&|status| {
-        status.reachable && !status.draining && status.applied_index + LAG >= applied
-    });
+    view.reachable = ids(&stays);
+    view.ready = ids(&|status| stays(status) && status.applied_index + LAG >= applied);
     take(handle, plan(&view)).await
 }
 

@@ -107,27 +107,17 @@ impl Drop for Silence<'_> {
 pub(crate) async fn transfer(handle: &Handle, target: NodeId) -> Result<(), TransferError> {
     let (leadership, raft) = (handle.leadership(), handle.raft());
     let began = Instant::now();
+    let (_, two_decide) = leads(handle, target)?;
+    if two_decide {
+        // A leader that was elected a moment ago keeps to that vote for a lease; meanwhile it goes on as always.
+        sleep((leadership.lease + MARGIN).saturating_sub(leadership.age())).await;
+    }
     let _nothing_is_written = leadership.turn.lock().await;
-    let (term, two_decide) = {
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow();
-        if metrics.current_leader != Some(handle.node_id()) {
-            return Err(TransferError::NotLeader(metrics.current_leader));
-        }
-        let voters = metrics.membership_config.voter_ids();
-        if !voters.into_iter().any(|id| id == target) {
-            return Err(TransferError::NoVoter(target));
-        }
-        (
-            metrics.current_term,
-            are_a_majority(&metrics, [handle.node_id(), target]),
-        )
-    };
+    let (term, two_decide) = leads(handle, target)?;
     wait_for(raft, CATCH_UP, |metrics| has_all(metrics, target))
         .await
         .ok_or(TransferError::Behind(target))?;
     let _silence = if two_decide {
-        sleep((leadership.lease + MARGIN).saturating_sub(leadership.age())).await;
         None
     } else {
         let silence = Silence::begin(raft, &leadership.silent);
@@ -147,6 +137,22 @@ pub(crate) async fn transfer(handle: &Handle, target: NodeId) -> Result<(), Tran
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(leader = target, took_ms = took, "handed leadership over");
     Ok(())
+}
+
+/// The term in which this node leads, and whether it and a voter are a majority.
+fn leads(handle: &Handle, target: NodeId) -> Result<(u64, bool), TransferError> {
+    let metrics = handle.raft().metrics();
+    let metrics = metrics.borrow();
+    let me = handle.node_id();
+    if metrics.current_leader != Some(me) {
+        return Err(TransferError::NotLeader(metrics.current_leader));
+    }
+    let mut voters = metrics.membership_config.voter_ids();
+    if !voters.any(|id| id == target) {
+        return Err(TransferError::NoVoter(target));
+    }
+    let two_decide = are_a_majority(&metrics, [me, target]);
+    Ok((metrics.current_term, two_decide))
 }
 
 async fn wait_for(
