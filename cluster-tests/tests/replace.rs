@@ -9,6 +9,7 @@ use mode_envoy_cluster_tests::cluster::Cluster;
 use mode_envoy_cluster_tests::members::{Balancer, settled};
 use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
 use mode_envoy_cluster_tests::usage;
+use tokio::task::JoinSet;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 const PER_SECOND: u32 = 60;
@@ -82,7 +83,7 @@ async fn three_replaced_nodes_one_after_the_other_under_load_lose_no_call() -> R
 struct Load {
     balancer: Balancer,
     stop: Arc<AtomicBool>,
-    calls: tokio::task::JoinHandle<Result<Vec<Result<()>>>>,
+    calls: JoinSet<Result<Vec<Result<()>>>>,
 }
 
 impl Load {
@@ -94,10 +95,9 @@ impl Load {
         for node in cluster.nodes() {
             balancer.put_in(node);
         }
-        let calls = {
-            let (balancer, stop) = (balancer.clone(), Arc::clone(&stop));
-            tokio::spawn(async move { balancer.load(PER_SECOND, &key, "remote", stop).await })
-        };
+        let mut calls = JoinSet::new();
+        let (spread, until) = (balancer.clone(), Arc::clone(&stop));
+        calls.spawn(async move { spread.load(PER_SECOND, &key, "remote", until).await });
         Ok(Self {
             balancer,
             stop,
@@ -106,9 +106,10 @@ impl Load {
     }
 
     /// Ends the load, and holds what clients, provider and each node say against one another.
-    async fn end(self, cluster: &Cluster, upstream: &Upstream, nodes: &[usize]) -> Result<()> {
+    async fn end(mut self, cluster: &Cluster, upstream: &Upstream, nodes: &[usize]) -> Result<()> {
         self.stop.store(true, Ordering::SeqCst);
-        let calls = self.calls.await.context("the load panicked")??;
+        let calls = self.calls.join_next().await.context("the load")??;
+        let calls = calls?;
         let made = u64::try_from(calls.len())?;
         for call in calls {
             call?;

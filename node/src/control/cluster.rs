@@ -122,7 +122,11 @@ impl Control {
         let caller = who.caller();
         let removing = self.handle.remove_node(id, &caller, WRITE_DEADLINE);
         let revision = removing.await?.revision;
-        let done = tokio::time::timeout(LEAVE, self.left(id)).await.is_ok();
+        let done = if id == self.handle.node_id() {
+            self.handle.wait_left(LEAVE).await
+        } else {
+            tokio::time::timeout(LEAVE, self.left(id)).await.is_ok()
+        };
         Ok(Removal { revision, done })
     }
 

@@ -97,6 +97,10 @@ async fn run(settings: JoinSettings, phase: &watch::Sender<Phase>) -> Result<(),
         ..joiner.request.clone()
     };
     let mut told = None;
+    phase.send_replace(Phase::Joining {
+        address: joiner.address.clone(),
+        reason: String::new(),
+    });
     let answer = loop {
         let reason = match joiner.ask(&request).await {
             Ok(answer) => break answer,

@@ -8,6 +8,9 @@ use super::transfer::transfer;
 use crate::cluster::Handle;
 use crate::peer_server::{Local, check_envelope};
 
+/// A question or its answer: an envelope, and a few numbers or a sentence.
+const MEMBERS_BYTES_MAX: usize = 16 << 10;
+
 /// Serves `modeenvoy.peer.v1.Members`.
 pub(crate) struct MembersService {
     local: Local,
@@ -20,6 +23,8 @@ impl MembersService {
     /// As the peer listener serves it.
     pub(crate) fn server(local: Local, handle: Handle) -> MembersServer<Self> {
         MembersServer::new(Self { local, handle })
+            .max_decoding_message_size(MEMBERS_BYTES_MAX)
+            .max_encoding_message_size(MEMBERS_BYTES_MAX)
     }
 }
 

@@ -283,6 +283,29 @@ async fn a_stranger_trusts_only_the_ca_key_and_the_cluster_that_its_token_names(
 }
 
 #[tokio::test]
+async fn where_the_operator_has_a_ca_a_stranger_trusts_that_one() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let secret = ClusterSecret::parse(&"01".repeat(32)).unwrap();
+    let pki = identity::write_pki(dirs[0].path(), 1, "03", "03");
+    let own = Identity::new(&secret, 1, Some(OURS), Some(&pki)).unwrap();
+    let pin = own.pin();
+    assert_eq!(pin, crate::join::Pin::Operator);
+    let node = listening_as(own);
+    let other = identity::write_pki(dirs[1].path(), 1, "04", "04");
+    for (ca, trusted) in [(&pki.ca, true), (&other.ca, false)] {
+        let config = identity::join_client_config(&pin, OURS, ca).unwrap();
+        let tcp = TcpStream::connect(&node.address).await.unwrap();
+        let name = identity::server_name(0).unwrap();
+        let connected = tokio_rustls::TlsConnector::from(config)
+            .connect(name, tcp)
+            .await;
+        assert_eq!(connected.is_ok(), trusted, "{}", ca.display());
+    }
+    let missing = dirs[0].path().join("none");
+    assert!(identity::join_client_config(&pin, OURS, &missing).is_err());
+}
+
+#[tokio::test]
 async fn only_so_many_strangers_are_listened_to_and_members_are_all_the_same() {
     let node = listening(Some(OURS));
     assert!(node.services.install(node.routes.clone()));
