@@ -84,6 +84,38 @@ async fn a_node_joins_with_a_token_and_serves_like_the_others() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_cluster_of_one_grows_and_does_without_its_first_node() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 1).await?;
+    cluster.node(1).apply("tenants: [{name: acme}]").await?;
+    // Of two both vote, so that what is acknowledged is on two disks.
+    cluster.join(1).await?;
+    settled(cluster.node(1), &[1, 2], &[]).await?;
+    cluster.join(2).await?;
+    settled(cluster.node(3), &[1, 2, 3], &[]).await?;
+    cluster.node(3).ok("cluster remove-node 1").await?;
+    ensure!(cluster.node_mut(1).wait_end().await? == Some(0), "node 1");
+    settled(cluster.node(3), &[2, 3], &[]).await?;
+
+    // The two come back without it.
+    for id in [2, 3] {
+        ensure!(cluster.node_mut(id).term().await? == Some(0), "node {id}");
+    }
+    for id in [2, 3] {
+        cluster.node_mut(id).start()?;
+    }
+    for id in [2, 3] {
+        cluster.node_mut(id).wait_ready().await?;
+    }
+    cluster.node(2).apply("tenants: [{name: later}]").await?;
+    let export = cluster.node(3).cli(&["export"]).await?.ok()?;
+    ensure!(
+        export.contains("acme") && export.contains("later"),
+        "{export}"
+    );
+    cluster.finish().await
+}
+
+#[tokio::test]
 async fn whoever_has_no_good_token_is_turned_away_and_told_why() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let other = Cluster::start(NODE, 1).await?;
@@ -403,6 +435,30 @@ async fn leadership_moves_when_asked_and_writes_hardly_notice() -> Result<()> {
             .await?;
         ensure!(said.contains(says), "{said}");
     }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn leadership_does_not_move_to_a_node_that_does_not_answer() -> Result<()> {
+    let cluster = Cluster::start(NODE, 3).await?;
+    let from = leader(cluster.node(1)).await?;
+    let to = 1 + (from % 3);
+    let (asked, frozen) = (
+        cluster.node(usize::try_from(from)?),
+        cluster.node(usize::try_from(to)?),
+    );
+    frozen.freeze()?;
+    let line = format!("cluster transfer-leader {to}");
+    let (said, written) = tokio::join!(
+        asked.refuses(&line),
+        asked.apply("tenants: [{name: meanwhile}]"),
+    );
+    let said = said?;
+    ensure!(said.contains("does not answer, or is behind"), "{said}");
+    written?;
+    asked.apply("tenants: [{name: afterwards}]").await?;
+    ensure!(leader(asked).await? == from, "another node leads");
+    frozen.thaw()?;
     cluster.finish().await
 }
 

@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::cluster::Handle;
 use crate::types::{NodeId, Raft, RaftMetrics};
 
-/// How long the heir has to get what it lacks, and how long it has to be elected.
-const CATCH_UP: Duration = Duration::from_secs(2);
-const ELECTION: Duration = Duration::from_secs(2);
+/// How long the heir has to get what it lacks, to answer, and to be elected. Writes wait meanwhile, so it is not long.
+const CATCH_UP: Duration = Duration::from_secs(1);
+const ASK: Duration = Duration::from_secs(1);
+const ELECTION: Duration = Duration::from_millis(1_500);
 /// A heartbeat that was under way when the leader fell silent has arrived by then.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -124,7 +125,7 @@ pub(crate) async fn transfer(handle: &Handle, target: NodeId) -> Result<(), Tran
         sleep(leadership.lease + MARGIN).await;
         Some(silence)
     };
-    let asked = handle.ask_to_campaign(target, term, ELECTION).await;
+    let asked = handle.ask_to_campaign(target, term, ASK).await;
     asked.map_err(|status| {
         tracing::debug!(node = target, %status, "the heir could not be asked");
         TransferError::Behind(target)
