@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod http;
 pub mod load;
+pub mod members;
 pub mod origin;
 pub mod program;
 pub mod server;

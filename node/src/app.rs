@@ -1,8 +1,9 @@
 //! The composition root of a node: the only place that knows everything, in the order in which it starts.
 //!
 //! ```text
-//! listeners -> admin (so that /readyz speaks) -> raft: form or rejoin, replay -> found the cluster -> credentials
-//!  -> usage: spools, flusher -> gateway -> table -> ready ... signal -> drain -> flush -> raft -> end
+//! listeners -> admin (so that /readyz speaks) -> join, where that is asked for -> raft: form or rejoin, replay
+//!  -> found the cluster -> credentials -> usage: spools, flusher -> gateway -> table -> ready
+//!  ... signal, or removed from the cluster -> drain -> flush -> hand leadership over -> raft -> end
 //! ```
 //!
 //! Three kinds of runtime, so that none starves another: two threads for raft and peers, one for the admin API and
@@ -22,15 +23,17 @@ use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use mode_envoy_raft::data_dir::DataDirError;
+use mode_envoy_raft::join::JoinError;
 use mode_envoy_raft::secret::SecretError;
-use mode_envoy_raft::{ClusterSecret, Phase, StartError};
+use mode_envoy_raft::{Departure, Phase, StartError};
 
 use crate::config::{ListenerKind, Settings};
 use crate::control::Control;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
-use crate::secrets::{KeyringError, KeyringSource};
+use crate::secrets::KeyringError;
 use crate::supervisor::Supervisor;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
@@ -38,6 +41,7 @@ use crate::usage::recovery::RecoveryError;
 use self::founding::FoundingError;
 use self::gauges::Gauges;
 use self::listeners::{BindError, Bound, Listeners};
+use self::own::Own;
 use self::signals::Signals;
 
 mod admin;
@@ -47,12 +51,17 @@ mod founding;
 mod gauges;
 mod listeners;
 mod member;
+mod own;
 mod signals;
 
 /// What is in flight may take so long to finish.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The last flush may take so long; what is not counted then stays in the spool.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// How long others that end too are waited for, so that their last usage is counted as well.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long a node that was removed stays for the change of the membership to be committed.
+const LEAVE: Duration = Duration::from_secs(30);
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -74,6 +83,18 @@ pub(crate) enum AppError {
     /// The cluster's secret.
     #[error("reading the cluster's secret")]
     Secret(#[from] SecretError),
+    /// The node did not join.
+    #[error("joining the cluster")]
+    Join(#[from] JoinError),
+    /// The data directory does not say whose it is.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The cluster removed this node.
+    #[error(
+        "node {0} was removed from the cluster, so it does not start; to have this machine back, start it with an empty data \
+         directory, --join and a token of `mode-envoy cluster add-node`"
+    )]
+    Removed(u64),
     /// The member did not start.
     #[error("starting as a member of the cluster")]
     Member(#[from] StartError),
@@ -123,8 +144,6 @@ struct App {
     raft_runtime: RuntimeHandle,
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
     raft_stop: CancellationToken,
-    secret: ClusterSecret,
-    keyring: KeyringSource,
     /// The revision in force in the gateway.
     table_revision: Arc<AtomicU64>,
 }
@@ -177,6 +196,13 @@ async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), Ap
     let ended = tokio::select! {
         reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
         reason = running.gateway.failed() => Err(AppError::Fatal(reason)),
+        () = removed(&running.member) => {
+            tracing::warn!(
+                node = running.member.node_id(),
+                "this node was removed from the cluster; it finishes what is in flight, flushes its usage and ends"
+            );
+            Ok(())
+        }
         signal = signals.next() => {
             tracing::info!(signal, "told to end; draining");
             Ok(())
@@ -199,7 +225,6 @@ impl App {
         raft_runtime: RuntimeHandle,
     ) -> Result<Self, AppError> {
         warn_of_waivers(&settings);
-        let secret = settings.secret.load()?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
         let table_revision = Arc::new(AtomicU64::new(0));
@@ -209,13 +234,11 @@ impl App {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
             raft_stop: CancellationToken::new(),
-            keyring: KeyringSource::new(secret.clone()),
             settings,
             bound,
             readiness,
             phase,
             raft_runtime,
-            secret,
             table_revision,
         })
     }
@@ -228,22 +251,35 @@ impl App {
     ) -> Result<Running, AppError> {
         let stage = |what| self.readiness.set(Stage::Starting(what));
         let (flush, flush_requests) = flush::channel();
+        let own = own::settle(self).await?;
         stage("becoming a member of the cluster");
-        let member = member::start(self, peer, &flush).await?;
+        let member = member::start(self, &own, peer, &flush).await?;
         self.gauges.set_member(member.clone());
-        admin::open(self, &member, &flush, control);
+        admin::open(&own, &member, &flush, control);
 
-        stage("waiting for a leader to found the cluster");
-        founding::founded(&member, &self.secret).await?;
-        self.check_secret(&member)?;
-        credentials::write(self, &member);
+        let serving = async {
+            stage("waiting for a leader to found the cluster");
+            founding::founded(&member, &own.secret).await?;
+            self.check_secret(&own, &member)?;
+            credentials::write(self, &own, &member);
+            stage("catching up with the cluster that it joined");
+            own::catch_up(&member).await?;
 
-        stage("settling the usage of the last run");
-        let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
-        stage("starting the gateway");
-        let gateway = data_plane::start_gateway(self, &member, recorders).await?;
+            stage("settling the usage of the last run");
+            let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+            stage("starting the gateway");
+            data_plane::start_gateway(self, &own, &member, recorders).await
+        };
+        let gateway = tokio::select! {
+            serving = serving => serving?,
+            () = removed(&member) => {
+                // So that the next start needs nobody to tell it.
+                member.wait_left(LEAVE).await;
+                return Err(AppError::Removed(own.node_id));
+            }
+        };
         self.readiness.set(Stage::Serving);
-        tracing::info!(node = self.settings.node_id, "ready");
+        tracing::info!(node = own.node_id, "ready");
         Ok(Running {
             member,
             flush,
@@ -252,8 +288,8 @@ impl App {
     }
 
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.
-    fn check_secret(&self, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
-        let opened = self.keyring.of(&member.catalog());
+    fn check_secret(&self, own: &Own, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
+        let opened = own.keyring.of(&member.catalog());
         opened.map(drop).map_err(|source| AppError::OtherSecret {
             path: self.settings.secret.path().to_owned(),
             source,
@@ -273,6 +309,8 @@ impl App {
             flush,
             gateway,
         } = running;
+        let leaving = *member.watch_departure().borrow() != Departure::Staying;
+        member.set_draining();
         let in_order = async {
             gateway.drain(DRAIN).await;
             match tokio::time::timeout(LAST_FLUSH, flush.flush()).await {
@@ -283,6 +321,12 @@ impl App {
                     );
                 }
             }
+            if leaving && !member.wait_left(LEAVE).await {
+                tracing::warn!(
+                    "the membership still has this node; see `mode-envoy cluster status`"
+                );
+            }
+            member.settle(SETTLE).await;
         };
         tokio::select! {
             () = in_order => {}
@@ -292,6 +336,16 @@ impl App {
         let ended = self.supervisor.stop(STOP).await;
         member.shutdown().await;
         tracing::info!(in_order = ended, "ended");
+    }
+}
+
+/// Returns when the log says that this node was removed.
+async fn removed(member: &mode_envoy_raft::Handle) {
+    let mut departure = member.watch_departure();
+    let gone = departure.wait_for(|departure| *departure != Departure::Staying);
+    if gone.await.is_err() {
+        // The member has ended, which others notice.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -16,4 +16,4 @@ pub use error::ConfigError;
 pub use listener::{Listener, ListenerKind};
 pub use options::{LogFormat, Options};
 pub use secret::SecretFile;
-pub use settings::{LogSettings, Settings};
+pub use settings::{Join, LogSettings, Settings};

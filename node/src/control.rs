@@ -38,7 +38,7 @@ use crate::usage::Queries;
 
 pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
-pub use self::cluster::ClusterStatus;
+pub use self::cluster::{ClusterStatus, NewNode, Removal};
 pub use self::diff::{Compared, ComparedObject};
 pub use self::error::ControlError;
 pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recorded};

@@ -70,6 +70,10 @@ fn starting(what: &str, phase: &Phase) -> Vec<String> {
     match phase {
         Phase::Starting | Phase::Member => vec![format!("starting: {what}")],
         Phase::Replaying => vec!["starting: replaying the log".to_owned()],
+        Phase::Joining { address, reason } if reason.is_empty() => {
+            vec![format!("joining: asking {address}")]
+        }
+        Phase::Joining { reason, .. } => vec![format!("joining: {reason}")],
         Phase::Forming { waiting_for } if waiting_for.is_empty() => {
             vec!["forming: the peers are reached, the cluster is being formed".to_owned()]
         }

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use mode_envoy_proto::log::v1::{self as log, event, item, series_ref};
 use prost::Message;
 
+#[path = "support/members.rs"]
+mod members;
 #[path = "support/samples.rs"]
 mod samples;
 #[path = "support/samples_history.rs"]
@@ -20,6 +22,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     let mut seen = BTreeSet::new();
     samples::each(&mut Golden { seen: &mut seen });
     samples_history::each(&mut Golden { seen: &mut seen });
+    members::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -128,6 +131,7 @@ pub fn every_event() -> Vec<log::Event> {
         Kind::TokenRevoked(at()),
     ]
     .into_iter()
+    .chain(members::events())
     .map(|kind| log::Event { kind: Some(kind) })
     .collect()
 }

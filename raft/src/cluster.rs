@@ -7,6 +7,7 @@
 mod assemble;
 mod error;
 mod find;
+mod members;
 mod start;
 mod status;
 mod watchers;
@@ -17,7 +18,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
@@ -34,6 +35,8 @@ use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
+use crate::join::Pin as CaPin;
+use crate::members::{Departure, Leadership};
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
 use crate::reads::ReadIndex;
@@ -42,8 +45,9 @@ use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
 pub use error::StartError;
+pub use members::{MadeJoinToken, Pending, WouldStall};
 pub use start::start;
-pub use status::{HistoryHead, MemberRole, MemberStatus, Status};
+pub use status::{Ending, HistoryHead, MemberRole, MemberStatus, Status};
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -127,6 +131,9 @@ struct Inner {
     leader: watch::Receiver<Option<NodeId>>,
     failed: watch::Receiver<Option<String>>,
     about: About,
+    leadership: Leadership,
+    departure: watch::Receiver<Departure>,
+    pin: CaPin,
     tasks: Tasks,
     wal: Wal,
     /// Holds the directory's lock for as long as anything may write there.
@@ -140,6 +147,8 @@ struct About {
     advertise: Addresses,
     version: String,
     table_revision: Arc<AtomicU64>,
+    draining: Arc<AtomicBool>,
+    settled: Arc<AtomicBool>,
 }
 
 // === impl Timers ===

@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod command;
 mod event;
+mod members;
 mod objects;
 mod outcome;
 mod raft;

@@ -8,12 +8,14 @@
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
-//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
+//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves ([`join`],
+//! `members`); and [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
 pub mod formation;
 pub mod identity;
+pub mod join;
 pub mod peer_server;
 pub mod secret;
 
@@ -30,6 +32,7 @@ mod types;
 mod clock;
 mod forward;
 mod forward_service;
+mod members;
 mod proposal;
 mod proposer;
 mod reads;
@@ -38,11 +41,12 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, BoxFuture, Flush, Handle, HistoryHead, Hooks, MemberRole, MemberStatus, Settings,
-    StartError, Status, Timers, start,
+    Addresses, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken, MemberRole,
+    MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,
 };
 pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
+pub use members::{Departure, TransferError};
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};
 pub use secret::ClusterSecret;

@@ -8,6 +8,7 @@ use mode_envoy_proto::peer::v1 as wire;
 use tonic::Request;
 use tonic::transport::Channel;
 use wire::forward_client::ForwardClient;
+use wire::members_client::MembersClient;
 use wire::raft_client::RaftClient;
 
 use crate::channels::{DialError, MAX_MESSAGE_BYTES, PeerChannels};
@@ -73,6 +74,11 @@ impl Peers {
         ForwardClient::new(self.channels.channel(to, address))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// How leadership moves, with one member; never dials.
+    pub(crate) fn members(&self, to: NodeId, address: &str) -> MembersClient<Channel> {
+        MembersClient::new(self.channels.channel(to, address))
     }
 
     /// Names the cluster, the sender and the receiver.

@@ -14,11 +14,12 @@
 mod entry;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mode_envoy_model::batch::Outcome;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::apply::SharedState;
 use crate::clock::{Clock, Now};
@@ -85,6 +86,8 @@ struct Driver {
     queue: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
     leadership: Option<Leadership>,
+    /// Nothing is written while leadership is handed over.
+    turn: Arc<Mutex<()>>,
     began: Instant,
 }
 
@@ -100,13 +103,14 @@ impl Proposer {
     /// Starts the proposing task of this node.
     pub(crate) fn start(
         tasks: &Tasks,
-        node_id: NodeId,
         raft: Raft,
         state: SharedState,
         reads: ReadIndex,
         authorize: Authorize,
+        turn: Arc<Mutex<()>>,
     ) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
+        let node_id = raft.metrics().borrow().id;
         let driver = Driver {
             node_id,
             raft,
@@ -116,6 +120,7 @@ impl Proposer {
             queue,
             waiting: VecDeque::new(),
             leadership: None,
+            turn,
             began: Instant::now(),
         };
         tasks.spawn("proposer", driver.run());
@@ -144,7 +149,9 @@ impl Proposer {
 
 impl Driver {
     async fn run(mut self) {
+        let turn = Arc::clone(&self.turn);
         while self.fill().await {
+            let _our_turn = turn.lock().await;
             self.waiting.retain(|request| !request.answer.is_closed());
             if let Err(refusal) = self.lead().await {
                 self.refuse_all(&refusal);

@@ -4,6 +4,7 @@ use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
 use tonic::{Request, Response, Status};
 
+use crate::apply::SharedState;
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
 use crate::types::{NodeId, Raft};
@@ -11,6 +12,7 @@ use crate::types::{NodeId, Raft};
 /// Serves `modeenvoy.peer.v1.Raft`.
 pub(crate) struct RaftService {
     raft: Raft,
+    state: SharedState,
     local: Local,
 }
 
@@ -18,8 +20,18 @@ pub(crate) struct RaftService {
 
 impl RaftService {
     /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, local: Local) -> Self {
-        Self { raft, local }
+    pub(crate) fn new(raft: Raft, state: SharedState, local: Local) -> Self {
+        Self { raft, state, local }
+    }
+
+    /// A node that the cluster has done without is heard no more.
+    fn belongs(&self, node: NodeId) -> Result<(), Status> {
+        if self.state.has_removed(node) {
+            return Err(Status::permission_denied(format!(
+                "node {node} was removed from the cluster"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -32,6 +44,7 @@ impl wire::raft_server::Raft for RaftService {
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
+        self.belongs(from)?;
         let answer = self
             .raft
             .append_entries(rpc)
@@ -47,6 +60,7 @@ impl wire::raft_server::Raft for RaftService {
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
         let rpc = convert::read_vote_request(request.get_ref()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
+        self.belongs(from)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
         Ok(Response::new(convert::write_vote_response(&answer)))
     }

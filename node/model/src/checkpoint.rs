@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
+use crate::member::Members;
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Cells, Chunk, Resolution};
@@ -31,6 +32,8 @@ pub struct Parts {
     pub records: Vec<(u64, Record)>,
     /// Every change set; absent in the checkpoint of a version that did not keep them.
     pub history: Option<HistoryParts>,
+    /// Who joined and who was removed since the formation.
+    pub members: Members,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -135,6 +138,7 @@ impl State {
             wall_ms: self.wall_ms,
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
+            members: self.catalog.members().clone(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -180,7 +184,8 @@ impl State {
             revision,
             ..
         } = parts;
-        let catalog = Catalog::restore(founded, format_version, revision, parts.records);
+        let catalog = Catalog::restore(founded, format_version, revision, parts.records)
+            .with_members(parts.members);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });

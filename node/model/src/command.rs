@@ -1,5 +1,7 @@
 //! What may be asked of the configuration, and how a refusal reads.
 
+use std::collections::BTreeMap;
+
 use crate::catalog::WayBack;
 use crate::key::{Key, SecretHash};
 use crate::object::{Name, Object, ObjectRef};
@@ -77,6 +79,31 @@ pub enum Command {
     RevokeToken {
         /// Name.
         name: Name,
+    },
+    /// Makes a token that lets one node join, once.
+    CreateJoinToken {
+        /// Hash of its secret.
+        hash: SecretHash,
+        /// For how long.
+        valid_ms: u64,
+    },
+    /// Lets a node join that showed a token.
+    Join {
+        /// Hash of the token's secret.
+        token: SecretHash,
+        /// Hash of the number that the node drew.
+        nonce: SecretHash,
+        /// Address of its peer listener.
+        peer: String,
+        /// Peer addresses by node id, as the membership of whoever proposes has them.
+        members: BTreeMap<u64, String>,
+    },
+    /// Removes a node for good.
+    RemoveNode {
+        /// Its id.
+        node: u64,
+        /// Peer addresses by node id, as the membership of whoever proposes has them.
+        members: BTreeMap<u64, String>,
     },
 }
 
@@ -170,6 +197,9 @@ impl Command {
             Self::RevokeKey { .. } => "keys revoke",
             Self::CreateToken(_) => "tokens create",
             Self::RevokeToken { .. } => "tokens revoke",
+            Self::CreateJoinToken { .. } => "cluster add-node",
+            Self::Join { .. } => "join",
+            Self::RemoveNode { .. } => "cluster remove-node",
         };
         words.to_owned()
     }

@@ -17,6 +17,7 @@ mod check;
 
 pub mod consumer;
 pub mod key;
+pub mod member;
 pub mod model;
 pub mod price;
 pub mod provider;

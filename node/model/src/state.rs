@@ -48,6 +48,9 @@ impl State {
             self.wall_ms = batch.wall_ms;
             if edge {
                 self.usage.expire(self.wall_ms);
+                if self.catalog.has_expired_join_tokens(self.wall_ms) {
+                    Arc::make_mut(&mut self.catalog).expire_join_tokens(self.wall_ms);
+                }
             }
         }
         batch

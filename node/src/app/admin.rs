@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use mode_envoy_raft::{Handle, Phase};
 
+use super::own::Own;
 use super::{App, AppError};
 use crate::admin::{self, AdminContext};
 use crate::control::Control;
@@ -41,12 +42,12 @@ pub(super) fn spawn(
 
 /// From now on the admin API speaks for the cluster.
 pub(super) fn open(
-    app: &App,
+    own: &Own,
     member: &Handle,
     flush: &FlushHandle,
     control: &watch::Sender<Option<Arc<Control>>>,
 ) {
     let queries = Queries::new(member.clone(), flush.clone());
-    let opened = Control::new(member.clone(), app.keyring.clone(), queries);
+    let opened = Control::new(member.clone(), own.keyring.clone(), queries);
     control.send_replace(Some(Arc::new(opened)));
 }

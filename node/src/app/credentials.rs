@@ -12,15 +12,16 @@ use std::path::Path;
 use mode_envoy_raft::Handle;
 
 use super::App;
+use super::own::Own;
 use crate::context;
 use crate::supervisor::Chain;
 
 const TOKEN_FILE: &str = "admin.token";
 const OWNER_ONLY: u32 = 0o600;
 
-pub(super) fn write(app: &App, handle: &Handle) {
+pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
     let token_file = app.settings.data_dir.join(TOKEN_FILE);
-    let token = app.secret.root_token(&handle.cluster_id());
+    let token = own.secret.root_token(&handle.cluster_id());
     if let Err(error) = replace(&token_file, &token) {
         tracing::error!(path = %token_file.display(), %error, "the admin token could not be written");
         return;

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use mode_envoy_raft::Handle;
 use mode_envoy_storage::spool::DEFAULT_SEGMENT_BYTES;
 
+use super::own::Own;
 use super::{App, AppError, announce};
 use crate::config::ListenerKind;
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
@@ -35,7 +36,7 @@ pub(super) async fn start_usage(
         segment_bytes: DEFAULT_SEGMENT_BYTES,
         max_bytes: app.settings.spool_bytes,
         cluster_id: member.cluster_id(),
-        node_id: app.settings.node_id,
+        node_id: member.node_id(),
     };
     let dir = settings.dir.clone();
     let recovered = tokio::task::spawn_blocking(move || recovery::open(&settings))
@@ -50,7 +51,7 @@ pub(super) async fn start_usage(
         );
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
-    let core = Core::new(app.settings.node_id, dir, recovered.spools);
+    let core = Core::new(member.node_id(), dir, recovered.spools);
     let flusher = Flusher::new(core, member.clone(), requests);
     let stopping = app.supervisor.stopping();
     app.supervisor
@@ -62,15 +63,16 @@ pub(super) async fn start_usage(
 /// Compiles the first table and keeps it current, then starts the workers.
 pub(super) async fn start_gateway(
     app: &App,
+    own: &Own,
     member: &Handle,
     recorders: Vec<Recorder>,
 ) -> Result<Gateway, AppError> {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
-    keep_current(app, member, &table);
+    keep_current(app, own, member, &table);
     in_force(app, member.catalog().revision()).await;
 
     let addr = app.bound.gateway;
-    let settings = GatewaySettings::new(addr, recorders.len(), app.settings.node_id);
+    let settings = GatewaySettings::new(addr, recorders.len(), member.node_id());
     let gateway = gateway::start(settings, table, recorders, Shared::new()?)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(
@@ -81,10 +83,10 @@ pub(super) async fn start_gateway(
     Ok(gateway)
 }
 
-fn keep_current(app: &App, member: &Handle, table: &Arc<ArcSwap<Table>>) {
+fn keep_current(app: &App, own: &Own, member: &Handle, table: &Arc<ArcSwap<Table>>) {
     let publisher = gateway::publish(
         member.watch_catalog(),
-        app.keyring.clone(),
+        own.keyring.clone(),
         Arc::clone(table),
         Arc::clone(&app.table_revision),
         app.supervisor.stopping(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mode_envoy_raft::{Flush, Handle, Hooks, Phase, Settings};
 
+use super::own::Own;
 use super::{App, AppError};
 use crate::control;
 use crate::supervisor::TaskKind;
@@ -13,6 +14,7 @@ use crate::usage::flush::FlushHandle;
 /// Returns when this node is a member and has replayed its log.
 pub(super) async fn start(
     app: &App,
+    identity: &Own,
     listener: TcpListener,
     flush: &FlushHandle,
 ) -> Result<Handle, AppError> {
@@ -23,7 +25,7 @@ pub(super) async fn start(
         table_revision: Arc::clone(&app.table_revision),
     };
     let start = mode_envoy_raft::start(
-        settings(app),
+        settings(app, identity),
         listener,
         hooks,
         app.phase.clone(),
@@ -37,7 +39,7 @@ pub(super) async fn start(
     Ok(member)
 }
 
-fn settings(app: &App) -> Settings {
+fn settings(app: &App, identity: &Own) -> Settings {
     let own = &app.settings;
     let (dir, advertise) = (own.data_dir.clone(), app.bound.advertise.clone());
     Settings {
@@ -47,7 +49,7 @@ fn settings(app: &App) -> Settings {
         wal_segment_bytes: own.wal_segment_bytes,
         checkpoint_every: own.checkpoint_every,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Settings::new(own.node_id, dir, advertise, app.secret.clone())
+        ..Settings::new(identity.node_id, dir, advertise, identity.secret.clone())
     }
 }
 
@@ -83,7 +85,7 @@ fn log_phases(app: &App) {
         .spawn("phases", TaskKind::BestEffort, async move {
             loop {
                 match &*phases.borrow_and_update() {
-                    Phase::Starting | Phase::Forming { .. } => {}
+                    Phase::Starting | Phase::Forming { .. } | Phase::Joining { .. } => {}
                     Phase::Replaying => tracing::info!("replaying the log"),
                     Phase::Member => {
                         tracing::info!("this node is a member of the cluster");

@@ -88,6 +88,17 @@ pub enum ConfigError {
     /// The initial cluster does not parse.
     #[error("--initial-cluster")]
     InitialCluster(#[source] FormationError),
+    /// One of the two is missing.
+    #[error(
+        "--join and --join-token belong together: the address of any member's peer listener, and what `mode-envoy cluster \
+         add-node` printed"
+    )]
+    JoinPair,
+    /// A node forms a cluster, or joins one.
+    #[error(
+        "--join and --initial-cluster exclude each other: a node of a new cluster gives the latter, a later node the former"
+    )]
+    JoinAndForm,
     /// A number is out of its range.
     #[error("--{flag} {value} is out of range: give {min} to {max}")]
     Range {

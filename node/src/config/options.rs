@@ -66,6 +66,17 @@ pub struct Options {
         value_name = "ID=HOST:PORT,…"
     )]
     pub initial_cluster: Option<String>,
+    /// Join the cluster of this node, by the address of its peer listener; ignored once the data directory is a member's
+    #[arg(long, env = "MODE_ENVOY_JOIN", value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// What `mode-envoy cluster add-node` printed; with --join
+    #[arg(
+        long,
+        env = "MODE_ENVOY_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub join_token: Option<String>,
     /// The cluster's secret (see `mode-envoy certs secret`), the same on all nodes; on loopback it is made on first use
     #[arg(long, env = "MODE_ENVOY_CLUSTER_SECRET_FILE", value_name = "FILE")]
     pub cluster_secret_file: Option<PathBuf>,
@@ -152,6 +163,8 @@ impl Options {
                 self.insecure
             },
             initial_cluster: self.initial_cluster.or(other.initial_cluster),
+            join: self.join.or(other.join),
+            join_token: self.join_token.or(other.join_token),
             cluster_secret_file: self.cluster_secret_file.or(other.cluster_secret_file),
             peer_cert: self.peer_cert.or(other.peer_cert),
             peer_key: self.peer_key.or(other.peer_key),

@@ -28,8 +28,8 @@ const TIMER_MS_MAX: u64 = 60_000;
 /// What this process runs with.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Number in the cluster.
-    pub node_id: u64,
+    /// Number in the cluster; where it is not told, the data directory knows it, or it is 1.
+    pub node_id: Option<u64>,
     /// Everything this node keeps.
     pub data_dir: PathBuf,
     /// Where clients connect.
@@ -40,6 +40,8 @@ pub struct Settings {
     pub peer: Listener,
     /// The nodes of a new cluster; a cluster of one where absent.
     pub initial_cluster: Option<BTreeMap<u64, String>>,
+    /// The cluster to join, unless the data directory is a member's.
+    pub join: Option<Join>,
     /// Where the cluster's secret is.
     pub secret: SecretFile,
     /// Certificates of the operator's own.
@@ -58,6 +60,15 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+/// How to join a cluster that exists.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Join {
+    /// A member's peer listener.
+    pub address: String,
+    /// What lets this node in.
+    pub token: String,
+}
+
 /// How and what to log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LogSettings {
@@ -65,6 +76,16 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// What is logged; `RUST_LOG` or `info` where absent.
     pub filter: Option<String>,
+}
+
+// === impl Join ===
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Join")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Settings ===
@@ -83,7 +104,9 @@ impl Settings {
         let initial_cluster = initial_cluster
             .transpose()
             .map_err(ConfigError::InitialCluster)?;
+        let join = join(&options)?;
         let node_id = node_id(options.node_id, initial_cluster.as_ref())?;
+        let data_dir = options.data_dir.clone().ok_or(ConfigError::NoDataDir)?;
         let [gateway, admin, peer] = listeners(&options, node_id, initial_cluster.as_ref())?;
         let all_loopback = [&gateway, &admin, &peer]
             .iter()
@@ -91,7 +114,12 @@ impl Settings {
         let gateway_workers = workers(options.gateway_workers)?;
         Ok(Self {
             node_id,
-            secret: SecretFile::choose(options.cluster_secret_file.clone(), all_loopback)?,
+            secret: SecretFile::choose(
+                options.cluster_secret_file.clone(),
+                (&data_dir, join.is_some()),
+                all_loopback,
+            )?,
+            join,
             pki: pki(&options)?,
             gateway,
             admin,
@@ -114,7 +142,7 @@ impl Settings {
                 format: options.log_format.unwrap_or_default(),
                 filter: options.log_level,
             },
-            data_dir: options.data_dir.ok_or(ConfigError::NoDataDir)?,
+            data_dir,
         })
     }
 }
@@ -122,7 +150,7 @@ impl Settings {
 fn node_id(
     given: Option<u64>,
     cluster: Option<&BTreeMap<u64, String>>,
-) -> Result<u64, ConfigError> {
+) -> Result<Option<u64>, ConfigError> {
     match (given, cluster) {
         (Some(0), _) => Err(ConfigError::NodeId("0: ids begin at 1".to_owned())),
         (Some(id), Some(cluster)) if !cluster.contains_key(&id) => Err(ConfigError::NodeId(
@@ -131,17 +159,34 @@ fn node_id(
         (None, Some(_)) => Err(ConfigError::NodeId(
             "is missing: say which node of --initial-cluster this is".to_owned(),
         )),
-        (given, _) => Ok(given.unwrap_or(1)),
+        (given, _) => Ok(given),
     }
+}
+
+fn join(options: &Options) -> Result<Option<Join>, ConfigError> {
+    let (address, token) = match (&options.join, &options.join_token) {
+        (None, None) => return Ok(None),
+        (Some(address), Some(token)) => (address.clone(), token.clone()),
+        _ => return Err(ConfigError::JoinPair),
+    };
+    if options.initial_cluster.is_some() {
+        return Err(ConfigError::JoinAndForm);
+    }
+    if options.node_id.is_some() {
+        return Err(ConfigError::NodeId(
+            "does not go with --join: the cluster gives this node its id".to_owned(),
+        ));
+    }
+    Ok(Some(Join { address, token }))
 }
 
 fn listeners(
     options: &Options,
-    node_id: u64,
+    node_id: Option<u64>,
     cluster: Option<&BTreeMap<u64, String>>,
 ) -> Result<[Listener; 3], ConfigError> {
     let listed = cluster
-        .and_then(|cluster| cluster.get(&node_id))
+        .and_then(|cluster| cluster.get(&node_id?))
         .map(String::as_str);
     let listener = |kind, addr: &Option<String>, default, advertise: Option<&str>| {
         Listener::resolve(
@@ -256,7 +301,7 @@ mod tests {
     #[test]
     fn without_a_cluster_it_is_a_cluster_of_one_on_loopback() {
         let settings = Settings::resolve(options()).unwrap();
-        assert_eq!((settings.node_id, settings.initial_cluster), (1, None));
+        assert_eq!((settings.node_id, settings.initial_cluster), (None, None));
         assert_eq!(settings.gateway.bind.to_string(), GATEWAY_ADDR);
         assert_eq!(settings.admin.bind.to_string(), ADMIN_ADDR);
         assert_eq!(settings.peer.bind.to_string(), PEER_ADDR);
@@ -275,6 +320,39 @@ mod tests {
         assert!(refusal(with(Some(0))).contains("begin at 1"));
         let settings = Settings::resolve(with(Some(2))).unwrap();
         assert_eq!(settings.peer.advertise.as_deref(), Some("127.0.0.2:7071"));
+    }
+
+    #[test]
+    fn a_node_that_joins_says_where_with_what_and_nothing_of_a_first_start() {
+        let joining = || Options {
+            join: Some("127.0.0.1:7071".to_owned()),
+            join_token: Some("mej-x".to_owned()),
+            cluster_secret_file: None,
+            ..options()
+        };
+        let settings = Settings::resolve(joining()).unwrap();
+        assert_eq!(settings.node_id, None);
+        assert_eq!(
+            settings.secret.path(),
+            std::path::Path::new("/data/cluster.secret")
+        );
+        assert!(!format!("{settings:?}").contains("mej-x"));
+        let alone = Options {
+            join_token: None,
+            ..joining()
+        };
+        assert!(refusal(alone).contains("--join-token"));
+        let both = Options {
+            initial_cluster: Some("1=127.0.0.1:7071".to_owned()),
+            node_id: Some(1),
+            ..joining()
+        };
+        assert!(refusal(both).contains("--initial-cluster"));
+        let numbered = Options {
+            node_id: Some(4),
+            ..joining()
+        };
+        assert!(refusal(numbered).contains("does not go with --join"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use mode_envoy_proto::log::v1 as log;
 
-use super::{Golden, every_event, every_item, every_series_ref};
+use super::{Golden, every_event, every_item, every_series_ref, members};
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
     catalog(golden);
@@ -116,6 +116,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             format_version: 1,
             founded: Some(founded()),
             history: Some(super::samples_history::head()),
+            members: Some(members::members()),
         },
     );
     let entry = log::SeriesEntry {

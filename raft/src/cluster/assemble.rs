@@ -1,6 +1,7 @@
 //! Starts this crate's tasks around consensus, and puts together what uses them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mode_envoy_proto::peer::v1 as wire;
@@ -17,11 +18,14 @@ use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
 use crate::identity::Identity;
+use crate::join::JoinService;
+use crate::members::{self, Departure, Leadership, MembersService};
 use crate::peer_server::Local;
 use crate::peers::Peers;
 use crate::proposer::Proposer;
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
+use crate::secret::ClusterSecret;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -52,35 +56,28 @@ pub(super) fn assemble(
         peers,
         data_dir,
     } = parts;
-    let node_id = settings.node_id;
+    let (node_id, secret) = (settings.node_id, settings.secret.clone());
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let (failed, failures) = watch::channel(None);
     watchers::failure(tasks, &raft, failed);
-    let leader = watchers::leader(tasks, &raft);
+    let lease = Duration::from_millis(settings.timers.election_max_ms);
+    let leadership = Leadership::new(lease);
+    let leader = watchers::leader(tasks, &raft, leadership.clone());
     let forwarder = Forwarder::new(peers, raft.clone());
-    let confirming = on_the_leader(tasks, raft.clone());
+    let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
     let Hooks {
         authorize,
         flush,
         table_revision,
     } = hooks;
-    let (for_proposer, of_reads) = (state.clone(), confirming.clone());
-    let proposer = Proposer::start(
-        tasks,
-        node_id,
-        raft.clone(),
-        for_proposer,
-        of_reads,
-        authorize,
-    );
-    let about = About {
-        state: state.clone(),
-        advertise: settings.advertise,
-        version: settings.version,
-        table_revision,
+    let proposer = {
+        let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
+        let turn = Arc::clone(&leadership.turn);
+        Proposer::start(tasks, raft, state, reads, authorize, turn)
     };
+    let about = about(&state, settings, table_revision);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -88,7 +85,9 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let routes = routes(RaftService::new(raft.clone(), local), service);
+    let raft_service = RaftService::new(raft.clone(), state.clone(), local);
+    let routes = routes(raft_service, service);
+    let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
@@ -100,6 +99,9 @@ pub(super) fn assemble(
         leader,
         failed: failures,
         about,
+        leadership,
+        departure,
+        pin: identity.pin(),
         tasks: tasks.clone(),
         wal,
         data_dir,
@@ -107,14 +109,41 @@ pub(super) fn assemble(
     let handle = Handle {
         inner: Arc::new(inner),
     };
-    Ok((handle, routes))
+    tasks.spawn("membership", members::keep(handle.clone()));
+    tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
+    Ok((handle.clone(), with_members(routes, local, handle, secret)))
+}
+
+/// Beside these, what a member does for the membership and for nodes that join.
+fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSecret) -> Routes {
+    let joining = JoinService::new(handle.clone(), secret);
+    routes
+        .add_service(MembersService::server(local, handle))
+        .add_service(joining.into_server())
+}
+
+fn about(state: &SharedState, settings: Settings, table_revision: Arc<AtomicU64>) -> About {
+    About {
+        state: state.clone(),
+        advertise: settings.advertise,
+        version: settings.version,
+        table_revision,
+        draining: Arc::default(),
+        settled: Arc::default(),
+    }
 }
 
 /// A read index from this node, if it leads.
-fn on_the_leader(tasks: &Tasks, raft: Raft) -> ReadIndex {
+fn on_the_leader(tasks: &Tasks, raft: Raft, silent: Arc<AtomicBool>) -> ReadIndex {
     ReadIndex::start(tasks, "read index", move || {
-        let raft = raft.clone();
-        async move { reads::confirm(&raft).await }
+        let (raft, silent) = (raft.clone(), silent.load(Ordering::Acquire));
+        async move {
+            if silent {
+                let reason = "the leader is handing over".to_owned();
+                return Err(ReadError::Unconfirmed(reason));
+            }
+            reads::confirm(&raft).await
+        }
     })
 }
 
@@ -161,5 +190,5 @@ fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {
 }
 
 fn status_hook(about: About) -> StatusHook {
-    Arc::new(move || about.answer())
+    Arc::new(move |asker| about.answer(asker))
 }

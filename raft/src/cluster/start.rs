@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mode_envoy_storage::checkpoint::CheckpointStore;
 use mode_envoy_storage::disk::{Disk, RealDisk};
@@ -17,7 +18,7 @@ use super::{Handle, Hooks, Settings, StartError, Timers, watchers};
 use crate::apply::SharedState;
 use crate::channels::PeerChannels;
 use crate::checkpoint::{self, SnapshotError};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
 use crate::log_store::LogStore;
@@ -34,6 +35,8 @@ const ENTRIES_PER_MESSAGE: u64 = 64;
 const LAG: u64 = u64::MAX;
 const SNAPSHOT_TIMEOUT_MS: u64 = 120_000;
 const PURGE_BATCH: u64 = 1_024;
+/// How long the others have to say whether this node was removed while it was away.
+const ASK_AT_START: Duration = Duration::from_millis(700);
 
 /// The peer listener before it is served.
 struct Listening {
@@ -120,6 +123,9 @@ async fn run(
         let (handle, routes) = assemble(settings, hooks, parts, &identity, tasks)?;
         services.install(routes);
         join(&handle, &formed, tasks).await?;
+        if formed.log_expected {
+            still_belongs(&handle).await?;
+        }
         Ok(handle)
     };
     let joined = joined.await;
@@ -216,6 +222,21 @@ async fn join(handle: &Handle, formed: &Formed, tasks: &Tasks) -> Result<(), Sta
         () = tasks.cancel().cancelled() => Err(StartError::Cancelled),
         confirmed = watchers::confirm_log(raft, &handle.inner.data_dir) => Ok(confirmed?),
     }
+}
+
+/// Asks the others whether this node was removed while it was away. Who does not answer at once is not waited for: a node
+/// that was removed and does not know it yet is told later, and harms nobody.
+async fn still_belongs(handle: &Handle) -> Result<(), StartError> {
+    if !handle.was_removed(ASK_AT_START).await {
+        return Ok(());
+    }
+    handle.remember_removal().await?;
+    let dir = &handle.inner.data_dir;
+    Err(StartError::DataDir(DataDirError::Removed {
+        path: dir.path().to_owned(),
+        node_id: handle.node_id(),
+        cluster_id: handle.cluster_id(),
+    }))
 }
 
 /// Writes the first entry: who the members are. A start that was cut short after it finds it written.

@@ -22,6 +22,18 @@ pub enum MemberRole {
     Learner,
 }
 
+/// Whether a member is about to end.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Ending {
+    /// Not as far as it says.
+    #[default]
+    No,
+    /// It finishes what is in flight, and has usage to flush.
+    Draining,
+    /// It needs the log no more.
+    Settled,
+}
+
 /// What a member says of itself. Where it cannot be reached, what the membership says of it, and zeros.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MemberStatus {
@@ -47,6 +59,10 @@ pub struct MemberStatus {
     pub version: String,
     /// The newest version of log messages that it reads.
     pub format_version: u32,
+    /// Whether it is about to end.
+    pub ending: Ending,
+    /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
+    pub asker_removed: bool,
     /// What it says of its history.
     pub history: HistoryHead,
 }
@@ -96,8 +112,11 @@ impl MemberRole {
 
 impl About {
     /// What this node answers to the others.
-    pub(super) fn answer(&self) -> wire::NodeStatusResponse {
+    pub(super) fn answer(&self, asker: NodeId) -> wire::NodeStatusResponse {
         wire::NodeStatusResponse {
+            draining: self.draining.load(Ordering::Acquire),
+            settled: self.settled.load(Ordering::Acquire),
+            asker_removed: self.state.has_removed(asker),
             applied_index: self.state.applied_index(),
             revision: self.state.catalog().revision(),
             gateway: self.advertise.gateway.clone(),
@@ -183,7 +202,7 @@ impl Handle {
 
     async fn ask_status(&self, id: NodeId, timeout: Duration) -> Option<wire::NodeStatusResponse> {
         if id == self.inner.node_id {
-            return Some(self.inner.about.answer());
+            return Some(self.inner.about.answer(id));
         }
         match self.inner.forwarder.status(id, timeout).await {
             Ok(answer) => Some(answer),
@@ -235,6 +254,12 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
+        ending: match (answer.draining, answer.settled) {
+            (false, _) => Ending::No,
+            (true, false) => Ending::Draining,
+            (true, true) => Ending::Settled,
+        },
+        asker_removed: answer.asker_removed,
         history: HistoryHead {
             since_revision: history.since_revision,
             revision: history.revision,

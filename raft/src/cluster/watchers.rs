@@ -4,11 +4,16 @@ use openraft::error::Fatal;
 use tokio::sync::watch;
 
 use crate::data_dir::DataDir;
+use crate::members::Leadership;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft, RaftMetrics};
 
 /// Follows who leads.
-pub(super) fn leader(tasks: &Tasks, raft: &Raft) -> watch::Receiver<Option<NodeId>> {
+pub(super) fn leader(
+    tasks: &Tasks,
+    raft: &Raft,
+    leadership: Leadership,
+) -> watch::Receiver<Option<NodeId>> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(metrics.borrow().current_leader);
     tasks.spawn("leader watch", async move {
@@ -20,6 +25,7 @@ pub(super) fn leader(tasks: &Tasks, raft: &Raft) -> watch::Receiver<Option<NodeI
                 changed
             });
             if changed {
+                leadership.changed();
                 tracing::info!(leader = now, "the leader changed");
             }
         }

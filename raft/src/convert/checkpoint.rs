@@ -14,7 +14,7 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::catalog_object::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, raft, unknown};
+use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 mod history;
@@ -76,6 +76,7 @@ pub(crate) fn decode_checkpoint(
         wall_ms: meta.wall_ms,
         records: Vec::new(),
         history,
+        members: optional(meta.members)?.unwrap_or_default(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -145,6 +146,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         format_version: parts.format_version,
         founded,
         history: parts.history.as_ref().map(history::write_head),
+        members: Some(parts.members.to_wire()),
     })
 }
 

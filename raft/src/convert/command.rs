@@ -10,8 +10,8 @@ use mode_envoy_proto::peer::v1 as wire;
 
 use super::event::object_name;
 use super::{
-    DecodeError, Wire, fixed, missing, none_if_empty, optional_text, read_list, required, text,
-    unknown, write_list,
+    DecodeError, Wire, fixed, members, missing, none_if_empty, optional_text, read_list, required,
+    text, unknown, write_list,
 };
 
 /// What may be proposed for the log.
@@ -161,6 +161,27 @@ impl Wire for Command {
             Self::RevokeKey { tenant, name } => Kind::RevokeKey(object_name(tenant.as_ref(), name)),
             Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
             Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
+            Self::CreateJoinToken { hash, valid_ms } => {
+                Kind::CreateJoinToken(wire::CreateJoinToken {
+                    hash: hash.to_vec(),
+                    valid_ms: *valid_ms,
+                })
+            }
+            Self::Join {
+                token,
+                nonce,
+                peer,
+                members,
+            } => Kind::Join(wire::Join {
+                token_hash: token.to_vec(),
+                nonce_hash: nonce.to_vec(),
+                peer: peer.clone(),
+                members: members::write_peers(members),
+            }),
+            Self::RemoveNode { node, members } => Kind::RemoveNode(wire::RemoveNode {
+                node: *node,
+                members: members::write_peers(members),
+            }),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -205,6 +226,20 @@ impl Wire for Command {
             Kind::CreateToken(token) => Self::CreateToken(Wire::from_wire(token)?),
             Kind::RevokeToken(at) => Self::RevokeToken {
                 name: at.name.into(),
+            },
+            Kind::CreateJoinToken(create) => Self::CreateJoinToken {
+                hash: fixed("CreateJoinToken.hash", &create.hash)?,
+                valid_ms: create.valid_ms,
+            },
+            Kind::Join(join) => Self::Join {
+                token: fixed("Join.token_hash", &join.token_hash)?,
+                nonce: fixed("Join.nonce_hash", &join.nonce_hash)?,
+                peer: join.peer,
+                members: members::read_peers("Join.members", join.members)?,
+            },
+            Kind::RemoveNode(remove) => Self::RemoveNode {
+                node: remove.node,
+                members: members::read_peers("RemoveNode.members", remove.members)?,
             },
         })
     }

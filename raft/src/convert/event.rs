@@ -10,7 +10,7 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::event::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, read_list, text, write_list};
+use super::{DecodeError, Wire, fixed, members, missing, read_list, text, write_list};
 
 /// A record of the history is of a version that this one does not read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -73,6 +73,11 @@ impl Wire for Event {
             Self::KeyRevoked { tenant, name } => Kind::KeyRevoked(object_name(Some(tenant), name)),
             Self::TokenPut(token) => Kind::TokenPut(token.to_wire()),
             Self::TokenRevoked(name) => Kind::TokenRevoked(object_name(None, name)),
+            Self::JoinTokenPut(token) => Kind::JoinTokenPut(token.to_wire()),
+            Self::NodeJoined { node, token, nonce } => {
+                Kind::NodeJoined(members::write_joined(node, token, nonce))
+            }
+            Self::NodeRemoved(node) => Kind::NodeRemoved(wire::NodeRemoved { node: *node }),
         };
         wire::Event { kind: Some(kind) }
     }
@@ -111,6 +116,9 @@ impl Wire for Event {
             },
             Kind::TokenPut(token) => Self::TokenPut(Wire::from_wire(token)?),
             Kind::TokenRevoked(at) => Self::TokenRevoked(at.name.into()),
+            Kind::JoinTokenPut(token) => Self::JoinTokenPut(Wire::from_wire(token)?),
+            Kind::NodeJoined(joined) => members::read_joined(&joined)?,
+            Kind::NodeRemoved(removed) => Self::NodeRemoved(removed.node),
         })
     }
 }

@@ -16,6 +16,7 @@ use zeroize::Zeroize as _;
 
 use super::certificate::{self, ClusterId};
 use super::{Credentials, IdentityError};
+use crate::join::CaKey;
 use crate::secret::{ClusterSecret, LABEL_PEER_CA};
 
 const CA_SUBJECT: &str = "Mode Envoy peer CA";
@@ -27,6 +28,7 @@ const CA_KEY_TRIES: u8 = 8;
 pub(super) struct PrivateCa {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
+    public_key: CaKey,
 }
 
 // === impl PrivateCa ===
@@ -39,10 +41,17 @@ impl PrivateCa {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key)?;
+        let public_key = key.public_key_raw().try_into();
         Ok(Self {
+            public_key: public_key.map_err(|_| IdentityError::CaKey)?,
             issuer: Issuer::new(params, key),
             certificate,
         })
+    }
+
+    /// Its public key, which stands for the whole CA: all nodes give it the same name.
+    pub(super) fn public_key(&self) -> CaKey {
+        self.public_key
     }
 
     /// A fresh key and a certificate that names a node, and its cluster once that is known.
@@ -94,6 +103,22 @@ impl std::fmt::Debug for PrivateCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PrivateCa").finish_non_exhaustive()
     }
+}
+
+/// Trust in the CA of this public key, for whoever does not hold the secret.
+pub(super) fn trust_in(public_key: &CaKey) -> Result<RootCertStore, IdentityError> {
+    // A certificate of the same name with a key of our own shows how both are written; the key is replaced.
+    let certificate = params(CA_SUBJECT).self_signed(&KeyPair::generate()?)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone())?;
+    for anchor in &mut roots.roots {
+        let mut info = anchor.subject_public_key_info.as_ref().to_vec();
+        let key_at = info.len().checked_sub(public_key.len());
+        let key = key_at.and_then(|at| info.get_mut(at..));
+        key.ok_or(IdentityError::CaKey)?.copy_from_slice(public_key);
+        anchor.subject_public_key_info = info.into();
+    }
+    Ok(roots)
 }
 
 fn params(subject: &str) -> CertificateParams {

@@ -1,6 +1,6 @@
 //! What an event does to a catalog, as reports and the history tell it.
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, members};
 use crate::command::{Change, ChangeKind};
 use crate::event::Event;
 use crate::object::{Kind, Name, ObjectRef};
@@ -42,6 +42,9 @@ impl Catalog {
             Event::ConsumerDeleted { tenant, name } => deleted("consumer", Some(tenant), name),
             Event::RouteDeleted { tenant, name } => deleted("route", Some(tenant), name),
             Event::KeyRevoked { tenant, name } => deleted("key", Some(tenant), name),
+            Event::JoinTokenPut(_) => members::token_change(ChangeKind::Created),
+            Event::NodeJoined { node, .. } => members::node_change(node.id, ChangeKind::Created),
+            Event::NodeRemoved(node) => members::node_change(*node, ChangeKind::Deleted),
         }
     }
 

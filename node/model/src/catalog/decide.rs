@@ -55,6 +55,16 @@ impl Catalog {
             }
             Command::CreateToken(token) => self.decide_create_token(token),
             Command::RevokeToken { name } => self.decide_revoke_token(name),
+            Command::CreateJoinToken { hash, valid_ms } => {
+                self.decide_create_join_token(*hash, *valid_ms, now_ms)
+            }
+            Command::Join {
+                token,
+                nonce,
+                peer,
+                members,
+            } => self.decide_join(token, *nonce, (peer, members), now_ms),
+            Command::RemoveNode { node, members } => self.decide_remove_node(*node, members),
         }
     }
 

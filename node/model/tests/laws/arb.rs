@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 mod log;
+mod members;
 
 pub(crate) use log::{Mend, counters, histogram, log, series};
 
@@ -217,6 +218,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
             root,
         }),
         1 => (0_u32..3).prop_map(|version| Command::RaiseFormat { version }),
+        2 => members::command(),
     ]
 }
 
@@ -244,5 +246,6 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         1 => (name(), name()).prop_map(|(tenant, name)| Event::ConsumerDeleted { tenant, name }),
         1 => (name(), name()).prop_map(|(tenant, name)| Event::RouteDeleted { tenant, name }),
         2 => (name(), name()).prop_map(|(tenant, name)| Event::KeyRevoked { tenant, name }),
+        2 => members::event(),
     ]
 }

@@ -43,6 +43,7 @@ proptest! {
             one.revision(),
             one.records(),
         );
+        let restored = restored.with_members(one.members().clone());
         prop_assert_eq!(&one, &restored);
     }
 

@@ -14,6 +14,7 @@ mod exactly_once;
 mod folding;
 mod histogram;
 mod history;
+mod members;
 mod queries;
 mod questions;
 mod replace;
