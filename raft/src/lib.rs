@@ -38,9 +38,10 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
-    Status, Timers, start,
+    Addresses, BoxFuture, Flush, Handle, HistoryHead, Hooks, MemberRole, MemberStatus, Settings,
+    StartError, Status, Timers, start,
 };
+pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
+use crate::history::{History, HistoryParts};
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Bucket, Cells, Resolution};
@@ -28,6 +29,8 @@ pub struct Parts {
     pub wall_ms: u64,
     /// Everything in the catalog, with the revision that set it.
     pub records: Vec<(u64, Record)>,
+    /// Every change set; absent in the checkpoint of a version that did not keep them.
+    pub history: Option<HistoryParts>,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -75,6 +78,29 @@ pub enum PartsError {
         "restoring a checkpoint: there is no {0:?} bucket {1}; take the checkpoint of another node"
     )]
     NoBucket(Resolution, u32),
+    /// A record of the history is not what its hash says.
+    #[error(
+        "restoring a checkpoint: the history does not hold together at revision {0}: its record was changed, or one \
+         before it is missing; take the checkpoint of another node"
+    )]
+    HistoryBroken(u64),
+    /// The history ends elsewhere than the checkpoint says.
+    #[error(
+        "restoring a checkpoint: the history's last record is not the one that the checkpoint names; take the \
+         checkpoint of another node"
+    )]
+    HistoryHead,
+    /// The history is of another revision than the catalog.
+    #[error(
+        "restoring a checkpoint: the history ends at revision {last}, and the catalog is at {revision}; take the \
+         checkpoint of another node"
+    )]
+    HistoryRevision {
+        /// Of the last record.
+        last: u64,
+        /// Of the catalog.
+        revision: u64,
+    },
     /// Records of the catalog contradict one another.
     #[error(
         "restoring a checkpoint: {dropped} records of the catalog contradict others; take the checkpoint of another \
@@ -108,6 +134,7 @@ impl State {
             lease_clock_ms: self.lease_clock_ms,
             wall_ms: self.wall_ms,
             records: self.catalog.records().collect(),
+            history: Some(self.history.parts()),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -142,6 +169,10 @@ impl State {
             None if usage.cells == Cells::default() => NodeUsage::default(),
             None => NodeUsage::begun_at(parts.wall_ms),
         };
+        let history = match &parts.history {
+            Some(history) => History::from_parts(history, parts.revision)?,
+            None => History::default(),
+        };
         let expected = parts.records.len();
         let Parts {
             founded,
@@ -156,6 +187,7 @@ impl State {
         }
         Ok(Self {
             catalog: Arc::new(catalog),
+            history,
             usage,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,
