@@ -14,12 +14,15 @@ use prost::Message;
 mod samples;
 #[path = "support/samples_history.rs"]
 mod samples_history;
+#[path = "support/samples_packed.rs"]
+mod samples_packed;
 
 #[test]
 fn every_log_message_has_the_bytes_it_always_had() {
     let mut seen = BTreeSet::new();
     samples::each(&mut Golden { seen: &mut seen });
     samples_history::each(&mut Golden { seen: &mut seen });
+    samples_packed::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),

@@ -192,15 +192,12 @@ impl Packed {
         if at >= self.block_count() {
             return None;
         }
-        let entry = self
-            .bytes
-            .get(self.directory + at * ENTRY..)?
-            .first_chunk::<ENTRY>()?;
-        let [a, b, c, d, e, f, g, h] = *entry;
-        let (first, offset) = (
-            u32::from_le_bytes([a, b, c, d]),
-            u32::from_le_bytes([e, f, g, h]),
-        );
+        let start = self.directory + at * ENTRY;
+        let number = |at: usize| {
+            let bytes = self.bytes.get(at..)?.first_chunk()?;
+            Some(u32::from_le_bytes(*bytes))
+        };
+        let (first, offset) = (number(start)?, number(start + 4)?);
         Some((first, offset as usize))
     }
 
@@ -402,9 +399,9 @@ fn put_block(out: &mut Vec<u8>, cells: &[(u32, &Cell)]) {
     for histogram in which {
         let mut bytes = Vec::new();
         if cells.iter().any(|(_, cell)| !histogram(cell).is_empty()) {
-            cells
-                .iter()
-                .for_each(|(_, cell)| put_histogram(&mut bytes, histogram(cell)));
+            for (_, cell) in cells {
+                put_histogram(&mut bytes, histogram(cell));
+            }
         }
         put_sized(out, &bytes);
     }

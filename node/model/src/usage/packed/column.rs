@@ -65,9 +65,9 @@ pub(super) fn put_column(out: &mut Vec<u8>, values: &[u64]) {
     let first = values.first().copied().unwrap_or(0);
     if values.iter().any(|value| *value != first) {
         let mut each = Vec::with_capacity(values.len() * 2);
-        values
-            .iter()
-            .for_each(|value| put_varint(&mut each, *value));
+        for value in values {
+            put_varint(&mut each, *value);
+        }
         out.push(EACH);
         put_sized(out, &each);
     } else if first == 0 {

@@ -162,7 +162,10 @@ impl Rows {
 
     /// Reads the blocks that may hold a chosen series, and no others.
     fn add_packed(&mut self, what: Use, packed: &Packed, chosen: &[Chosen]) {
-        let mut rest = chosen;
+        let Some(least) = packed.first_of(0) else {
+            return;
+        };
+        let mut rest = &chosen[chosen.partition_point(|one| one.series < least)..];
         let mut next = 0;
         while let Some(first) = rest.first() {
             // Walking on is cheaper than searching where the series are many.
@@ -173,20 +176,11 @@ impl Rows {
             } else {
                 packed.block_of(first.series)
             };
-            let (at, block) = match found {
-                Some(found) => found,
-                // Before the first block: on to what it may hold.
-                None => match packed.first_of(0) {
-                    Some(id) if id > first.series => {
-                        rest = &rest[rest.partition_point(|one| one.series < id)..];
-                        continue;
-                    }
-                    _ => return,
-                },
+            let Some((at, block)) = found else {
+                return;
             };
             next = at + 1;
-            let end = packed.first_of(next);
-            let here = end.map_or(rest.len(), |end| {
+            let here = packed.first_of(next).map_or(rest.len(), |end| {
                 rest.partition_point(|one| one.series < end)
             });
             self.add_block(what, &block, &rest[..here]);
