@@ -16,6 +16,8 @@ mod members;
 mod samples;
 #[path = "support/samples_history.rs"]
 mod samples_history;
+#[path = "support/samples_packed.rs"]
+mod samples_packed;
 
 #[test]
 fn every_log_message_has_the_bytes_it_always_had() {
@@ -23,6 +25,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     samples::each(&mut Golden { seen: &mut seen });
     samples_history::each(&mut Golden { seen: &mut seen });
     members::each(&mut Golden { seen: &mut seen });
+    samples_packed::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),

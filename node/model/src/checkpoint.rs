@@ -10,7 +10,7 @@ use crate::history::{History, HistoryParts};
 use crate::member::Members;
 use crate::state::State;
 use crate::usage::Usage;
-use crate::usage::cells::{Cells, Chunk, Resolution};
+use crate::usage::cells::{Bucket, Cells, Resolution};
 use crate::usage::nodes::{NodeKey, NodeUsage};
 use crate::usage::series::SeriesKey;
 use crate::usage::streams::Stream;
@@ -39,7 +39,7 @@ pub struct Parts {
     /// The usage streams, by node.
     pub streams: Vec<(u64, Arc<Stream>)>,
     /// The cells, by resolution and bucket.
-    pub cells: Vec<(Resolution, u32, Chunk)>,
+    pub cells: Vec<(Resolution, u32, Bucket)>,
     /// Usage by node; absent in the checkpoint of a version that did not count it.
     pub nodes: Option<NodeParts>,
 }
@@ -52,7 +52,7 @@ pub struct NodeParts {
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<NodeKey>)>,
     /// The cells, by resolution and bucket.
-    pub cells: Vec<(Resolution, u32, Chunk)>,
+    pub cells: Vec<(Resolution, u32, Bucket)>,
 }
 
 /// Why parts are not a state: they are damaged, or of a newer version.
@@ -160,13 +160,13 @@ impl State {
         for (node, stream) in parts.streams {
             usage.streams.restore(node, stream);
         }
-        for (resolution, bucket, chunk) in parts.cells {
+        for (resolution, number, bucket) in parts.cells {
             let series = &mut usage.series;
             let retain = |id| {
                 series.retain(id, resolution);
                 series.get(id).is_some()
             };
-            restore_chunk(&mut usage.cells, resolution, bucket, chunk, retain)?;
+            restore_bucket(&mut usage.cells, resolution, number, bucket, retain)?;
         }
         usage.nodes = match parts.nodes {
             Some(nodes) => NodeUsage::from_parts(nodes)?,
@@ -225,16 +225,16 @@ impl NodeUsage {
                 return Err(PartsError::SeriesTwice(id));
             }
         }
-        for (resolution, bucket, chunk) in parts.cells {
+        for (resolution, number, bucket) in parts.cells {
             if !Self::RESOLUTIONS.contains(&resolution) {
-                return Err(PartsError::NoBucket(resolution, bucket));
+                return Err(PartsError::NoBucket(resolution, number));
             }
             let series = &mut nodes.series;
             let retain = |id| {
                 series.retain(id);
                 series.get(id).is_some()
             };
-            restore_chunk(&mut nodes.cells, resolution, bucket, chunk, retain)?;
+            restore_bucket(&mut nodes.cells, resolution, number, bucket, retain)?;
         }
         Ok(nodes)
     }
@@ -242,36 +242,36 @@ impl NodeUsage {
 
 // === free functions ===
 
-fn take_cells(cells: &Cells) -> Vec<(Resolution, u32, Chunk)> {
+fn take_cells(cells: &Cells) -> Vec<(Resolution, u32, Bucket)> {
     let resolutions = Resolution::ALL.into_iter();
     resolutions
         .flat_map(|resolution| {
-            let chunks = cells.chunks(resolution).iter();
-            chunks.map(move |(&bucket, chunk)| (resolution, bucket, chunk.clone()))
+            let buckets = cells.buckets(resolution).iter();
+            buckets.map(move |(&number, bucket)| (resolution, number, bucket.clone()))
         })
         .collect()
 }
 
-/// Puts a chunk back; `retain` says whether the dictionary has a series, and counts that it is in one more chunk.
-fn restore_chunk(
+/// Puts a bucket back; `retain` says whether the dictionary has a series, and counts that it is in one more bucket.
+fn restore_bucket(
     cells: &mut Cells,
     resolution: Resolution,
-    bucket: u32,
-    chunk: Chunk,
+    number: u32,
+    bucket: Bucket,
     mut retain: impl FnMut(u32) -> bool,
 ) -> Result<(), PartsError> {
-    if bucket > resolution.bucket_of(u32::MAX) {
-        return Err(PartsError::NoBucket(resolution, bucket));
+    if number > resolution.bucket_of(u32::MAX) {
+        return Err(PartsError::NoBucket(resolution, number));
     }
-    for &series in chunk.keys() {
+    for series in bucket.series() {
         if !retain(series) {
             return Err(PartsError::UnknownSeries {
                 resolution,
-                bucket,
+                bucket: number,
                 series,
             });
         }
     }
-    cells.restore(resolution, bucket, chunk);
+    cells.restore(resolution, number, bucket);
     Ok(())
 }

@@ -44,10 +44,9 @@ impl State {
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Outcome> {
         self.lease_clock_ms = self.lease_clock_ms.max(batch.lease_clock_ms);
         if batch.wall_ms > self.wall_ms {
-            let edge = minute_of(batch.wall_ms) > minute_of(self.wall_ms);
-            self.wall_ms = batch.wall_ms;
-            if edge {
-                self.usage.expire(self.wall_ms);
+            let before_ms = std::mem::replace(&mut self.wall_ms, batch.wall_ms);
+            if minute_of(self.wall_ms) > minute_of(before_ms) {
+                self.usage.pass(before_ms, self.wall_ms);
                 if self.catalog.has_expired_join_tokens(self.wall_ms) {
                     Arc::make_mut(&mut self.catalog).expire_join_tokens(self.wall_ms);
                 }

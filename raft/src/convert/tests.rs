@@ -204,7 +204,7 @@ fn full_state() -> State {
 
 #[test]
 fn a_checkpoint_gives_back_the_state() {
-    for state in [State::new(), full_state()] {
+    for state in [State::new(), full_state(), packed_state()] {
         let log_id = LogId::new(CommittedLeaderId::new(3, 2), 6);
         let at = snapshot_meta(Some(log_id), StoredMembership::default());
         let encoded = encode_checkpoint(&state, &at).unwrap();
@@ -212,6 +212,53 @@ fn a_checkpoint_gives_back_the_state() {
         assert_eq!(found, at);
         assert!(back == state);
     }
+}
+
+#[test]
+fn a_packed_bucket_that_is_damaged_is_refused() {
+    let state = packed_state();
+    let encoded =
+        encode_checkpoint(&state, &snapshot_meta(None, StoredMembership::default())).unwrap();
+    let names: Vec<_> = encoded
+        .chunks
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert!(
+        names.contains(&"packed-minute-0029000000")
+            && names.contains(&"nodepacked-minute-0029000000"),
+        "{names:?}"
+    );
+    for (at, (name, bytes)) in encoded.chunks.iter().enumerate() {
+        if name.contains("packed") {
+            let mut chunks = encoded.chunks.clone();
+            chunks[at].1 = bytes.slice(..bytes.len() - 1);
+            let error = decode_checkpoint(&encoded.meta, &chunks).unwrap_err();
+            assert!(
+                matches!(error, DecodeError::Protobuf { .. }),
+                "{name}: {error}"
+            );
+            let mut message = log::PackedCellsChunk::decode(bytes.clone()).unwrap();
+            message.cells.pop();
+            chunks[at].1 = message.encode_to_vec().into();
+            let error = decode_checkpoint(&encoded.meta, &chunks).unwrap_err();
+            assert!(
+                matches!(error, DecodeError::Contradiction { .. }),
+                "{name}: {error}"
+            );
+        }
+    }
+}
+
+/// Where the minutes of [`full_state`] are over.
+fn packed_state() -> State {
+    let mut state = full_state();
+    let later = Batch {
+        wall_ms: state.wall_ms + 10 * 60_000,
+        ..Batch::default()
+    };
+    state.apply(7, &later);
+    state
 }
 
 #[test]

@@ -18,7 +18,7 @@ use mode_envoy_model::object::Object;
 use mode_envoy_model::tenant::Tenant;
 use mode_envoy_model::token::{Role, Token};
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
-use mode_envoy_model::usage::cells::Resolution;
+use mode_envoy_model::usage::cells::{Bucket, Resolution};
 use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::series::SeriesKey;
@@ -275,9 +275,15 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
 /// Calls counted in this node's state.
 pub(crate) fn calls(node: &Node) -> u64 {
     let usage = node.usage();
-    let days = usage.cells.chunks(Resolution::Day);
-    days.values()
-        .flat_map(|chunk| chunk.values().map(|cell| cell.counters.calls))
+    let days = usage.cells.buckets(Resolution::Day);
+    let chunks = days.values().map(Bucket::chunk);
+    chunks
+        .flat_map(|chunk| {
+            chunk
+                .values()
+                .map(|cell| cell.counters.calls)
+                .collect::<Vec<_>>()
+        })
         .sum()
 }
 
