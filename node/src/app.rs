@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{ClusterSecret, Phase, StartError};
 
+use crate::alarms::Alarms;
 use crate::config::{ListenerKind, Settings};
 use crate::control::Control;
 use crate::gateway::{self, Gateway};
@@ -43,6 +44,7 @@ use self::signals::Signals;
 mod admin;
 mod credentials;
 mod data_plane;
+mod disk_watch;
 mod founding;
 mod gauges;
 mod listeners;
@@ -119,6 +121,7 @@ struct App {
     supervisor: Supervisor,
     readiness: Readiness,
     gauges: Arc<Gauges>,
+    alarms: Alarms,
     phase: watch::Sender<Phase>,
     raft_runtime: RuntimeHandle,
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
@@ -208,6 +211,7 @@ impl App {
         Ok(Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
+            alarms: Alarms::default(),
             raft_stop: CancellationToken::new(),
             keyring: KeyringSource::new(secret.clone()),
             settings,
@@ -231,6 +235,7 @@ impl App {
         stage("becoming a member of the cluster");
         let member = member::start(self, peer, &flush).await?;
         self.gauges.set_member(member.clone());
+        disk_watch::start(self);
         admin::open(self, &member, &flush, control);
 
         stage("waiting for a leader to found the cluster");

@@ -16,6 +16,7 @@ pub(crate) mod aggregate;
 pub(crate) mod opens;
 pub(crate) mod recovery;
 pub(crate) mod stream;
+pub(crate) mod totals;
 
 pub mod flush;
 pub(crate) mod flusher;

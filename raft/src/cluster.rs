@@ -99,6 +99,9 @@ pub struct Settings {
     pub version: String,
 }
 
+/// What is wrong on a node although it serves, a sentence each.
+pub type Alarms = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What the process around this crate does for it.
 #[derive(Clone)]
 pub struct Hooks {
@@ -108,6 +111,8 @@ pub struct Hooks {
     pub flush: Flush,
     /// The revision that is in force in this node's data plane.
     pub table_revision: Arc<AtomicU64>,
+    /// What is wrong on this node, for the others to see.
+    pub alarms: Alarms,
 }
 
 /// A running member. Clones share it.
@@ -140,6 +145,7 @@ struct About {
     advertise: Addresses,
     version: String,
     table_revision: Arc<AtomicU64>,
+    alarms: Alarms,
 }
 
 // === impl Timers ===

@@ -38,8 +38,8 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
-    Status, Timers, start,
+    Addresses, Alarms, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings,
+    StartError, Status, Timers, start,
 };
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;

@@ -51,7 +51,7 @@ pub(super) async fn start_usage(
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
     let core = Core::new(app.settings.node_id, dir, recovered.spools);
-    let flusher = Flusher::new(core, member.clone(), requests);
+    let flusher = Flusher::new(core, member.clone(), requests, app.alarms.clone());
     let stopping = app.supervisor.stopping();
     app.supervisor
         .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))

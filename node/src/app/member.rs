@@ -17,10 +17,12 @@ pub(super) async fn start(
     flush: &FlushHandle,
 ) -> Result<Handle, AppError> {
     log_phases(app);
+    let alarms = app.alarms.clone();
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
         table_revision: Arc::clone(&app.table_revision),
+        alarms: Arc::new(move || alarms.list()),
     };
     let start = mode_envoy_raft::start(
         settings(app),

@@ -48,6 +48,8 @@ pub struct Settings {
     pub gateway_workers: u32,
     /// Bytes that the usage of one worker may take on disk.
     pub spool_bytes: u64,
+    /// Free bytes below which there is an alarm; a share of the file system where absent.
+    pub disk_min_free: Option<u64>,
     /// Bytes of one segment of the replicated log.
     pub wal_segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -99,6 +101,10 @@ impl Settings {
             initial_cluster,
             gateway_workers,
             spool_bytes: spool_bytes(options.usage_spool_bytes, gateway_workers)?,
+            disk_min_free: options
+                .disk_min_free_bytes
+                .map(|bytes| ranged("disk-min-free-bytes", bytes, (0, 1 << 50)))
+                .transpose()?,
             wal_segment_bytes: ranged(
                 "wal-segment-bytes",
                 options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),

@@ -65,6 +65,7 @@ pub(super) fn assemble(
         authorize,
         flush,
         table_revision,
+        alarms,
     } = hooks;
     let (for_proposer, of_reads) = (state.clone(), confirming.clone());
     let proposer = Proposer::start(
@@ -80,6 +81,7 @@ pub(super) fn assemble(
         advertise: settings.advertise,
         version: settings.version,
         table_revision,
+        alarms,
     };
     let service = ForwardService {
         local,

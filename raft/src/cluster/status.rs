@@ -46,6 +46,8 @@ pub struct MemberStatus {
     pub version: String,
     /// The newest version of log messages that it reads.
     pub format_version: u32,
+    /// What is wrong there although it serves, a sentence each.
+    pub alarms: Vec<String>,
 }
 
 /// The cluster as this node sees it.
@@ -91,6 +93,7 @@ impl About {
             version: self.version.clone(),
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
+            alarms: (self.alarms)(),
         }
     }
 }
@@ -219,5 +222,6 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
+        alarms: answer.alarms,
     }
 }
