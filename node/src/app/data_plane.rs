@@ -21,6 +21,7 @@ use crate::usage::recorder::Recorder;
 use crate::usage::recovery::{self, SpoolSettings};
 
 const SPOOL_DIR: &str = "usage";
+const PAGE: usize = 4_096;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Opens the spools, settles the last run and starts the flusher.
@@ -32,7 +33,7 @@ pub(super) async fn start_usage(
     let settings = SpoolSettings {
         dir: app.settings.data_dir.join(SPOOL_DIR),
         workers: app.settings.gateway_workers,
-        segment_bytes: DEFAULT_SEGMENT_BYTES,
+        segment_bytes: segment_bytes(app.settings.spool_bytes),
         max_bytes: app.settings.spool_bytes,
         cluster_id: member.cluster_id(),
         node_id: app.settings.node_id,
@@ -57,6 +58,12 @@ pub(super) async fn start_usage(
         .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))
         .map_err(|source| AppError::Threads("usage flusher", source))?;
     Ok(recovered.recorders)
+}
+
+/// Eight segments at least, of whole pages, so that a small spool is emptied in small steps too.
+fn segment_bytes(spool_bytes: u64) -> usize {
+    let eighth = usize::try_from(spool_bytes / 8).unwrap_or(usize::MAX);
+    DEFAULT_SEGMENT_BYTES.min(eighth) / PAGE * PAGE
 }
 
 /// Compiles the first table and keeps it current, then starts the workers.

@@ -19,8 +19,8 @@ const MIB: u64 = 1 << 20;
 const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
 const CHECKPOINT_EVERY: u64 = 10_000;
 const USAGE_SPOOL_BYTES: u64 = 8 << 30;
-/// The smallest bound of one worker's usage: eight segments.
-const USAGE_SPOOL_BYTES_MIN: u64 = 64 * MIB;
+/// The smallest bound of one worker's usage.
+const USAGE_SPOOL_BYTES_MIN: u64 = MIB;
 /// As many as the log takes spools of one node, half of them for workers that are no more.
 const GATEWAY_WORKERS_MAX: u32 = 128;
 const TIMER_MS_MAX: u64 = 60_000;

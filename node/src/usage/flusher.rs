@@ -69,7 +69,7 @@ impl Flusher {
         Self {
             stuck: Stuck {
                 counted_ms: wall_ms(),
-                why: None,
+                ..Stuck::default()
             },
             teller: Teller::new(core.dir().to_owned(), alarms),
             core,
@@ -100,6 +100,7 @@ impl Flusher {
                 _ = sync.tick() => {
                     self.core.sync(wall_ms())?;
                     gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
+                    self.stuck.waits = in_flight.is_some();
                     self.teller.tell(self.core.fullest(), &self.stuck);
                 }
                 _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
@@ -214,7 +215,7 @@ impl Flusher {
         self.backoff = Duration::ZERO;
         self.stuck = Stuck {
             counted_ms: wall_ms(),
-            why: None,
+            ..Stuck::default()
         };
     }
 

@@ -48,7 +48,7 @@ pub struct Recorder {
 /// Why usage could not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The spool is at its very end, since the cluster has had no quorum for long.
+    /// The spool is at its bound, since the cluster has had no quorum for long.
     #[error(
         "the usage spool is full: restore the cluster's quorum, so that it can be counted and emptied"
     )]
@@ -82,6 +82,16 @@ struct Inner {
     open: HashSet<Attempt>,
     /// Calls that the spool has no room for one by one.
     totals: Totals,
+    /// Closes of open attempts that found no room at all, which does not happen where the flusher says in time that
+    /// the spool is nearly full. Their Opens are in the spool, so they are no more than these.
+    late: Vec<Late>,
+}
+
+/// A Close that waits for room.
+struct Late {
+    attempt: Attempt,
+    wall_ms: u64,
+    payload: Vec<u8>,
 }
 
 // === impl Recorder ===
@@ -94,6 +104,7 @@ impl Recorder {
                 writer,
                 open,
                 totals: Totals::default(),
+                late: Vec::new(),
             }),
             notice,
         }
@@ -111,7 +122,7 @@ impl Recorder {
             return Ok(());
         }
         self.catch_up(inner, state);
-        match inner.append(OPEN, |out| opened.encode_into(out)) {
+        match inner.append(OPEN, wall_ms(), |out| opened.encode_into(out)) {
             Ok(()) => {
                 inner.open.insert((opened.call, opened.attempt));
                 Ok(())
@@ -126,18 +137,17 @@ impl Recorder {
     ///
     /// # Errors
     ///
-    /// The attempt stays open in the spool then, and is presumed at the next start.
+    /// The spool failed. Where its Open is in the spool, the attempt stays open there and is presumed at the next start.
     pub fn close(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
         let state = self.notice.state.load(Ordering::Acquire);
         let inner = &mut *self.inner.borrow_mut();
-        let attempt = (closed.call, closed.attempt);
-        if !inner.open.contains(&attempt) {
-            return inner.close_alone(closed, state);
-        }
-        inner.append(CLOSE, |out| closed.encode_into(out))?;
-        inner.open.remove(&attempt);
+        let recorded = if inner.open.contains(&(closed.call, closed.attempt)) {
+            inner.close_open(closed)
+        } else {
+            inner.close_alone(closed, state)
+        };
         self.catch_up(inner, state);
-        Ok(())
+        recorded
     }
 
     /// Records a call that is refused before any attempt: a Close without an Open.
@@ -175,7 +185,7 @@ impl Recorder {
         if state & CARRIES_WAIT != 0 {
             self.carry(inner);
         }
-        if !inner.totals.is_empty() {
+        if inner.has_waiting() {
             inner.settle(state, wall_ms());
         }
     }
@@ -185,7 +195,8 @@ impl Recorder {
     fn carry(&self, inner: &mut Inner) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
-                && let Err(error) = inner.append(CARRY, |out| copy_into(&request.payload, out))
+                && let Err(error) =
+                    inner.append(CARRY, wall_ms(), |out| copy_into(&request.payload, out))
             {
                 tracing::warn!(%error, "a long open call could not be carried to the spool's tail");
             }
@@ -205,6 +216,7 @@ impl Drop for Recorder {
     /// The worker and all its calls have ended: what was only added up is written as far as the spool can take it.
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
+        inner.write_late();
         inner.write_totals(u32::MAX, 0);
         if !inner.totals.is_empty() {
             tracing::error!(
@@ -221,7 +233,7 @@ impl Inner {
     /// Counts an end without an Open in the spool: as a record of its own, or where there is no room in a sum.
     fn close_alone(&mut self, closed: &Closed<'_>, state: u8) -> Result<(), RecordError> {
         if state & NEARLY_FULL == 0 {
-            match self.append(CLOSE, |out| closed.encode_into(out)) {
+            match self.append(CLOSE, wall_ms(), |out| closed.encode_into(out)) {
                 Err(RecordError::Full) => {}
                 written => return written,
             }
@@ -232,16 +244,59 @@ impl Inner {
             .map_err(|_| RecordError::Spool(SpoolError::NotEncoded { room: RECORD_MAX }))
     }
 
+    /// Records the end of an attempt whose Open is in the spool.
+    fn close_open(&mut self, closed: &Closed<'_>) -> Result<(), RecordError> {
+        let (attempt, wall_ms) = ((closed.call, closed.attempt), wall_ms());
+        match self.append(CLOSE, wall_ms, |out| closed.encode_into(out)) {
+            Err(RecordError::Full) => {
+                let mut payload = vec![0; RECORD_MAX];
+                let encoded = closed.encode_into(&mut payload);
+                payload.truncate(encoded.map_err(|_| RecordError::Full)?);
+                self.late.push(Late {
+                    attempt,
+                    wall_ms,
+                    payload,
+                });
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.open.remove(&attempt);
+                Ok(())
+            }
+        }
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.totals.is_empty() || !self.late.is_empty()
+    }
+
+    /// Writes the Closes that wait for room, as far as there is any.
+    fn write_late(&mut self) {
+        while let Some(late) = self.late.pop() {
+            let payload = &late.payload;
+            match self.append(CLOSE, late.wall_ms, |out| copy_into(payload, out)) {
+                Ok(()) => {
+                    self.open.remove(&late.attempt);
+                }
+                Err(_) => return self.late.push(late),
+            }
+        }
+    }
+
     fn settle(&mut self, state: u8, now_ms: u64) {
-        if self.totals.is_empty() || state & FAILED != 0 {
+        if !self.has_waiting() || state & FAILED != 0 {
             return;
         }
+        self.write_late();
         if state & NEARLY_FULL == 0 {
-            let written = self.write_totals(u32::MAX, 0);
-            tracing::info!(
-                calls = written,
-                "the usage spool has room again; calls that were only added up are in it now"
-            );
+            let calls = self.write_totals(u32::MAX, 0);
+            if calls > 0 {
+                tracing::info!(
+                    calls,
+                    "the usage spool has room again; calls that were only added up are in it now"
+                );
+            }
         } else {
             let minute = u32::try_from(now_ms / 60_000).unwrap_or(u32::MAX);
             let left = self.writer.max_bytes() / ROOM_FOR_CLOSES;
@@ -255,7 +310,7 @@ impl Inner {
         while self.writer.room() > left
             && let Some(total) = self.totals.take_before(before)
         {
-            if let Err(error) = self.append(TOTAL, |out| total.encode_into(out)) {
+            if let Err(error) = self.append(TOTAL, wall_ms(), |out| total.encode_into(out)) {
                 self.totals.put_back(total);
                 if !matches!(error, RecordError::Full) {
                     tracing::warn!(%error, "calls that were added up could not be written to the spool");
@@ -270,12 +325,13 @@ impl Inner {
     fn append(
         &mut self,
         kind: u8,
+        wall_ms: u64,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
-            .append_with(kind, VERSION, wall_ms(), RECORD_MAX, write)
+            .append_with(kind, VERSION, wall_ms, RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
             Err(error) if error.is_full() => Err(RecordError::Full),
@@ -482,7 +538,10 @@ mod tests {
         let written = kinds_of(&mut spool, 1_000);
         let closes = written.iter().filter(|kind| **kind == CLOSE).count() as u64;
         assert!(closes > 10 && closes < all);
-        assert_eq!(recorder.inner.borrow().totals.calls(), all - closes);
+        let inner = recorder.inner.borrow();
+        let waiting = inner.totals.calls() + inner.late.len() as u64;
+        assert_eq!(closes + waiting, all);
+        assert_eq!(inner.open.len(), inner.late.len());
     }
 
     #[test]

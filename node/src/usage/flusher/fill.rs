@@ -45,6 +45,8 @@ pub(super) struct Stuck {
     pub(super) counted_ms: u64,
     /// What the log said last, unless it has answered since.
     pub(super) why: Option<String>,
+    /// Whether an answer of the log is waited for.
+    pub(super) waits: bool,
 }
 
 /// Tells of a level once, when it changes.
@@ -113,9 +115,7 @@ impl Teller {
                 .set(f64::from(u8::from(each <= level)));
         }
         let before = std::mem::replace(&mut self.told, level);
-        let Some(fill) = fill.filter(|_| level != before) else {
-            return;
-        };
+        let Some(fill) = fill else { return };
         if level < before {
             tracing::info!(
                 worker = fill.worker,
@@ -129,13 +129,14 @@ impl Teller {
             self.alarms.clear(AlarmKind::UsageSpool);
             return;
         }
+        // Again and again: what it says changes.
         let sentence = sentence(fill, stuck);
         self.alarms.raise(AlarmKind::UsageSpool, sentence.clone());
         let dir = self.dir.display();
-        match level {
-            Level::Full => tracing::error!(%dir, "{sentence}"),
-            _ if level > before => tracing::warn!(%dir, "{sentence}"),
-            _ => {}
+        if level > before && level == Level::Full {
+            tracing::error!(%dir, "{sentence}");
+        } else if level > before {
+            tracing::warn!(%dir, "{sentence}");
         }
     }
 }
@@ -154,6 +155,7 @@ fn sentence(fill: Fill, stuck: &Stuck) -> String {
     });
     let why = match &stuck.why {
         Some(why) => format!("nothing was counted{since} ({why})"),
+        None if stuck.waits => format!("nothing was counted{since} (the log has not answered yet)"),
         None => "usage comes faster than it is counted".to_owned(),
     };
     let next = match level {
@@ -203,6 +205,7 @@ mod tests {
         let stuck = Stuck {
             counted_ms: 1_790_000_000_000,
             why: Some("there is no leader".to_owned()),
+            waits: true,
         };
         let fill = |level, bytes| Fill {
             level,
