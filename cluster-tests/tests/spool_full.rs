@@ -9,12 +9,12 @@ use mode_envoy_cluster_tests::{usage, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 
-const DOCUMENT: &str = r#"
+const DOCUMENT: &str = r"
 tenants: [{name: acme}]
 consumers: [{name: mobile-app, tenant: acme}]
 providers: [{name: here, protocol: embedded}]
 models: [{name: fast, targets: [{provider: here, model: small}]}]
-"#;
+";
 
 /// Calls between two looks.
 const CALLS: u64 = 200;

@@ -536,7 +536,7 @@ mod tests {
             recorder.close(&Closed::of(call, 0, &dims)).unwrap();
         }
         let written = kinds_of(&mut spool, 1_000);
-        let closes = written.iter().filter(|kind| **kind == CLOSE).count() as u64;
+        let closes = written.into_iter().filter(|kind| *kind == CLOSE).count() as u64;
         assert!(closes > 10 && closes < all);
         let inner = recorder.inner.borrow();
         let waiting = inner.totals.calls() + inner.late.len() as u64;

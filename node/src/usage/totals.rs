@@ -99,22 +99,22 @@ impl Totals {
         let key = if self.rows.len() < ROWS || self.rows.contains_key(&key) {
             key
         } else {
-            self.nobody(key)?
+            self.nobody(&key)?
         };
         self.rows.entry(key).or_default().add(counters);
         Ok(())
     }
 
     /// What a row beyond the bound is counted under: nobody, in the oldest minute there is.
-    fn nobody(&self, key: Key) -> Result<Key, CodecError> {
+    fn nobody(&self, key: &Key) -> Result<Key, CodecError> {
         let mut dims = vec![0; RECORD_MAX];
         let len = Dims::empty().encode_into(&mut dims)?;
         dims.truncate(len);
         let oldest = self.rows.keys().next().map_or(key.minute, |key| key.minute);
         Ok(Key {
             minute: oldest,
+            status_class: key.status_class,
             dims,
-            ..key
         })
     }
 }
