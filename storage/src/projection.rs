@@ -82,7 +82,7 @@ pub struct ProjectionOptions {
 pub struct Projection {
     /// Taken at the end.
     requests: Option<SyncSender<Request>>,
-    ended: Receiver<()>,
+    ended: Mutex<Receiver<()>>,
     stats: Arc<Mutex<Stats>>,
 }
 
@@ -146,7 +146,7 @@ impl Projection {
             .map_err(|source| ProjectionError::Thread { dir, source })?;
         Ok(Self {
             requests: Some(requests),
-            ended,
+            ended: Mutex::new(ended),
             stats,
         })
     }
@@ -225,7 +225,8 @@ impl Projection {
 impl Drop for Projection {
     fn drop(&mut self) {
         drop(self.requests.take());
-        if self.ended.recv_timeout(END_WITHIN).is_err() {
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(END_WITHIN).is_err() {
             tracing::warn!("the projection does not end; its files are left as they are");
         }
     }
