@@ -1,21 +1,26 @@
 //! The command line. Apart from `serve`, `demo`, `check` and `certs`, every verb is a call of the gRPC admin API.
 //!
 //! One file per verb: its arguments, its call, its answer. `output` is the one place that prints: data on standard
-//! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly.
+//! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly or drift found
+//! by `diff`.
 
 pub(crate) mod client;
 pub(crate) mod output;
 
 mod apply;
+mod audit;
 mod certs;
 mod check;
 mod cluster;
 mod delete;
 mod demo;
+mod diff;
 mod export;
 mod get;
+mod history;
 mod inputs;
 mod keys;
+mod rollback;
 mod serve;
 mod tokens;
 mod usage;
@@ -88,6 +93,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Create and update objects from documents
     Apply(apply::ApplyArgs),
+    /// What applying documents would change; ends with 2 where the cluster differs
+    Diff(diff::DiffArgs),
     /// Check documents without a cluster
     Check(check::CheckArgs),
     /// Print the whole configuration as a document that `apply` takes back
@@ -96,6 +103,12 @@ enum Verb {
     Get(get::GetArgs),
     /// Delete an object
     Delete(delete::DeleteArgs),
+    /// Revisions of the configuration, and what they changed
+    History(history::HistoryArgs),
+    /// Make the declared configuration what it was at a revision
+    Rollback(rollback::RollbackArgs),
+    /// The hash-chained record of administrative changes
+    Audit(audit::AuditArgs),
     /// API keys: what clients of the gateway authenticate with
     #[command(subcommand)]
     Keys(keys::KeysVerb),
@@ -118,6 +131,8 @@ pub(crate) enum Ended {
     Done,
     /// Exit code 1, where the answer itself says what is wrong.
     Failed,
+    /// Exit code 2: the cluster is not what the documents say.
+    Differs,
 }
 
 // === impl Global ===
@@ -179,6 +194,10 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Check(args) => ended(check::run(&args, format)),
         Verb::Certs(verb) => ended(certs::run(verb, format)),
         Verb::Apply(args) => global.call(|client| apply::run(client, args, format)),
+        Verb::Diff(args) => global.call(|client| diff::run(client, args, format)),
+        Verb::History(args) => global.call(|client| history::run(client, args, format)),
+        Verb::Rollback(args) => global.call(|client| rollback::run(client, args, format)),
+        Verb::Audit(args) => global.call(|client| audit::run(client, args, format)),
         Verb::Export(args) => global.call(|client| export::run(client, args, format)),
         Verb::Get(args) => global.call(|client| get::run(client, args, format)),
         Verb::Delete(args) => global.call(|client| delete::run(client, args, format)),
@@ -193,6 +212,7 @@ fn ended(result: anyhow::Result<Ended>) -> ExitCode {
     match result {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Failed) => ExitCode::FAILURE,
+        Ok(Ended::Differs) => ExitCode::from(2),
         Err(error) => {
             output::note(&format!("error: {error:#}"));
             ExitCode::FAILURE

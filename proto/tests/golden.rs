@@ -12,11 +12,17 @@ use prost::Message;
 
 #[path = "support/samples.rs"]
 mod samples;
+#[path = "support/samples_history.rs"]
+mod samples_history;
+#[path = "support/samples_packed.rs"]
+mod samples_packed;
 
 #[test]
 fn every_log_message_has_the_bytes_it_always_had() {
     let mut seen = BTreeSet::new();
     samples::each(&mut Golden { seen: &mut seen });
+    samples_history::each(&mut Golden { seen: &mut seen });
+    samples_packed::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -136,6 +142,7 @@ pub fn every_item() -> Vec<log::Item> {
             base_revision: 41,
             actor: "root".to_owned(),
             events: every_event(),
+            origin: "apply".to_owned(),
         }),
         item::Kind::Register(samples::register()),
         item::Kind::Usage(samples::usage_batch()),

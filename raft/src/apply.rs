@@ -210,7 +210,9 @@ mod tests {
         let set = ChangeSet {
             base_revision,
             actor: "root".into(),
+            origin: "apply".into(),
             events,
+            encoded: Arc::default(),
         };
         let items = vec![Item::ChangeSet(set)];
         Batch {

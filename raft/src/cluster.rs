@@ -43,7 +43,7 @@ use crate::types::{NodeId, Raft};
 
 pub use error::StartError;
 pub use start::start;
-pub use status::{MemberRole, MemberStatus, Status};
+pub use status::{HistoryHead, MemberRole, MemberStatus, Status};
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -38,9 +38,10 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, Alarms, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings,
+    Addresses, Alarms, BoxFuture, Flush, Handle, HistoryHead, Hooks, MemberRole, MemberStatus, Settings,
     StartError, Status, Timers, start,
 };
+pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};

@@ -21,6 +21,7 @@ use crate::service::Service;
 use crate::tenant::Tenant;
 use crate::token::Token;
 
+mod changes;
 mod decide;
 mod evolve;
 mod faults;
@@ -28,7 +29,10 @@ mod invariants;
 mod keys;
 mod put;
 mod references;
+mod replace;
 mod routing;
+
+pub use replace::{Prunable, WayBack};
 
 /// A value and the revision that set it.
 #[derive(Debug, Eq, PartialEq)]

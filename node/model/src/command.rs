@@ -1,5 +1,6 @@
 //! What may be asked of the configuration, and how a refusal reads.
 
+use crate::catalog::WayBack;
 use crate::key::{Key, SecretHash};
 use crate::object::{Name, Object, ObjectRef};
 use crate::token::Token;
@@ -25,6 +26,26 @@ pub enum Command {
     Put {
         /// In any order; references may point within the list.
         objects: Vec<Object>,
+        /// Decide and report, change nothing.
+        dry_run: bool,
+    },
+    /// As `Put`, and deletes what there is beside the objects, of their kinds and tenants.
+    Prune {
+        /// In any order; references may point within the list.
+        objects: Vec<Object>,
+        /// The caller knows that it may be more than a fifth of what there is.
+        confirmed: bool,
+        /// Decide and report, change nothing.
+        dry_run: bool,
+    },
+    /// Makes the declarative objects what they were at a revision.
+    Rollback {
+        /// Which one.
+        revision: u64,
+        /// The revision from which the way back leads; refused at another one.
+        base_revision: u64,
+        /// What is to be put and deleted, found from the history.
+        back: WayBack,
         /// Decide and report, change nothing.
         dry_run: bool,
     },
@@ -100,6 +121,8 @@ pub enum RejectedCode {
     Limit,
     /// The caller's role does not allow it.
     Forbidden,
+    /// It was made for another revision.
+    Conflict,
 }
 
 /// One fault: where it is and what to do about it.
@@ -128,4 +151,26 @@ pub struct Decision {
     pub events: Vec<crate::event::Event>,
     /// The report, one line per object named.
     pub changes: Vec<Change>,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// What the history says was asked for.
+    pub fn origin(&self) -> String {
+        let words = match self {
+            Self::Found { .. } => "formation",
+            Self::RaiseFormat { .. } => "format",
+            Self::Put { .. } => "apply",
+            Self::Prune { .. } => "apply --prune",
+            Self::Rollback { revision, .. } => return format!("rollback to {revision}"),
+            Self::Delete(_) => "delete",
+            Self::CreateKey(_) => "keys create",
+            Self::RotateKey { .. } => "keys rotate",
+            Self::RevokeKey { .. } => "keys revoke",
+            Self::CreateToken(_) => "tokens create",
+            Self::RevokeToken { .. } => "tokens revoke",
+        };
+        words.to_owned()
+    }
 }

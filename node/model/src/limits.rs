@@ -63,6 +63,8 @@ pub const UPSTREAM_MODEL: usize = 256;
 pub const DIMENSION: usize = 256;
 /// Who asked for a change set.
 pub const ACTOR: usize = 256;
+/// What a change set says it was asked for as.
+pub const ORIGIN: usize = 64;
 /// The cluster's encryption key, wrapped.
 pub const WRAPPED_KEY: usize = 1_024;
 /// The ciphertext of one secret.

@@ -53,7 +53,10 @@ impl Action {
     const fn of(command: &Command) -> Self {
         match command {
             Command::Found { .. } | Command::RaiseFormat { .. } => Self::Internal,
-            Command::Put { .. } | Command::Delete(_) => Self::ChangeConfig,
+            Command::Put { .. }
+            | Command::Prune { .. }
+            | Command::Rollback { .. }
+            | Command::Delete(_) => Self::ChangeConfig,
             Command::CreateKey(_) | Command::RotateKey { .. } | Command::RevokeKey { .. } => {
                 Self::ChangeKeys
             }
@@ -144,6 +147,7 @@ pub const fn role_name(role: Role) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use mode_envoy_model::catalog::WayBack;
     use mode_envoy_model::event::Event;
     use mode_envoy_model::object::{Kind, ObjectRef};
     use mode_envoy_model::token::Token;
@@ -159,6 +163,23 @@ mod tests {
             role,
             hash: [role as u8 + 1; 32],
             created_ms: 0,
+        }
+    }
+
+    fn prune() -> Command {
+        Command::Prune {
+            objects: Vec::new(),
+            confirmed: true,
+            dry_run: false,
+        }
+    }
+
+    fn rollback() -> Command {
+        Command::Rollback {
+            revision: 1,
+            base_revision: 2,
+            back: WayBack::default(),
+            dry_run: true,
         }
     }
 
@@ -199,6 +220,8 @@ mod tests {
                 },
                 admin,
             ),
+            (prune(), admin),
+            (rollback(), admin),
             (Command::Delete(object), admin),
             (Command::CreateKey(key), admin),
             (

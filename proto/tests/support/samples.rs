@@ -24,6 +24,7 @@ pub(crate) fn each(golden: &mut Golden<'_>) {
             base_revision: 41,
             actor: "root".to_owned(),
             events: every_event(),
+            origin: "apply".to_owned(),
         },
     );
     golden.check("Event", &every_event()[2]);
@@ -114,6 +115,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             wall_ms: 1_700_000_000_000,
             format_version: 1,
             founded: Some(founded()),
+            history: Some(super::samples_history::head()),
         },
     );
     let entry = log::SeriesEntry {

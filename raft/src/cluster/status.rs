@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mode_envoy_model::history::History;
 use mode_envoy_model::limits;
 use mode_envoy_proto::peer::v1 as wire;
 
@@ -48,6 +49,19 @@ pub struct MemberStatus {
     pub format_version: u32,
     /// What is wrong there although it serves, a sentence each.
     pub alarms: Vec<String>,
+    /// What it says of its history.
+    pub history: HistoryHead,
+}
+
+/// The ends of a member's history.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HistoryHead {
+    /// Revision of its oldest record; 0 where it has none.
+    pub since_revision: u64,
+    /// Revision of its newest record.
+    pub revision: u64,
+    /// Hash of its newest record; empty where it said none.
+    pub hash: Vec<u8>,
 }
 
 /// The cluster as this node sees it.
@@ -94,6 +108,7 @@ impl About {
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
             alarms: (self.alarms)(),
+            history: Some(self.state.read(|state| history_status(&state.history))),
         }
     }
 }
@@ -210,6 +225,7 @@ fn member_status(
 ) -> MemberStatus {
     let reachable = answer.is_some();
     let answer = answer.unwrap_or_default();
+    let history = answer.history.unwrap_or_default();
     MemberStatus {
         id,
         role,
@@ -223,5 +239,18 @@ fn member_status(
         version: answer.version,
         format_version: answer.format_version,
         alarms: answer.alarms,
+        history: HistoryHead {
+            since_revision: history.since_revision,
+            revision: history.revision,
+            hash: history.hash,
+        },
+    }
+}
+
+fn history_status(history: &History) -> wire::HistoryStatus {
+    wire::HistoryStatus {
+        since_revision: history.first().map_or(0, |record| record.revision),
+        revision: history.last().map_or(0, |record| record.revision),
+        hash: history.head().to_vec(),
     }
 }

@@ -17,6 +17,7 @@ use wire::catalog_object::Kind;
 use super::{DecodeError, Wire, fixed, missing, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
+mod history;
 mod usage;
 
 /// Objects in one chunk of the catalog.
@@ -45,6 +46,9 @@ pub(crate) fn encode_checkpoint(
             encode(&wire::CatalogChunk { objects }),
         ));
     }
+    if let Some(history) = &parts.history {
+        history::write_chunks(history, &mut chunks);
+    }
     usage::write_chunks(&parts, &mut chunks);
     Ok(EncodedCheckpoint { meta, chunks })
 }
@@ -63,6 +67,7 @@ pub(crate) fn decode_checkpoint(
         ));
     }
     let founded = meta.founded.map(read_founded).transpose()?;
+    let history = meta.history.as_ref().map(history::read_head).transpose()?;
     let mut parts = Parts {
         revision: meta.revision,
         format_version: meta.format_version,
@@ -70,6 +75,7 @@ pub(crate) fn decode_checkpoint(
         lease_clock_ms: meta.lease_clock_ms,
         wall_ms: meta.wall_ms,
         records: Vec::new(),
+        history,
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -77,6 +83,9 @@ pub(crate) fn decode_checkpoint(
     };
     for (name, bytes) in chunks {
         read_chunk(&mut parts, name, bytes)?;
+    }
+    if parts.history.is_none() {
+        parts.history = history::begun_at(&parts);
     }
     let state = State::from_parts(parts).map_err(|e| DecodeError::Contradiction {
         reason: e.to_string(),
@@ -92,6 +101,7 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
                 parts.records.push(read_record(object)?);
             }
         }
+        "history" => history::read_chunk(parts, bytes)?,
         kind => {
             if !usage::read_chunk(parts, kind, bytes)? {
                 return Err(unknown("the name of a checkpoint's chunk", name));
@@ -134,6 +144,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         wall_ms: parts.wall_ms,
         format_version: parts.format_version,
         founded,
+        history: parts.history.as_ref().map(history::write_head),
     })
 }
 

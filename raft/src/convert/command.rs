@@ -1,5 +1,6 @@
 //! Proposals: what a follower forwards to the leader.
 
+use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
@@ -123,6 +124,27 @@ impl Wire for Command {
                 objects: write_list(objects),
                 dry_run: *dry_run,
             }),
+            Self::Prune {
+                objects,
+                confirmed,
+                dry_run,
+            } => Kind::Prune(wire::Prune {
+                objects: write_list(objects),
+                confirmed: *confirmed,
+                dry_run: *dry_run,
+            }),
+            Self::Rollback {
+                revision,
+                base_revision,
+                back,
+                dry_run,
+            } => Kind::Rollback(wire::Rollback {
+                revision: *revision,
+                base_revision: *base_revision,
+                put: write_list(&back.put),
+                delete: write_list(&back.delete),
+                dry_run: *dry_run,
+            }),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
             Self::RotateKey {
@@ -153,6 +175,20 @@ impl Wire for Command {
             Kind::Put(put) => Self::Put {
                 objects: read_list("Put.objects", limits::PUT_OBJECTS, put.objects)?,
                 dry_run: put.dry_run,
+            },
+            Kind::Prune(prune) => Self::Prune {
+                objects: read_list("Prune.objects", limits::PUT_OBJECTS, prune.objects)?,
+                confirmed: prune.confirmed,
+                dry_run: prune.dry_run,
+            },
+            Kind::Rollback(rollback) => Self::Rollback {
+                revision: rollback.revision,
+                base_revision: rollback.base_revision,
+                back: WayBack {
+                    put: read_list("Rollback.put", limits::PUT_OBJECTS, rollback.put)?,
+                    delete: read_list("Rollback.delete", limits::PUT_OBJECTS, rollback.delete)?,
+                },
+                dry_run: rollback.dry_run,
             },
             Kind::Delete(at) => Self::Delete(Wire::from_wire(at)?),
             Kind::CreateKey(key) => Self::CreateKey(Wire::from_wire(key)?),

@@ -95,6 +95,7 @@ impl Wire for Rejected {
             RejectedCode::InUse => "in_use",
             RejectedCode::Limit => "limit",
             RejectedCode::Forbidden => "forbidden",
+            RejectedCode::Conflict => "conflict",
         };
         wire::Rejected {
             violations: write_list(&self.violations),
@@ -110,6 +111,7 @@ impl Wire for Rejected {
             "in_use" => RejectedCode::InUse,
             "limit" => RejectedCode::Limit,
             "forbidden" => RejectedCode::Forbidden,
+            "conflict" => RejectedCode::Conflict,
             other => return Err(unknown("Rejected.code", other)),
         };
         // A refusal lists at most VIOLATIONS and one line that counts the rest.

@@ -1,7 +1,11 @@
 //! One of everything goes there and back; what is not of this version is refused by name.
 
+mod history;
 mod samples;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use mode_envoy_model::batch::{Batch, ChangeSet, Item, Outcome};
 use mode_envoy_model::command::{Change, ChangeKind, Rejected, RejectedCode, Violation};
 use mode_envoy_model::key::Key;
@@ -32,11 +36,16 @@ where
 
 #[test]
 fn every_event_goes_there_and_back_within_a_batch() {
-    let set = ChangeSet {
+    let mut set = ChangeSet {
         base_revision: 7,
         actor: "root".into(),
+        origin: "apply".into(),
         events: events(),
+        encoded: Arc::default(),
     };
+    // What is read keeps the bytes that it was read from.
+    set.encoded = set.to_wire().encode_to_vec().into();
+    assert_eq!(read_change_set(&set.encoded).unwrap(), set);
     let batch = Batch {
         lease_clock_ms: 1,
         wall_ms: 2,
@@ -47,7 +56,7 @@ fn every_event_goes_there_and_back_within_a_batch() {
         ],
     };
     assert_eq!(
-        decode_batch(&batch.to_wire().encode_to_vec()).unwrap(),
+        decode_batch(&batch.to_wire().encode_to_vec().into()).unwrap(),
         batch
     );
 }
@@ -97,6 +106,7 @@ fn every_answer_goes_there_and_back() {
         RejectedCode::InUse,
         RejectedCode::Limit,
         RejectedCode::Forbidden,
+        RejectedCode::Conflict,
     ];
     for code in codes {
         let violation = Violation {
@@ -166,7 +176,9 @@ fn full_state() -> State {
     let set = ChangeSet {
         base_revision: 0,
         actor: "root".into(),
+        origin: "apply".into(),
         events: puts,
+        encoded: Arc::default(),
     };
     let items = vec![Item::ChangeSet(set), Item::Register(register())];
     state.apply(
@@ -230,6 +242,7 @@ fn chunks_that_hold_the_same_have_the_same_bytes() {
         names,
         [
             "catalog-00000",
+            "history-000000",
             "series-00000",
             "cells-minute-0029000000",
             "nodeseries-00000",
@@ -265,9 +278,9 @@ fn what_is_unknown_or_broken_is_refused_by_name() {
         }],
         ..log::Batch::default()
     };
-    let error = decode_batch(&unknown_event.encode_to_vec()).unwrap_err();
+    let error = decode_batch(&unknown_event.encode_to_vec().into()).unwrap_err();
     assert_eq!(error, DecodeError::Missing { what: "Event.kind" });
-    let error = decode_batch(&[0xff, 0xff]).unwrap_err();
+    let error = decode_batch(&Bytes::from_static(&[0xff, 0xff])).unwrap_err();
     assert!(
         matches!(error, DecodeError::Protobuf { what: "Batch", .. }),
         "{error}"

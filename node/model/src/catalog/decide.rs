@@ -27,6 +27,17 @@ impl Catalog {
             } => self.decide_found(*cluster_id, wrapped_key, root),
             Command::RaiseFormat { version } => self.decide_raise_format(*version),
             Command::Put { objects, dry_run } => self.decide_put(objects, *dry_run),
+            Command::Prune {
+                objects,
+                confirmed,
+                dry_run,
+            } => self.decide_prune(objects, *confirmed, *dry_run),
+            Command::Rollback {
+                base_revision,
+                back,
+                dry_run,
+                ..
+            } => self.decide_rollback(*base_revision, back, *dry_run),
             Command::Delete(at) => self.decide_delete(at),
             Command::CreateKey(key) => self.decide_create_key(key, now_ms),
             Command::RotateKey {
@@ -122,24 +133,10 @@ impl Catalog {
             let problem = format!("there is no {at}; `get {}` lists what there is", at.kind);
             return Err(refuse(RejectedCode::NotFound, at.path(), problem));
         }
-        let users = self.users_of(at);
-        if let Some((last, rest)) = users.split_last() {
-            let problem = match rest {
-                [] => format!("{last} still refers to it; change or delete that first"),
-                _ => format!(
-                    "{} and {last} still refer to it; change or delete those first",
-                    rest.join(", ")
-                ),
-            };
+        if let Some(problem) = self.in_use(at) {
             return Err(refuse(RejectedCode::InUse, at.path(), problem));
         }
-        let change = Change {
-            kind: at.kind.singular(),
-            tenant: at.tenant.clone(),
-            name: Name::clone(&at.name),
-            what: ChangeKind::Deleted,
-        };
-        Ok(decision(vec![deleted(at)], change))
+        Ok(decision(vec![deleted(at)], deletion(at)))
     }
 
     fn decide_create_token(&self, token: &Token) -> Result<Decision, Rejected> {
@@ -231,7 +228,16 @@ fn token_change(name: &Name, what: ChangeKind) -> Change {
     }
 }
 
-fn deleted(at: &ObjectRef) -> Event {
+pub(super) fn deletion(at: &ObjectRef) -> Change {
+    Change {
+        kind: at.kind.singular(),
+        tenant: at.tenant.clone(),
+        name: Name::clone(&at.name),
+        what: ChangeKind::Deleted,
+    }
+}
+
+pub(super) fn deleted(at: &ObjectRef) -> Event {
     let name = Name::clone(&at.name);
     let tenant = at.tenant.clone().unwrap_or_default();
     match at.kind {

@@ -76,7 +76,8 @@ impl Catalog {
         }
         let sound = !set.events.is_empty()
             && set.events.len() <= limits::EVENTS_PER_CHANGE_SET
-            && set.actor.len() <= limits::ACTOR;
+            && set.actor.len() <= limits::ACTOR
+            && set.origin.len() <= limits::ORIGIN;
         if sound {
             Ok(())
         } else {

@@ -199,6 +199,9 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => (vec(object(), 1..4), prop::bool::weighted(0.1))
             .prop_map(|(objects, dry_run)| Command::Put { objects, dry_run }),
+        3 => (vec(object(), 1..4), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+            |(objects, confirmed, dry_run)| Command::Prune { objects, confirmed, dry_run }
+        ),
         4 => object_ref().prop_map(Command::Delete),
         4 => key().prop_map(|key| Command::CreateKey(Key { previous: None, ..key })),
         4 => (option::of(name()), key_name(), 0_u8..9, 0_u64..100).prop_map(|(tenant, name, hash, grace_ms)| {

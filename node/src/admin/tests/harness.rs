@@ -148,6 +148,7 @@ impl Node {
             document: document.to_owned(),
             dry_run: false,
             wait: true,
+            ..pb::ApplyRequest::default()
         };
         let response = self.config().await.apply(with(token, message)).await?;
         Ok(response.into_inner())

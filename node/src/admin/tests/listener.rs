@@ -121,7 +121,7 @@ async fn the_command_line_tries_its_addresses_in_turn() {
         let client = Client::new(urls, Some(&node.root)).unwrap();
         let send =
             |channel, request| async move { ConfigClient::new(channel).export(request).await };
-        client.call(pb::ExportRequest { local: false }, send).await
+        client.call(pb::ExportRequest::default(), send).await
     };
     let answered = call(&[url(unused), url(forming.address), url(node.address)])
         .await

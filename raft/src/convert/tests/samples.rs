@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::consumer::Consumer;
 use mode_envoy_model::event::Event;
@@ -226,6 +227,24 @@ pub(super) fn commands() -> Vec<Command> {
         Command::CreateToken(token(Role::Admin)),
         Command::RevokeToken {
             name: "root".into(),
+        },
+        Command::Prune {
+            objects: vec![Object::Tenant(tenant())],
+            confirmed: true,
+            dry_run: true,
+        },
+        Command::Rollback {
+            revision: 3,
+            base_revision: 9,
+            back: WayBack {
+                put: vec![Object::Tenant(tenant())],
+                delete: vec![ObjectRef {
+                    kind: Kind::Route,
+                    tenant: Some("acme".into()),
+                    name: "orders".into(),
+                }],
+            },
+            dry_run: true,
         },
     ];
     commands.extend(Kind::ALL.map(|kind| {
