@@ -49,6 +49,7 @@ mod founding;
 mod gauges;
 mod listeners;
 mod member;
+mod roll_ups;
 mod signals;
 
 /// What is in flight may take so long to finish.
@@ -236,7 +237,8 @@ impl App {
         let member = member::start(self, peer, &flush).await?;
         self.gauges.set_member(member.clone());
         disk_watch::start(self);
-        admin::open(self, &member, &flush, control);
+        let sums = roll_ups::start(self, &member);
+        admin::open(self, &member, &flush, sums, control);
 
         stage("waiting for a leader to found the cluster");
         founding::founded(&member, &self.secret).await?;
