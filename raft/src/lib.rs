@@ -38,8 +38,8 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, Alarms, BoxFuture, Flush, Handle, HistoryHead, Hooks, MemberRole, MemberStatus, Settings,
-    StartError, Status, Timers, start,
+    Addresses, Alarms, BoxFuture, Flush, Handle, HistoryHead, Hooks, MemberRole, MemberStatus,
+    Settings, StartError, Status, Timers, start,
 };
 pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};

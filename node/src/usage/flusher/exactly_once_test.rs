@@ -247,7 +247,10 @@ impl<'a> World<'a> {
     fn counted(&self) -> Expected {
         let mut sum = Counters::default();
         for bucket in self.state.usage.cells.buckets(Resolution::Day).values() {
-            bucket.chunk().values().for_each(|cell| sum.add(&cell.counters));
+            bucket
+                .chunk()
+                .values()
+                .for_each(|cell| sum.add(&cell.counters));
         }
         Expected {
             calls: sum.calls,
