@@ -28,6 +28,7 @@ use mode_envoy_raft::join::JoinError;
 use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{Departure, Phase, StartError};
 
+use crate::alarms::Alarms;
 use crate::config::{ListenerKind, Settings};
 use crate::control::Control;
 use crate::gateway::{self, Gateway};
@@ -47,11 +48,13 @@ use self::signals::Signals;
 mod admin;
 mod credentials;
 mod data_plane;
+mod disk_watch;
 mod founding;
 mod gauges;
 mod listeners;
 mod member;
 mod own;
+mod roll_ups;
 mod signals;
 
 /// What is in flight may take so long to finish.
@@ -140,6 +143,7 @@ struct App {
     supervisor: Supervisor,
     readiness: Readiness,
     gauges: Arc<Gauges>,
+    alarms: Alarms,
     phase: watch::Sender<Phase>,
     raft_runtime: RuntimeHandle,
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
@@ -233,6 +237,7 @@ impl App {
         Ok(Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
+            alarms: Alarms::default(),
             raft_stop: CancellationToken::new(),
             settings,
             bound,
@@ -255,7 +260,9 @@ impl App {
         stage("becoming a member of the cluster");
         let member = member::start(self, &own, peer, &flush).await?;
         self.gauges.set_member(member.clone());
-        admin::open(&own, &member, &flush, control);
+        disk_watch::start(self);
+        let sums = roll_ups::start(self, &member);
+        admin::open(&own, &member, &flush, sums, control);
 
         let serving = async {
             stage("waiting for a leader to found the cluster");

@@ -13,6 +13,7 @@ compile_error!(
     "Mode Envoy runs on Linux on x86_64 and aarch64: it maps its usage spools and relies on their order of writes"
 );
 
+pub(crate) mod alarms;
 pub(crate) mod app;
 pub mod config;
 pub mod supervisor;

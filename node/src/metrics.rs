@@ -22,6 +22,22 @@ pub const USAGE_ROWS: &str = "mode_envoy_usage_rows_total";
 pub const USAGE_SPOOL_BYTES: &str = "mode_envoy_usage_spool_bytes";
 /// Calls that were closed `presumed` at the start of this process.
 pub const USAGE_PRESUMED: &str = "mode_envoy_usage_presumed_calls_total";
+/// 1 while a usage spool is so full, else 0. Label `level`: percent of its bound, `50`, `80` or `95`.
+pub const USAGE_SPOOL_ALARM: &str = "mode_envoy_usage_spool_alarm";
+/// Ends of attempts that a full spool had no room for one by one: they are only added up.
+pub const USAGE_TOTALS_ONLY: &str = "mode_envoy_usage_totals_only_total";
+/// Bytes that are free on the file system of the data directory.
+pub const DISK_FREE_BYTES: &str = "mode_envoy_disk_free_bytes";
+/// 1 while they are too few, else 0.
+pub const DISK_ALARM: &str = "mode_envoy_disk_alarm";
+/// Bytes of the projection's files.
+pub const PROJECTION_BYTES: &str = "mode_envoy_projection_bytes";
+/// Values in the projection.
+pub const PROJECTION_ENTRIES: &str = "mode_envoy_projection_entries";
+/// Values of the projection in files of their own; 0 unless something is wrong.
+pub const PROJECTION_BLOBS: &str = "mode_envoy_projection_blobs";
+/// How often the projection could not be used and began anew.
+pub const PROJECTION_REBUILDS: &str = "mode_envoy_projection_rebuilds_total";
 /// The log index that this node has applied.
 pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 /// The term that this node is in.
@@ -48,7 +64,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 14] = [
+pub const ALL: [(&str, MetricKind, &str); 22] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -88,6 +104,46 @@ pub const ALL: [(&str, MetricKind, &str); 14] = [
         USAGE_PRESUMED,
         MetricKind::Counter,
         "Calls closed as presumed when this process started.",
+    ),
+    (
+        USAGE_SPOOL_ALARM,
+        MetricKind::Gauge,
+        "1 while a usage spool is so full, by percent of its bound.",
+    ),
+    (
+        USAGE_TOTALS_ONLY,
+        MetricKind::Counter,
+        "Ends of attempts that a full usage spool only added up.",
+    ),
+    (
+        DISK_FREE_BYTES,
+        MetricKind::Gauge,
+        "Bytes free on the file system of the data directory.",
+    ),
+    (
+        DISK_ALARM,
+        MetricKind::Gauge,
+        "1 while the file system of the data directory is nearly full.",
+    ),
+    (
+        PROJECTION_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the projection's files.",
+    ),
+    (
+        PROJECTION_ENTRIES,
+        MetricKind::Gauge,
+        "Values in the projection.",
+    ),
+    (
+        PROJECTION_BLOBS,
+        MetricKind::Gauge,
+        "Values of the projection in files of their own; 0 unless something is wrong.",
+    ),
+    (
+        PROJECTION_REBUILDS,
+        MetricKind::Counter,
+        "How often the projection could not be used and began anew.",
     ),
     (
         RAFT_APPLIED_INDEX,

@@ -3,7 +3,7 @@
 //! ```text
 //! worker: Recorder -> spool (memory map, survives kill -9)         recovery: Opens without a Close are presumed
 //!                       -> flusher (one thread): rows per (minute, series) -> raft -> cells on every node
-//!                       <- trims what is counted                                -> queries
+//!                       <- trims what is counted                                -> queries <- projection of sums
 //! ```
 //!
 //! Invariant of the whole: a Close that was written is counted once. Position is identity: a batch names the range
@@ -14,8 +14,10 @@ pub mod recorder;
 
 pub(crate) mod aggregate;
 pub(crate) mod opens;
+pub(crate) mod projection;
 pub(crate) mod recovery;
 pub(crate) mod stream;
+pub(crate) mod totals;
 
 pub mod flush;
 pub(crate) mod flusher;

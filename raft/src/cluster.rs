@@ -103,6 +103,9 @@ pub struct Settings {
     pub version: String,
 }
 
+/// What is wrong on a node although it serves, a sentence each.
+pub type Alarms = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// What the process around this crate does for it.
 #[derive(Clone)]
 pub struct Hooks {
@@ -112,6 +115,8 @@ pub struct Hooks {
     pub flush: Flush,
     /// The revision that is in force in this node's data plane.
     pub table_revision: Arc<AtomicU64>,
+    /// What is wrong on this node, for the others to see.
+    pub alarms: Alarms,
 }
 
 /// A running member. Clones share it.
@@ -147,6 +152,7 @@ struct About {
     advertise: Addresses,
     version: String,
     table_revision: Arc<AtomicU64>,
+    alarms: Alarms,
     draining: Arc<AtomicBool>,
     settled: Arc<AtomicBool>,
 }

@@ -41,8 +41,8 @@ mod tasks;
 pub mod cluster;
 
 pub use cluster::{
-    Addresses, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken, MemberRole,
-    MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,
+    Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,
+    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,
 };
 pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};

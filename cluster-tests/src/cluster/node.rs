@@ -58,6 +58,8 @@ pub struct Launch {
     pub advertise_peer: Option<String>,
     /// `--gateway-workers`, each of which has a usage spool of its own.
     pub workers: usize,
+    /// Further flags of `serve`.
+    pub extra: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -120,7 +122,8 @@ impl Node {
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
             .args(["--gateway-workers", &launch.workers.to_string()])
-            .args(SETTINGS);
+            .args(SETTINGS)
+            .args(&launch.extra);
         match &launch.join {
             Some((address, token)) => {
                 command.args(["--join", address, "--join-token", token]);

@@ -14,6 +14,7 @@ use crate::control::Control;
 use crate::supervisor::TaskKind;
 use crate::usage::Queries;
 use crate::usage::flush::FlushHandle;
+use crate::usage::projection::Sums;
 
 /// Starts to serve; until [`open`] is called, gRPC answers with the phase.
 pub(super) fn spawn(
@@ -45,9 +46,10 @@ pub(super) fn open(
     own: &Own,
     member: &Handle,
     flush: &FlushHandle,
+    sums: Option<Sums>,
     control: &watch::Sender<Option<Arc<Control>>>,
 ) {
-    let queries = Queries::new(member.clone(), flush.clone());
+    let queries = Queries::new(member.clone(), flush.clone()).with_sums(sums);
     let opened = Control::new(member.clone(), own.keyring.clone(), queries);
     control.send_replace(Some(Arc::new(opened)));
 }

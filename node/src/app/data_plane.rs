@@ -22,6 +22,7 @@ use crate::usage::recorder::Recorder;
 use crate::usage::recovery::{self, SpoolSettings};
 
 const SPOOL_DIR: &str = "usage";
+const PAGE: usize = 4_096;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Opens the spools, settles the last run and starts the flusher.
@@ -33,7 +34,7 @@ pub(super) async fn start_usage(
     let settings = SpoolSettings {
         dir: app.settings.data_dir.join(SPOOL_DIR),
         workers: app.settings.gateway_workers,
-        segment_bytes: DEFAULT_SEGMENT_BYTES,
+        segment_bytes: segment_bytes(app.settings.spool_bytes),
         max_bytes: app.settings.spool_bytes,
         cluster_id: member.cluster_id(),
         node_id: member.node_id(),
@@ -52,12 +53,18 @@ pub(super) async fn start_usage(
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
     let core = Core::new(member.node_id(), dir, recovered.spools);
-    let flusher = Flusher::new(core, member.clone(), requests);
+    let flusher = Flusher::new(core, member.clone(), requests, app.alarms.clone());
     let stopping = app.supervisor.stopping();
     app.supervisor
         .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))
         .map_err(|source| AppError::Threads("usage flusher", source))?;
     Ok(recovered.recorders)
+}
+
+/// Eight segments at least, of whole pages, so that a small spool is emptied in small steps too.
+fn segment_bytes(spool_bytes: u64) -> usize {
+    let eighth = usize::try_from(spool_bytes / 8).unwrap_or(usize::MAX);
+    DEFAULT_SEGMENT_BYTES.min(eighth) / PAGE * PAGE
 }
 
 /// Compiles the first table and keeps it current, then starts the workers.

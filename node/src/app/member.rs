@@ -1,6 +1,7 @@
 //! Becoming a member: forming or rejoining the cluster, and the hooks that consensus calls back.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 
 use mode_envoy_raft::{Flush, Handle, Hooks, Phase, Settings};
@@ -19,10 +20,12 @@ pub(super) async fn start(
     flush: &FlushHandle,
 ) -> Result<Handle, AppError> {
     log_phases(app);
+    let alarms = app.alarms.clone();
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
         table_revision: Arc::clone(&app.table_revision),
+        alarms: Arc::new(move || alarms.list()),
     };
     let start = mode_envoy_raft::start(
         settings(app, identity),
@@ -65,16 +68,28 @@ fn flush_hook(flush: &FlushHandle) -> Flush {
 fn watch_failure(app: &App, member: &Handle) {
     let mut failed = member.failed();
     let stopping = app.supervisor.stopping();
+    let dir = app.settings.data_dir.clone();
     app.supervisor
         .spawn("raft", TaskKind::Essential, async move {
             tokio::select! {
                 () = stopping.cancelled() => Ok(()),
                 failed = failed.wait_for(Option::is_some) => {
                     let reason = failed.ok().and_then(|reason| reason.clone());
-                    Err(reason.unwrap_or_else(|| "consensus ended".to_owned()).into())
+                    let reason = reason.unwrap_or_else(|| "consensus ended".to_owned());
+                    Err(advised(reason, &dir).into())
                 }
             }
         });
+}
+
+/// A reason comes as text from far below; a full disk is the one that an operator mends at once.
+fn advised(mut reason: String, dir: &Path) -> String {
+    if reason.contains("No space left on device") {
+        reason.push_str("; make room on the disk of ");
+        reason.push_str(&dir.to_string_lossy());
+        reason.push_str(" and start the node again: nothing that was acknowledged is lost");
+    }
+    reason
 }
 
 /// Says how far this node is. What formation waits for is logged where that is found out.
@@ -98,4 +113,18 @@ fn log_phases(app: &App) {
                 }
             }
         });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_comes_with_what_to_do() {
+        let full = "cannot write /data/wal/prepared.tmp: No space left on device (os error 28)";
+        let told = advised(full.to_owned(), Path::new("/data"));
+        assert!(told.starts_with(full) && told.contains("make room on the disk of /data"));
+        let other = "cannot sync the log segment: Input/output error (os error 5)";
+        assert_eq!(advised(other.to_owned(), Path::new("/data")), other);
+    }
 }

@@ -86,6 +86,7 @@ struct ShownNode<'a> {
     admin: &'a str,
     peer: &'a str,
     version: &'a str,
+    alarms: &'a [String],
 }
 
 pub(super) async fn run(
@@ -110,6 +111,11 @@ async fn show_status(client: &Client, format: Format) -> anyhow::Result<Ended> {
     answer(format, &table(&status), &shown(&status));
     if status.leader == 0 {
         note("no node leads now: most of the nodes must be up and reach one another");
+    }
+    for node in &status.nodes {
+        for alarm in &node.alarms {
+            note(&format!("alarm on node {}: {alarm}", node.id));
+        }
     }
     for node in &status.joining {
         note(&format!(
@@ -237,6 +243,7 @@ fn shown_node(node: &pb::Node) -> ShownNode<'_> {
         admin: &node.admin,
         peer: &node.peer,
         version: &node.version,
+        alarms: &node.alarms,
     }
 }
 
@@ -289,6 +296,7 @@ mod tests {
             admin: "127.0.0.1:7070".to_owned(),
             peer: "127.0.0.1:7071".to_owned(),
             version: "0.1.0".to_owned(),
+            alarms: vec!["the disk is nearly full".to_owned()],
         };
         let mut status = pb::StatusResponse {
             cluster_id: "ab".to_owned(),
@@ -308,7 +316,8 @@ mod tests {
             value(&status),
             serde_json::json!({"cluster_id": "ab", "leader": 1, "revision": 3, "nodes": [{
                 "id": 1, "role": "leader", "reachable": true, "applied_index": 9, "revision": 3,
-                "gateway": "127.0.0.1:8080", "admin": "127.0.0.1:7070", "peer": "127.0.0.1:7071", "version": "0.1.0"
+                "gateway": "127.0.0.1:8080", "admin": "127.0.0.1:7070", "peer": "127.0.0.1:7071", "version": "0.1.0",
+                "alarms": ["the disk is nearly full"]
             }], "joining": [{"id": 4, "peer": "127.0.0.4:7071"}], "leaving": [3],
             "join_tokens": [{"expires": "2026-01-01T00:00:00Z"}]})
         );

@@ -95,6 +95,10 @@ pub struct Options {
     /// Bytes that usage may take on disk while the cluster cannot count it [default: 8 GiB]
     #[arg(long, env = "MODE_ENVOY_USAGE_SPOOL_BYTES", value_name = "BYTES")]
     pub usage_spool_bytes: Option<u64>,
+    /// Free bytes of the data directory's file system below which this node raises an alarm [default: 5 %, and 1 GiB at
+    /// least]
+    #[arg(long, env = "MODE_ENVOY_DISK_MIN_FREE_BYTES", value_name = "BYTES")]
+    pub disk_min_free_bytes: Option<u64>,
     /// Bytes of one segment of the replicated log [default: 64 MiB]
     #[arg(long, env = "MODE_ENVOY_WAL_SEGMENT_BYTES", value_name = "BYTES")]
     pub wal_segment_bytes: Option<u64>,
@@ -171,6 +175,7 @@ impl Options {
             peer_ca: self.peer_ca.or(other.peer_ca),
             gateway_workers: self.gateway_workers.or(other.gateway_workers),
             usage_spool_bytes: self.usage_spool_bytes.or(other.usage_spool_bytes),
+            disk_min_free_bytes: self.disk_min_free_bytes.or(other.disk_min_free_bytes),
             wal_segment_bytes: self.wal_segment_bytes.or(other.wal_segment_bytes),
             checkpoint_every: self.checkpoint_every.or(other.checkpoint_every),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),

@@ -19,8 +19,8 @@ const MIB: u64 = 1 << 20;
 const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
 const CHECKPOINT_EVERY: u64 = 10_000;
 const USAGE_SPOOL_BYTES: u64 = 8 << 30;
-/// The smallest bound of one worker's usage: eight segments.
-const USAGE_SPOOL_BYTES_MIN: u64 = 64 * MIB;
+/// The smallest bound of one worker's usage.
+const USAGE_SPOOL_BYTES_MIN: u64 = MIB;
 /// As many as the log takes spools of one node, half of them for workers that are no more.
 const GATEWAY_WORKERS_MAX: u32 = 128;
 const TIMER_MS_MAX: u64 = 60_000;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub gateway_workers: u32,
     /// Bytes that the usage of one worker may take on disk.
     pub spool_bytes: u64,
+    /// Free bytes below which there is an alarm; a share of the file system where absent.
+    pub disk_min_free: Option<u64>,
     /// Bytes of one segment of the replicated log.
     pub wal_segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -127,6 +129,10 @@ impl Settings {
             initial_cluster,
             gateway_workers,
             spool_bytes: spool_bytes(options.usage_spool_bytes, gateway_workers)?,
+            disk_min_free: options
+                .disk_min_free_bytes
+                .map(|bytes| ranged("disk-min-free-bytes", bytes, (0, 1 << 50)))
+                .transpose()?,
             wal_segment_bytes: ranged(
                 "wal-segment-bytes",
                 options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),

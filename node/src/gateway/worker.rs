@@ -67,9 +67,11 @@ impl Worker {
         Rc::clone(&current.view)
     }
 
-    /// What is done every few seconds: stale connections are closed, and a table that nobody uses is let go.
+    /// What is done every few seconds: stale connections are closed, usage that was only added up is
+    /// written, and a table that nobody uses is let go.
     pub(crate) fn tidy(&self) {
         self.pool.sweep();
+        self.recorder.settle();
         drop(self.view());
     }
 }

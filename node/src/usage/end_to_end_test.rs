@@ -20,6 +20,7 @@ use super::record::{CallId, Closed, Dims, Opened, UsageSource};
 use super::recorder::Recorder;
 use super::recovery;
 use super::testing::settings;
+use crate::alarms::Alarms;
 use crate::supervisor::{Supervisor, TaskKind};
 
 struct Node {
@@ -44,6 +45,7 @@ impl Node {
             authorize: Arc::new(|_, _, _| Ok(())),
             flush: Arc::new(|| Box::pin(async { Ok(()) })),
             table_revision: Arc::new(AtomicU64::new(0)),
+            alarms: Arc::new(Vec::new),
         };
         let settings_of = Settings::new(1, dir.join("data"), advertise, secret.clone());
         let phase = watch::Sender::new(Phase::Starting);
@@ -63,7 +65,7 @@ impl Node {
         let (flush, requests) = flush::channel();
         let supervisor = Supervisor::new();
         let core = Core::new(1, spools.dir, recovered.spools);
-        let flusher = Flusher::new(core, handle.clone(), requests);
+        let flusher = Flusher::new(core, handle.clone(), requests, Alarms::default());
         let stopping = supervisor.stopping();
         let run = move || flusher.run(&stopping);
         supervisor

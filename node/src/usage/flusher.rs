@@ -19,10 +19,12 @@ use mode_envoy_model::usage::batch::Register;
 use mode_envoy_model::usage::streams::Stream;
 use mode_envoy_raft::{Handle, ProposeError};
 
+use crate::alarms::Alarms;
 use crate::metrics as names;
 use crate::supervisor::TaskError;
 
 use self::core::Marks;
+use self::fill::{Stuck, Teller};
 use super::flush::{FlushRequests, Waiter};
 use super::recorder::wall_ms;
 use super::stream::{Meaning, Need};
@@ -30,6 +32,7 @@ use super::stream::{Meaning, Need};
 mod core;
 #[cfg(test)]
 mod exactly_once_test;
+mod fill;
 mod side;
 
 pub(crate) use self::core::Core;
@@ -50,6 +53,8 @@ pub(crate) struct Flusher {
     requests: FlushRequests,
     waiters: Vec<(Marks, Waiter)>,
     backoff: Duration,
+    stuck: Stuck,
+    teller: Teller,
 }
 
 enum Reply {
@@ -60,8 +65,13 @@ enum Reply {
 // === impl Flusher ===
 
 impl Flusher {
-    pub(crate) const fn new(core: Core, handle: Handle, requests: FlushRequests) -> Self {
+    pub(crate) fn new(core: Core, handle: Handle, requests: FlushRequests, alarms: Alarms) -> Self {
         Self {
+            stuck: Stuck {
+                counted_ms: wall_ms(),
+                ..Stuck::default()
+            },
+            teller: Teller::new(core.dir().to_owned(), alarms),
             core,
             handle,
             requests,
@@ -90,6 +100,8 @@ impl Flusher {
                 _ = sync.tick() => {
                     self.core.sync(wall_ms())?;
                     gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
+                    self.stuck.waits = in_flight.is_some();
+                    self.teller.tell(self.core.fullest(), &self.stuck);
                 }
                 _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
                 Some(waiter) = self.requests.0.recv() => {
@@ -118,7 +130,9 @@ impl Flusher {
         if matches!(self.core.need(), Need::Compose) {
             self.core.sync(wall_ms())?;
             let series = self.handle.usage().series;
-            self.core.compose(|key| series.id_of(key))?;
+            if !self.core.compose(|key| series.id_of(key))? {
+                self.moving();
+            }
         }
         let (handle, wait) = (self.handle.clone(), self.backoff);
         Ok(match self.core.need() {
@@ -163,7 +177,7 @@ impl Flusher {
             .handle
             .read(|state| state.usage.streams.get(node).cloned());
         self.core.registered(incarnation, stream.as_ref())?;
-        self.backoff = Duration::ZERO;
+        self.moving();
         tracing::info!(incarnation, "usage stream registered");
         self.answer_waiters();
         Ok(())
@@ -172,7 +186,7 @@ impl Flusher {
     fn counted(&mut self, outcome: &Outcome) -> Result<(), TaskError> {
         let rows = self.core.sent().map_or(0, |batch| batch.rows.len());
         let meaning = self.core.answered(outcome)?;
-        self.backoff = Duration::ZERO;
+        self.moving();
         match meaning {
             Meaning::Counted(_) => {
                 counter!(names::USAGE_BATCHES, "outcome" => "counted").increment(1);
@@ -186,6 +200,7 @@ impl Flusher {
             }
             Meaning::Refused => {
                 counter!(names::USAGE_BATCHES, "outcome" => "refused").increment(1);
+                self.stuck.why = Some("the log refuses a batch as malformed".to_owned());
                 tracing::error!(
                     "the log refuses a usage batch as malformed; usage stays in the spool"
                 );
@@ -195,7 +210,17 @@ impl Flusher {
         Ok(())
     }
 
+    /// The log answers, or has nothing to answer.
+    fn moving(&mut self) {
+        self.backoff = Duration::ZERO;
+        self.stuck = Stuck {
+            counted_ms: wall_ms(),
+            ..Stuck::default()
+        };
+    }
+
     fn unanswered(&mut self, error: &ProposeError) {
+        self.stuck.why = Some(error.to_string());
         counter!(names::USAGE_BATCHES, "outcome" => "unanswered").increment(1);
         tracing::debug!(%error, "the log did not answer the usage stream; it is asked again");
         self.backoff = (self.backoff * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX);

@@ -1,4 +1,5 @@
-//! What a spool holds: one Open before an upstream sees a byte of an attempt, one Close at its end.
+//! What a spool holds: one Open before an upstream sees a byte of an attempt, one Close at its end; and Totals, which
+//! add up calls that a full spool had no room for one by one.
 //!
 //! Both carry the dimensions of the fact, so that each can be understood alone: a Close counts without its Open,
 //! and an Open whose Close never came is enough to presume one. A payload is a head of fixed length followed by
@@ -16,7 +17,9 @@ use mode_envoy_storage::codec::CodecError;
 
 mod wire;
 
-pub(crate) use wire::{CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, VERSION};
+pub(crate) use wire::{
+    CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
+};
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

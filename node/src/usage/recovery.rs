@@ -196,6 +196,7 @@ pub(crate) fn track<'a>(
             opens.opened(record.seq, record.wall_ms, attempt, &record.payload);
         }
         Record::Close(head, _) => opens.closed((head.call, head.attempt)),
+        Record::Total(..) => {}
     }
     Ok(parsed)
 }

@@ -11,7 +11,7 @@ use tonic::service::Routes;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
-use super::{About, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
+use super::{About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
 use crate::apply::SharedState;
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::data_dir::DataDir;
@@ -71,13 +71,14 @@ pub(super) fn assemble(
         authorize,
         flush,
         table_revision,
+        alarms,
     } = hooks;
     let proposer = {
         let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
         let turn = Arc::clone(&leadership.turn);
         Proposer::start(tasks, raft, state, reads, authorize, turn)
     };
-    let about = about(&state, settings, table_revision);
+    let about = about(&state, settings, table_revision, alarms);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -122,12 +123,18 @@ fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSec
         .add_service(joining.into_server())
 }
 
-fn about(state: &SharedState, settings: Settings, table_revision: Arc<AtomicU64>) -> About {
+fn about(
+    state: &SharedState,
+    settings: Settings,
+    table_revision: Arc<AtomicU64>,
+    alarms: Alarms,
+) -> About {
     About {
         state: state.clone(),
         advertise: settings.advertise,
         version: settings.version,
         table_revision,
+        alarms,
         draining: Arc::default(),
         settled: Arc::default(),
     }

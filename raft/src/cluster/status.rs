@@ -59,6 +59,8 @@ pub struct MemberStatus {
     pub version: String,
     /// The newest version of log messages that it reads.
     pub format_version: u32,
+    /// What is wrong there although it serves, a sentence each.
+    pub alarms: Vec<String>,
     /// Whether it is about to end.
     pub ending: Ending,
     /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
@@ -124,6 +126,7 @@ impl About {
             version: self.version.clone(),
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
+            alarms: (self.alarms)(),
             history: Some(self.state.read(|state| history_status(&state.history))),
         }
     }
@@ -254,6 +257,7 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
+        alarms: answer.alarms,
         ending: match (answer.draining, answer.settled) {
             (false, _) => Ending::No,
             (true, false) => Ending::Draining,

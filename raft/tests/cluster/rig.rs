@@ -156,6 +156,7 @@ impl TestCluster {
                 Box::pin(async { Ok(()) })
             }),
             table_revision: Arc::default(),
+            alarms: Arc::new(Vec::new),
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())
@@ -275,16 +276,12 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
 /// Calls counted in this node's state.
 pub(crate) fn calls(node: &Node) -> u64 {
     let usage = node.usage();
-    let days = usage.cells.buckets(Resolution::Day);
-    let chunks = days.values().map(Bucket::chunk);
-    chunks
-        .flat_map(|chunk| {
-            chunk
-                .values()
-                .map(|cell| cell.counters.calls)
-                .collect::<Vec<_>>()
-        })
-        .sum()
+    let days = usage.cells.buckets(Resolution::Day).values();
+    let calls = days.map(|bucket| -> u64 {
+        let cells = bucket.chunk();
+        cells.values().map(|cell| cell.counters.calls).sum()
+    });
+    calls.sum()
 }
 
 /// Waits until this node knows a leader.

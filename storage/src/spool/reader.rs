@@ -201,7 +201,7 @@ impl SpoolReader {
 
     fn sync_segments(&self, segments: &[Arc<Segment>]) -> std::io::Result<()> {
         for segment in segments {
-            segment.file.sync_data()?;
+            (self.shared.sync_file)(&segment.file)?;
         }
         if self.shared.dir_dirty.swap(false, Ordering::AcqRel) {
             RealDisk.sync_dir(&self.shared.dir)?;

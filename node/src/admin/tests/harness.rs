@@ -198,6 +198,7 @@ async fn member(
         authorize: authorize_hook(),
         flush: Arc::new(|| Box::pin(async { Ok(()) })),
         table_revision: Arc::clone(table_revision),
+        alarms: Arc::new(Vec::new),
     };
     mode_envoy_raft::start(settings, listener, hooks, phase, CancellationToken::new())
         .await

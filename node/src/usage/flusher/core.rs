@@ -6,7 +6,7 @@
 //! * a record is counted by the batch whose range holds it, and ranges meet without gap or overlap.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mode_envoy_model::batch::Outcome;
 use mode_envoy_model::usage::batch::{Register, SpoolRange, UsageBatch};
@@ -14,6 +14,7 @@ use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_model::usage::streams;
 use mode_envoy_storage::spool;
 
+use super::fill::Fill;
 use super::side::{FlushFailure, Side};
 use crate::usage::aggregate::Aggregate;
 use crate::usage::recovery::{PAGE_RECORDS, Spool};
@@ -46,6 +47,11 @@ impl Core {
             sides: spools.into_iter().map(Side::new).collect(),
             turn: 0,
         }
+    }
+
+    /// Where the spools are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn need(&self) -> Need<'_> {
@@ -93,6 +99,17 @@ impl Core {
             notices.for_each(|notice| notice.set_failed());
         }
         result
+    }
+
+    /// The spool that is nearest to its bound.
+    pub(crate) fn fullest(&self) -> Option<Fill> {
+        let share = |fill: &Fill| {
+            (
+                fill.level,
+                fill.bytes.saturating_mul(1_000) / fill.max_bytes.max(1),
+            )
+        };
+        self.sides.iter().map(Side::fill).max_by_key(share)
     }
 
     /// Composes a batch of what is durable and not yet counted; `false` if there is nothing.

@@ -4,19 +4,18 @@ use std::path::PathBuf;
 
 use mode_envoy_storage::spool::SpoolError;
 
+use super::fill::{Fill, Level};
 use crate::usage::aggregate::Aggregate;
 use crate::usage::opens::Opens;
 use crate::usage::record::{Record, RecordFault};
 use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
-
-/// Opens stop when a spool is so full, in percent of its bound.
-const NEARLY_FULL_PERCENT: u64 = 95;
 
 /// One spool as the flusher follows it.
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) spool: Spool,
     opens: Opens,
+    level: Level,
 }
 
 /// Why the flusher cannot go on.
@@ -67,6 +66,7 @@ impl Side {
         Self {
             spool,
             opens: Opens::default(),
+            level: Level::Fine,
         }
     }
 
@@ -87,12 +87,22 @@ impl Side {
             .reader
             .sync()
             .map_err(|source| self.failed(source))?;
+        let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
+        self.level = self.level.after(bytes, max_bytes);
         if let Some(notice) = &self.spool.notice {
-            let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
-            notice.set_nearly_full(bytes >= max_bytes / 100 * NEARLY_FULL_PERCENT);
+            notice.set_nearly_full(self.level == Level::Full);
             notice.ask_to_carry(|| self.opens.overdue(now_ms));
         }
         Ok(())
+    }
+
+    pub(super) fn fill(&self) -> Fill {
+        Fill {
+            level: self.level,
+            worker: self.spool.worker,
+            bytes: self.spool.reader.bytes(),
+            max_bytes: self.spool.reader.max_bytes(),
+        }
     }
 
     /// Adds up durable records from `from`; returns the first that was not.
@@ -118,8 +128,14 @@ impl Side {
                     seq: record.seq,
                     source,
                 };
-                if let Record::Close(head, dims) = track(&mut self.opens, &record).map_err(fault)? {
-                    aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                match track(&mut self.opens, &record).map_err(fault)? {
+                    Record::Open(..) => {}
+                    Record::Close(head, dims) => {
+                        aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                    }
+                    Record::Total(head, dims) => {
+                        aggregate.add_total(&head, dims).map_err(fault)?;
+                    }
                 }
                 next = record.seq + 1;
                 *room -= 1;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_storage::codec::{self, CodecError};
 
 use super::{CallId, Closed, Dims, Opened, RecordFault, UsageSource};
@@ -15,6 +16,8 @@ pub(crate) const OPEN: u8 = 1;
 pub(crate) const CLOSE: u8 = 2;
 /// Kind of a record that repeats a long-lived Open nearer to the tail, so that what is before it can be trimmed.
 pub(crate) const CARRY: u8 = 3;
+/// Kind of a record that adds up calls which the spool had no room for one by one.
+pub(crate) const TOTAL: u8 = 4;
 /// Version of all of them.
 pub(crate) const VERSION: u8 = 1;
 /// No record is longer, in bytes: nine dimensions of at most 256 bytes, and a head.
@@ -22,6 +25,7 @@ pub(crate) const RECORD_MAX: usize = 4_096;
 
 const OPEN_HEAD: usize = 16 + 1 + 2 * 8;
 const CLOSE_HEAD: usize = 16 + 1 + 2 * 2 + 11 * 8;
+const TOTAL_HEAD: usize = 4 + 1 + 15 * 8;
 
 const ANSWERED: u16 = 1;
 const REJECTED: u16 = 1 << 1;
@@ -61,6 +65,14 @@ pub(crate) struct CloseHead {
     ttft_us: u64,
 }
 
+/// The fixed part of a Total. The order of fields and of counters is the format.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct TotalHead {
+    pub(crate) minute: u32,
+    pub(crate) status_class: u8,
+    counters: [u64; 15],
+}
+
 /// A record as it is read back; the dimensions stay encoded until somebody needs them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Record<'a> {
@@ -68,6 +80,8 @@ pub(crate) enum Record<'a> {
     Open(OpenHead, EncodedDims<'a>),
     /// A Close.
     Close(CloseHead, EncodedDims<'a>),
+    /// Calls, added up.
+    Total(TotalHead, EncodedDims<'a>),
 }
 
 /// The dimensions of a record, encoded: equal bytes mean equal dimensions.
@@ -153,18 +167,7 @@ impl CloseHead {
         dims: EncodedDims<'_>,
         out: &mut [u8],
     ) -> Result<usize, CodecError> {
-        let at = codec::encode_into(self, out)?;
-        let end = at.saturating_add(dims.0.len());
-        match out.get_mut(at..end) {
-            Some(rest) => {
-                rest.copy_from_slice(dims.0);
-                Ok(end)
-            }
-            None => Err(CodecError::NoRoom {
-                ty: "dimensions",
-                room: out.len(),
-            }),
-        }
+        encode_raw(self, dims.0, out)
     }
 
     pub(crate) const fn answered(&self) -> bool {
@@ -205,6 +208,84 @@ impl CloseHead {
     }
 }
 
+// === impl TotalHead ===
+
+impl TotalHead {
+    pub(crate) const fn new(minute: u32, status_class: u8, sum: &Counters) -> Self {
+        Self {
+            minute,
+            status_class,
+            counters: [
+                sum.calls,
+                sum.errors,
+                sum.rejected,
+                sum.estimated,
+                sum.presumed,
+                sum.attempts,
+                sum.input_uncached,
+                sum.cache_read,
+                sum.cache_write,
+                sum.output,
+                sum.reasoning,
+                sum.nano_usd,
+                sum.unpriced,
+                sum.bytes_in,
+                sum.bytes_out,
+            ],
+        }
+    }
+
+    pub(crate) const fn counters(&self) -> Counters {
+        let [
+            calls,
+            errors,
+            rejected,
+            estimated,
+            presumed,
+            attempts,
+            input_uncached,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            unpriced,
+            bytes_in,
+            bytes_out,
+        ] = self.counters;
+        Counters {
+            calls,
+            errors,
+            rejected,
+            estimated,
+            presumed,
+            attempts,
+            input_uncached,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            unpriced,
+            bytes_in,
+            bytes_out,
+        }
+    }
+
+    /// Appends dimensions that are encoded already.
+    pub(crate) fn encode_with(&self, dims: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
+        encode_raw(self, dims, out)
+    }
+}
+
+// === impl Dims ===
+
+impl Dims {
+    pub(crate) fn encode_into(&self, out: &mut [u8]) -> Result<usize, CodecError> {
+        codec::encode_into(self, out)
+    }
+}
+
 // === impl EncodedDims ===
 
 impl EncodedDims<'_> {
@@ -221,10 +302,14 @@ impl EncodedDims<'_> {
 impl<'a> Record<'a> {
     /// Understands a payload of the spool.
     pub(crate) fn parse(kind: u8, version: u8, payload: &'a [u8]) -> Result<Self, RecordFault> {
-        if version != VERSION || !matches!(kind, OPEN | CLOSE | CARRY) {
+        if version != VERSION || !matches!(kind, OPEN | CLOSE | CARRY | TOTAL) {
             return Err(RecordFault::Unknown { kind, version });
         }
-        let head_len = if kind == CLOSE { CLOSE_HEAD } else { OPEN_HEAD };
+        let head_len = match kind {
+            CLOSE => CLOSE_HEAD,
+            TOTAL => TOTAL_HEAD,
+            _ => OPEN_HEAD,
+        };
         let Some((head, dims)) = payload.split_at_checked(head_len) else {
             return Err(RecordFault::Short {
                 kind,
@@ -234,6 +319,7 @@ impl<'a> Record<'a> {
         let fault = |source| RecordFault::Undecodable { kind, source };
         Ok(match kind {
             CLOSE => Self::Close(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
+            TOTAL => Self::Total(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
             _ => Self::Open(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
         })
     }
@@ -243,6 +329,21 @@ fn encode<H: Serialize>(head: &H, dims: &Dims, out: &mut [u8]) -> Result<usize, 
     let at = codec::encode_into(head, out)?;
     let rest = out.get_mut(at..).unwrap_or_default();
     Ok(at + codec::encode_into(dims, rest)?)
+}
+
+fn encode_raw<H: Serialize>(head: &H, dims: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
+    let at = codec::encode_into(head, out)?;
+    let end = at.saturating_add(dims.len());
+    match out.get_mut(at..end) {
+        Some(rest) => {
+            rest.copy_from_slice(dims);
+            Ok(end)
+        }
+        None => Err(CodecError::NoRoom {
+            ty: "dimensions",
+            room: out.len(),
+        }),
+    }
 }
 
 const fn flag(on: bool, bit: u16) -> u16 {
@@ -342,6 +443,41 @@ mod tests {
             golden.extend(text.as_bytes());
         }
         assert_eq!(&out[..len], golden);
+    }
+
+    #[test]
+    fn the_bytes_of_a_total_stay_as_they_were_shipped() {
+        let mut sum = Counters::default();
+        let mut golden = Vec::from(7_u32.to_le_bytes());
+        golden.push(2);
+        for (at, field) in (1_u64..).zip([
+            &mut sum.calls,
+            &mut sum.errors,
+            &mut sum.rejected,
+            &mut sum.estimated,
+            &mut sum.presumed,
+            &mut sum.attempts,
+            &mut sum.input_uncached,
+            &mut sum.cache_read,
+            &mut sum.cache_write,
+            &mut sum.output,
+            &mut sum.reasoning,
+            &mut sum.nano_usd,
+            &mut sum.unpriced,
+            &mut sum.bytes_in,
+            &mut sum.bytes_out,
+        ]) {
+            *field = at;
+            golden.extend(at.to_le_bytes());
+        }
+        golden.extend(b"dims");
+        let (head, mut out) = (TotalHead::new(7, 2, &sum), [0; RECORD_MAX]);
+        let len = head.encode_with(b"dims", &mut out).unwrap();
+        assert_eq!(&out[..len], golden);
+        let Ok(Record::Total(read, dims)) = Record::parse(TOTAL, VERSION, &out[..len]) else {
+            panic!("not a total");
+        };
+        assert_eq!((read.counters(), dims.0), (sum, &b"dims"[..]));
     }
 
     #[test]
