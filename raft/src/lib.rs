@@ -7,7 +7,7 @@
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
+//! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
 //! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
 
 pub mod channels;
@@ -24,6 +24,7 @@ mod log_store;
 mod network;
 mod peers;
 mod raft_service;
+mod snapshot;
 mod state_machine;
 mod types;
 
@@ -37,6 +38,7 @@ mod tasks;
 
 pub mod cluster;
 
+pub use checkpoint::CheckpointStats;
 pub use cluster::{
     Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
     Status, Timers, start,

@@ -21,6 +21,7 @@ use tonic::{Response, Status};
 use crate::channels::DialError;
 use crate::convert::{self, DecodeError};
 use crate::peers::{Peers, request};
+use crate::snapshot::{SendError, Sender};
 use crate::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 
 /// How long replication to a peer that cannot be dialled waits before it tries again.
@@ -32,6 +33,7 @@ type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
 pub(crate) struct Network {
     peers: Peers,
     node_id: NodeId,
+    snapshots: Sender,
 }
 
 /// One peer.
@@ -40,24 +42,19 @@ pub(crate) struct Peer {
     node_id: NodeId,
     target: NodeId,
     address: String,
-}
-
-/// Why a snapshot is not sent.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "snapshot transfer is not part of this version; it is not needed, since the log is never purged: node {target} \
-     catches up from the log"
-)]
-struct NoSnapshotTransfer {
-    target: NodeId,
+    snapshots: Sender,
 }
 
 // === impl Network ===
 
 impl Network {
     /// On behalf of `node_id`.
-    pub(crate) fn new(peers: Peers, node_id: NodeId) -> Self {
-        Self { peers, node_id }
+    pub(crate) fn new(peers: Peers, node_id: NodeId, snapshots: Sender) -> Self {
+        Self {
+            peers,
+            node_id,
+            snapshots,
+        }
     }
 }
 
@@ -70,6 +67,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             node_id: self.node_id,
             target,
             address: member.peer.clone(),
+            snapshots: self.snapshots.clone(),
         }
     }
 }
@@ -96,6 +94,21 @@ impl Peer {
                 timeout: limit,
             })),
         }
+    }
+
+    /// Whatever the reason, the next attempt comes after a moment, and goes on with the chunks that have arrived.
+    fn not_sent(&self, error: &SendError) -> StreamingError<TypeConfig, Fatal<NodeId>> {
+        let dial = match error {
+            SendError::Refused(status) => DialError::of(status),
+            _ => None,
+        };
+        match dial {
+            Some(dial) => self.peers.missed(self.target, &dial),
+            None => {
+                tracing::warn!(peer = self.target, reason = %error, "a snapshot was not sent");
+            }
+        }
+        StreamingError::Unreachable(Unreachable::new(error))
     }
 
     /// A peer that could not be dialled is left alone for a moment; any other failure is tried again at once.
@@ -155,16 +168,37 @@ impl RaftNetwork<TypeConfig> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: Snapshot,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
-        let reason = NoSnapshotTransfer {
-            target: self.target,
+        let limit = option.hard_ttl();
+        let to = (self.target, &*self.address);
+        let sending = self
+            .snapshots
+            .send(&self.peers, to, vote, &snapshot.snapshot, limit);
+        let sent = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            sent = tokio::time::timeout(limit, sending) => sent,
         };
-        tracing::error!(%reason, "a snapshot is not sent");
-        Err(StreamingError::Unreachable(Unreachable::new(&reason)))
+        match sent {
+            Ok(Ok(vote)) => {
+                self.peers.reached(self.target);
+                Ok(SnapshotResponse::new(vote))
+            }
+            Ok(Err(error)) => Err(self.not_sent(&error)),
+            Err(_) => {
+                let timeout = Timeout {
+                    action: RPCTypes::InstallSnapshot,
+                    id: self.node_id,
+                    target: self.target,
+                    timeout: limit,
+                };
+                tracing::warn!(peer = self.target, error = %timeout, "a snapshot was not sent in time");
+                Err(StreamingError::Timeout(timeout))
+            }
+        }
     }
 
     fn backoff(&self) -> Backoff {

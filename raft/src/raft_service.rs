@@ -2,24 +2,30 @@
 
 use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
+use crate::snapshot::{Answers, Receiver};
 use crate::types::{NodeId, Raft};
 
 /// Serves `modeenvoy.peer.v1.Raft`.
 pub(crate) struct RaftService {
     raft: Raft,
     local: Local,
+    snapshots: Receiver,
 }
 
 // === impl RaftService ===
 
 impl RaftService {
     /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, local: Local) -> Self {
-        Self { raft, local }
+    pub(crate) fn new(raft: Raft, local: Local, snapshots: Receiver) -> Self {
+        Self {
+            raft,
+            local,
+            snapshots,
+        }
     }
 }
 
@@ -49,6 +55,15 @@ impl wire::raft_server::Raft for RaftService {
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
         Ok(Response::new(convert::write_vote_response(&answer)))
+    }
+
+    type InstallSnapshotStream = Answers;
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(self.snapshots.begin(request)))
     }
 }
 

@@ -10,9 +10,11 @@ use tonic::service::Routes;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
+use super::keeper::{self, Keeping};
 use super::{About, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
 use crate::apply::SharedState;
 use crate::channels::MAX_MESSAGE_BYTES;
+use crate::checkpoint::Checkpoints;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
@@ -22,6 +24,7 @@ use crate::peers::Peers;
 use crate::proposer::Proposer;
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
+use crate::snapshot::Receiver;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -33,6 +36,7 @@ pub(super) struct Parts {
     pub(super) raft: Raft,
     pub(super) state: SharedState,
     pub(super) wal: Wal,
+    pub(super) checkpoints: Checkpoints,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
 }
@@ -49,6 +53,7 @@ pub(super) fn assemble(
         raft,
         state,
         wal,
+        checkpoints,
         peers,
         data_dir,
     } = parts;
@@ -58,6 +63,7 @@ pub(super) fn assemble(
     let (failed, failures) = watch::channel(None);
     watchers::failure(tasks, &raft, failed);
     let leader = watchers::leader(tasks, &raft);
+    keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone());
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
@@ -88,7 +94,8 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let routes = routes(RaftService::new(raft.clone(), local), service);
+    let consensus = raft_service(&raft, local, &state, &checkpoints, tasks);
+    let routes = routes(consensus, service);
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
@@ -102,12 +109,34 @@ pub(super) fn assemble(
         about,
         tasks: tasks.clone(),
         wal,
+        checkpoints,
         data_dir,
     };
     let handle = Handle {
         inner: Arc::new(inner),
     };
     Ok((handle, routes))
+}
+
+fn raft_service(
+    raft: &Raft,
+    local: Local,
+    state: &SharedState,
+    checkpoints: &Checkpoints,
+    tasks: &Tasks,
+) -> RaftService {
+    let (state, checkpoints, tasks) = (state.clone(), checkpoints.clone(), tasks.clone());
+    let receiver = Receiver::new(raft.clone(), local, state, checkpoints, tasks);
+    RaftService::new(raft.clone(), local, receiver)
+}
+
+fn keeping(settings: &Settings) -> Keeping {
+    Keeping {
+        every: settings.checkpoint_every,
+        every_bytes: settings.checkpoint_bytes,
+        keep: settings.log_keep,
+        keep_bytes: settings.log_keep_bytes,
+    }
 }
 
 /// A read index from this node, if it leads.
