@@ -34,6 +34,7 @@ pub(crate) struct Network {
     peers: Peers,
     node_id: NodeId,
     snapshots: Sender,
+    heartbeat: Duration,
 }
 
 /// One peer.
@@ -43,17 +44,24 @@ pub(crate) struct Peer {
     target: NodeId,
     address: String,
     snapshots: Sender,
+    heartbeat: Duration,
 }
 
 // === impl Network ===
 
 impl Network {
     /// On behalf of `node_id`.
-    pub(crate) fn new(peers: Peers, node_id: NodeId, snapshots: Sender) -> Self {
+    pub(crate) fn new(
+        peers: Peers,
+        node_id: NodeId,
+        snapshots: Sender,
+        heartbeat: Duration,
+    ) -> Self {
         Self {
             peers,
             node_id,
             snapshots,
+            heartbeat,
         }
     }
 }
@@ -68,6 +76,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
             address: member.peer.clone(),
             snapshots: self.snapshots.clone(),
+            heartbeat: self.heartbeat,
         }
     }
 }
@@ -93,6 +102,29 @@ impl Peer {
                 target: self.target,
                 timeout: limit,
             })),
+        }
+    }
+
+    /// Lets a member that receives a snapshot hear of its leader: the library sends no heartbeats to it meanwhile, and
+    /// it would stand for election and unseat the leader. Ends when the member knows a higher vote.
+    async fn keep_following(&self, vote: Vote) -> Vote {
+        loop {
+            let message = wire::AppendEntriesRequest {
+                envelope: Some(self.peers.envelope(self.target)),
+                ballot: Some(convert::ballot(vote)),
+                ..Default::default()
+            };
+            let mut client = self.peers.raft(self.target, &self.address);
+            let call = client.append_entries(request(message, self.heartbeat));
+            let answer = tokio::time::timeout(self.heartbeat, call).await;
+            // A failure is the transfer's to report, which is on its way to the same member.
+            if let Ok(Ok(answer)) = answer
+                && let Ok(AppendEntriesResponse::HigherVote(higher)) =
+                    convert::read_append_response(answer.into_inner())
+            {
+                return higher;
+            }
+            tokio::time::sleep(self.heartbeat).await;
         }
     }
 
@@ -180,6 +212,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             .send(&self.peers, to, vote, &snapshot.snapshot, limit);
         let sent = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
+            higher = self.keep_following(vote) => return Ok(SnapshotResponse::new(higher)),
             sent = tokio::time::timeout(limit, sending) => sent,
         };
         match sent {

@@ -52,7 +52,7 @@ pub struct Launch {
     pub secret_file: Option<PathBuf>,
     /// `--gateway-workers`, each of which has a usage spool of its own.
     pub workers: usize,
-    /// More words for `serve`.
+    /// More words for `serve`; they win over the usual settings.
     pub more: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
@@ -66,6 +66,16 @@ pub struct Node {
     /// What it is started with next time.
     pub launch: Launch,
     child: Option<Child>,
+}
+
+// === impl Launch ===
+
+impl Launch {
+    fn names(&self, setting: &[&str]) -> bool {
+        setting
+            .iter()
+            .any(|word| self.more.iter().any(|own| own == word))
+    }
 }
 
 // === impl Node ===
@@ -117,8 +127,10 @@ impl Node {
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
             .args(["--gateway-workers", &launch.workers.to_string()])
-            .args(SETTINGS)
             .args(&launch.more);
+        for setting in SETTINGS.chunks(2).filter(|setting| !launch.names(setting)) {
+            command.args(setting);
+        }
         if let Some(secret) = &launch.secret_file {
             command.arg("--cluster-secret-file").arg(secret);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
@@ -95,7 +96,12 @@ async fn run(
         opened.checkpoints.clone(),
         settings.snapshot_bytes_per_second,
     );
-    let network = Network::new(peers.clone(), settings.node_id, sender);
+    let network = Network::new(
+        peers.clone(),
+        settings.node_id,
+        sender,
+        Duration::from_millis(settings.timers.heartbeat_ms),
+    );
     let (log, machine) = (opened.log, opened.machine);
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
