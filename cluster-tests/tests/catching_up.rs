@@ -27,6 +27,7 @@ async fn a_node_that_was_away_for_long_gets_the_state_while_the_others_go_on_ser
     let mut cluster = start(KEEP_LITTLE).await?;
     let upstream = Upstream::start().await?;
     cluster.apply(&document(&upstream)).await?;
+    fill(&cluster).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let (leader, away) = leader_and_follower(&cluster).await?;
     let there: Vec<String> = cluster
@@ -66,12 +67,11 @@ async fn a_node_that_was_away_for_long_gets_the_state_while_the_others_go_on_ser
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_breaks_at_the_receiver_is_made_again_and_leaves_nothing() -> Result<()> {
     let mut cluster = start(SLOWLY).await?;
-    fill(&cluster).await?;
     let (leader, away) = leader_and_follower(&cluster).await?;
     let index = metric(cluster.node(away), "mode_envoy_raft_applied_index").await?;
     cluster.node_mut(away).kill().await?;
-    outrun(&cluster, leader, index, 1).await?;
     fill(&cluster).await?;
+    outrun(&cluster, leader, index, 1).await?;
 
     let term = metric(cluster.node(leader), "mode_envoy_raft_term").await?;
     cluster.node_mut(away).start()?;
@@ -111,16 +111,15 @@ async fn a_transfer_that_breaks_at_the_receiver_is_made_again_and_leaves_nothing
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_whose_sender_dies_is_made_again_by_the_next_leader() -> Result<()> {
     let mut cluster = start(SLOWLY).await?;
-    fill(&cluster).await?;
     let (leader, away) = leader_and_follower(&cluster).await?;
     let index = metric(cluster.node(away), "mode_envoy_raft_applied_index").await?;
     cluster.node_mut(away).kill().await?;
+    fill(&cluster).await?;
     outrun(&cluster, leader, index, 1).await?;
     let other = (1..=3)
         .find(|id| *id != leader && *id != away)
         .context("three nodes")?;
     outrun(&cluster, other, index, 2).await?;
-    fill(&cluster).await?;
 
     cluster.node_mut(away).start()?;
     arriving(cluster.node(away)).await?;
@@ -214,10 +213,11 @@ models:
     )
 }
 
-/// Gives the catalog so many objects that a transfer of it takes seconds.
+/// Gives the catalog so many objects that a slow transfer of it takes seconds, and that it is more than one chunk: the
+/// first does not change when others are added that come later in the order of names.
 async fn fill(cluster: &Cluster) -> Result<()> {
     let leader = leader_and_follower(cluster).await?.0;
-    for part in 0..4 {
+    for part in 0..5 {
         let mut document = "tenants:\n".to_owned();
         for number in 0..1_000 {
             let long = "a-name-of-more-letters-than-one-would-like-to-type";
