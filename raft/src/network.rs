@@ -27,6 +27,9 @@ use crate::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 /// How long replication to a peer that cannot be dialled waits before it tries again.
 const REDIAL: Duration = Duration::from_millis(200);
 
+/// How long a member that did not take a snapshot is left alone; it has to read all that it holds for each attempt.
+const OFFER_AGAIN: Duration = Duration::from_secs(1);
+
 type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
 
 /// Makes the client of each peer.
@@ -128,17 +131,12 @@ impl Peer {
         }
     }
 
-    /// Whatever the reason, the next attempt comes after a moment, and goes on with the chunks that have arrived.
+    /// Whatever the reason, the next attempt goes on with the chunks that have arrived.
     fn not_sent(&self, error: &SendError) -> StreamingError<TypeConfig, Fatal<NodeId>> {
-        let dial = match error {
-            SendError::Refused(status) => DialError::of(status),
-            _ => None,
-        };
-        match dial {
-            Some(dial) => self.peers.missed(self.target, &dial),
-            None => {
-                tracing::warn!(peer = self.target, reason = %error, "a snapshot was not sent");
-            }
+        if let SendError::Refused(status) = error
+            && let Some(dial) = DialError::of(status)
+        {
+            self.peers.missed(self.target, &dial);
         }
         StreamingError::Unreachable(Unreachable::new(error))
     }
@@ -207,9 +205,17 @@ impl RaftNetwork<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
         let limit = option.hard_ttl();
         let to = (self.target, &*self.address);
-        let sending = self
-            .snapshots
-            .send(&self.peers, to, vote, &snapshot.snapshot, limit);
+        let sending = async {
+            let sent = self
+                .snapshots
+                .send(&self.peers, to, vote, &snapshot.snapshot, limit)
+                .await;
+            if let Err(error) = &sent {
+                self.snapshots.not_sent(self.target, error);
+                tokio::time::sleep(OFFER_AGAIN).await;
+            }
+            sent
+        };
         let sent = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             higher = self.keep_following(vote) => return Ok(SnapshotResponse::new(higher)),

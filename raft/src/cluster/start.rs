@@ -28,7 +28,7 @@ use crate::types::{Member, NodeId, Raft};
 const ENTRIES_PER_MESSAGE: u64 = 64;
 /// A follower no more entries behind than this counts as up to date.
 const LAG: u64 = 20_000;
-/// A transfer that takes longer begins anew, without the chunks that have arrived.
+/// A transfer that takes longer begins anew; chunks that have arrived are not sent again.
 const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
 
 /// The peer listener before it is served.

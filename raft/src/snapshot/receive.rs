@@ -43,6 +43,8 @@ pub(crate) struct Receiver {
     tasks: Tasks,
     turn: Arc<tokio::sync::Mutex<()>>,
     running: Arc<Mutex<Option<(Vote, CancellationToken)>>>,
+    /// Why the last one was not received.
+    reason: Arc<Mutex<String>>,
 }
 
 /// An offer that was judged.
@@ -73,6 +75,7 @@ impl Receiver {
             tasks,
             turn: Arc::default(),
             running: Arc::default(),
+            reason: Arc::default(),
         }
     }
 
@@ -84,15 +87,22 @@ impl Receiver {
         let receiver = self.clone();
         self.tasks.spawn("receive snapshot", async move {
             let end = receiver.run(head, requests, &answers).await;
-            if let Err(status) = &end {
-                let reason = status.message();
-                tracing::warn!(reason, "a snapshot was not received");
-            }
+            receiver.tell(end.as_ref().err());
             let end = end.map(|vote| answer(Answer::Ballot(convert::ballot(vote))));
             // A sender that is gone needs no answer.
             let _ = answers.send(end).await;
         });
         ReceiverStream::new(stream)
+    }
+
+    /// Tells the operator why a snapshot was not received, once for each reason.
+    fn tell(&self, failed: Option<&Status>) {
+        let now = failed.map(Status::message).unwrap_or_default();
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reason != now && !now.is_empty() {
+            tracing::warn!(reason = now, "a snapshot was not received");
+        }
+        now.clone_into(&mut reason);
     }
 
     /// This node's vote, after the snapshot is installed or turned out not to be needed.

@@ -1,7 +1,8 @@
 //! The leader's side: holds the checkpoint, offers it, and sends what is wanted at a pace.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ const SMALLEST_PIECE_BYTES: usize = 16 * 1024;
 pub(crate) struct Sender {
     checkpoints: Checkpoints,
     bytes_per_second: u64,
+    /// Why each member that did not get one did not.
+    reasons: Arc<Mutex<BTreeMap<NodeId, String>>>,
 }
 
 /// Why a snapshot did not arrive.
@@ -61,7 +64,23 @@ impl Sender {
         Self {
             checkpoints,
             bytes_per_second: bytes_per_second.max(1),
+            reasons: Arc::default(),
         }
+    }
+
+    /// Tells the operator why a member did not get a snapshot, once for each reason.
+    pub(crate) fn not_sent(&self, target: NodeId, error: &SendError) {
+        let reason = error.to_string();
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        if reasons.get(&target) != Some(&reason) {
+            tracing::warn!(peer = target, reason, "a snapshot was not sent");
+            reasons.insert(target, reason);
+        }
+    }
+
+    fn forget_reason(&self, target: NodeId) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.remove(&target);
     }
 
     /// Returns the vote of the member when it has installed the snapshot, does not need it, or knows a higher one.
@@ -103,6 +122,7 @@ impl Sender {
         match next(&mut answers).await? {
             Answer::Ballot(ballot) => {
                 counters.sent.fetch_add(1, Relaxed);
+                self.forget_reason(target);
                 tracing::info!(
                     peer = target,
                     snapshot = id,
