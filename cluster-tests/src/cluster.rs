@@ -82,7 +82,7 @@ impl Cluster {
                     secret_file: Some(secret_file.clone()),
                     advertise_peer: None,
                     workers: 2,
-                    extra: Vec::new(),
+                    more: Vec::new(),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })
@@ -117,7 +117,7 @@ impl Cluster {
             secret_file: None,
             advertise_peer: None,
             workers: 2,
-            extra: Vec::new(),
+            more: Vec::new(),
             log: dir.join(format!("node-{id}.log")),
             program: self.program.clone(),
         }));

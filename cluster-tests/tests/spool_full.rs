@@ -60,7 +60,7 @@ async fn a_spool_that_nobody_empties_raises_alarms_then_adds_up_and_no_call_is_l
     let mut cluster = Cluster::plan(NODE, 3)?;
     for node in cluster.nodes_mut() {
         node.launch.workers = 1;
-        node.launch.extra = ["--usage-spool-bytes", "1048576"].map(str::to_owned).into();
+        node.launch.more = ["--usage-spool-bytes", "1048576"].map(str::to_owned).into();
     }
     cluster.start_all()?;
     cluster.wait_ready().await?;

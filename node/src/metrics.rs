@@ -44,6 +44,30 @@ pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 pub const RAFT_TERM: &str = "mode_envoy_raft_term";
 /// 1 if this node leads, else 0.
 pub const RAFT_IS_LEADER: &str = "mode_envoy_raft_is_leader";
+/// Bytes that the replicated log takes on this node's disk.
+pub const WAL_BYTES: &str = "mode_envoy_wal_disk_bytes";
+/// Index of the oldest entry that this node's log still has.
+pub const WAL_FIRST_INDEX: &str = "mode_envoy_wal_first_index";
+/// The log index of this node's newest checkpoint.
+pub const CHECKPOINT_INDEX: &str = "mode_envoy_checkpoint_index";
+/// How old the state in this node's newest checkpoint is.
+pub const CHECKPOINT_AGE: &str = "mode_envoy_checkpoint_age_seconds";
+/// Bytes of this node's newest checkpoint.
+pub const CHECKPOINT_BYTES: &str = "mode_envoy_checkpoint_bytes";
+/// How long writing the last checkpoint took.
+pub const CHECKPOINT_DURATION: &str = "mode_envoy_checkpoint_write_seconds";
+/// Snapshots that other nodes installed.
+pub const SNAPSHOTS_SENT: &str = "mode_envoy_snapshot_sent_total";
+/// Snapshots that were installed here.
+pub const SNAPSHOTS_RECEIVED: &str = "mode_envoy_snapshot_received_total";
+/// Chunks of snapshots sent to other nodes.
+pub const SNAPSHOT_CHUNKS_SENT: &str = "mode_envoy_snapshot_sent_chunks_total";
+/// Chunks of snapshots that other nodes had already.
+pub const SNAPSHOT_CHUNKS_SKIPPED: &str = "mode_envoy_snapshot_skipped_chunks_total";
+/// Bytes of snapshots sent to other nodes.
+pub const SNAPSHOT_BYTES_SENT: &str = "mode_envoy_snapshot_sent_bytes_total";
+/// Bytes of snapshots received.
+pub const SNAPSHOT_BYTES_RECEIVED: &str = "mode_envoy_snapshot_received_bytes_total";
 /// The revision of the configuration that this node has applied.
 pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
 /// The revision that is in force in this node's gateway.
@@ -64,7 +88,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 22] = [
+pub const ALL: [(&str, MetricKind, &str); 34] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -152,6 +176,66 @@ pub const ALL: [(&str, MetricKind, &str); 22] = [
     ),
     (RAFT_TERM, MetricKind::Gauge, "Term of this node."),
     (RAFT_IS_LEADER, MetricKind::Gauge, "1 if this node leads."),
+    (
+        WAL_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the replicated log on disk.",
+    ),
+    (
+        WAL_FIRST_INDEX,
+        MetricKind::Gauge,
+        "Oldest log index that this node still has.",
+    ),
+    (
+        CHECKPOINT_INDEX,
+        MetricKind::Gauge,
+        "Log index of the newest checkpoint.",
+    ),
+    (
+        CHECKPOINT_AGE,
+        MetricKind::Gauge,
+        "Age of the state in the newest checkpoint.",
+    ),
+    (
+        CHECKPOINT_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the newest checkpoint.",
+    ),
+    (
+        CHECKPOINT_DURATION,
+        MetricKind::Gauge,
+        "Time that writing the last checkpoint took.",
+    ),
+    (
+        SNAPSHOTS_SENT,
+        MetricKind::Counter,
+        "Snapshots that other nodes installed.",
+    ),
+    (
+        SNAPSHOTS_RECEIVED,
+        MetricKind::Counter,
+        "Snapshots of a leader that this node installed.",
+    ),
+    (
+        SNAPSHOT_CHUNKS_SENT,
+        MetricKind::Counter,
+        "Chunks of snapshots sent to other nodes.",
+    ),
+    (
+        SNAPSHOT_CHUNKS_SKIPPED,
+        MetricKind::Counter,
+        "Chunks of snapshots that other nodes had already.",
+    ),
+    (
+        SNAPSHOT_BYTES_SENT,
+        MetricKind::Counter,
+        "Bytes of snapshots sent to other nodes.",
+    ),
+    (
+        SNAPSHOT_BYTES_RECEIVED,
+        MetricKind::Counter,
+        "Bytes of snapshots received.",
+    ),
     (
         CATALOG_REVISION,
         MetricKind::Gauge,

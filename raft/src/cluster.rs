@@ -7,7 +7,9 @@
 mod assemble;
 mod error;
 mod find;
+mod keeper;
 mod members;
+mod open;
 mod start;
 mod status;
 mod watchers;
@@ -31,6 +33,7 @@ use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
+use crate::checkpoint::{CheckpointStats, Checkpoints};
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
@@ -99,6 +102,14 @@ pub struct Settings {
     pub wal_segment_bytes: u64,
     /// A checkpoint is written after this many entries.
     pub checkpoint_every: u64,
+    /// Or after this many bytes of log.
+    pub checkpoint_bytes: u64,
+    /// Entries of the log that are kept behind the newest checkpoint; at least those back to the one before it are.
+    pub log_keep: u64,
+    /// Or fewer, where they have more bytes than this.
+    pub log_keep_bytes: u64,
+    /// How fast a checkpoint is sent to another member.
+    pub snapshot_bytes_per_second: u64,
     /// Of this build, for the others to see.
     pub version: String,
 }
@@ -141,6 +152,7 @@ struct Inner {
     pin: CaPin,
     tasks: Tasks,
     wal: Wal,
+    checkpoints: Checkpoints,
     /// Holds the directory's lock for as long as anything may write there.
     data_dir: DataDir,
 }
@@ -198,6 +210,10 @@ impl Settings {
             timers: Timers::default(),
             wal_segment_bytes: DEFAULT_SEGMENT_BYTES,
             checkpoint_every: 10_000,
+            checkpoint_bytes: 64 << 20,
+            log_keep: 10_000,
+            log_keep_bytes: 256 << 20,
+            snapshot_bytes_per_second: 64 << 20,
             version: String::new(),
         }
     }
@@ -355,6 +371,16 @@ impl Handle {
     /// What the write-ahead log has done since the start, for metrics.
     pub fn wal_stats(&self) -> WalStats {
         self.inner.wal.stats()
+    }
+
+    /// The index of the oldest entry that this node's log still has; 0 if it has none.
+    pub fn log_first_index(&self) -> u64 {
+        self.inner.wal.first_index().unwrap_or(0)
+    }
+
+    /// The checkpoints of this node, and what was sent and received of them, for metrics.
+    pub fn checkpoint_stats(&self) -> CheckpointStats {
+        self.inner.checkpoints.counters().read()
     }
 
     /// Ends consensus and all tasks, and closes the log. May be called more than once.

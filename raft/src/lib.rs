@@ -7,9 +7,9 @@
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
-//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves ([`join`],
-//! `members`); and [`cluster`], which puts it together.
+//! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader
+//! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves
+//! ([`join`], `members`); and [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
@@ -26,6 +26,7 @@ mod log_store;
 mod network;
 mod peers;
 mod raft_service;
+mod snapshot;
 mod state_machine;
 mod types;
 
@@ -40,6 +41,7 @@ mod tasks;
 
 pub mod cluster;
 
+pub use checkpoint::CheckpointStats;
 pub use cluster::{
     Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,
     MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,

@@ -69,6 +69,13 @@ impl Peers {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
+    /// Snapshots for one member, over a connection that nothing else waits for; never dials.
+    pub(crate) fn snapshots(&self, to: NodeId, address: &str) -> RaftClient<Channel> {
+        RaftClient::new(self.channels.bulk(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
     /// Everything else with one member; never dials.
     pub(crate) fn forward(&self, to: NodeId, address: &str) -> ForwardClient<Channel> {
         ForwardClient::new(self.channels.channel(to, address))

@@ -2,11 +2,12 @@
 
 use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::SharedState;
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
+use crate::snapshot::{Answers, Receiver};
 use crate::types::{NodeId, Raft};
 
 /// Serves `modeenvoy.peer.v1.Raft`.
@@ -14,14 +15,20 @@ pub(crate) struct RaftService {
     raft: Raft,
     state: SharedState,
     local: Local,
+    snapshots: Receiver,
 }
 
 // === impl RaftService ===
 
 impl RaftService {
     /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, state: SharedState, local: Local) -> Self {
-        Self { raft, state, local }
+    pub(crate) fn new(raft: Raft, state: SharedState, local: Local, snapshots: Receiver) -> Self {
+        Self {
+            raft,
+            state,
+            local,
+            snapshots,
+        }
     }
 
     /// A node that the cluster has done without is heard no more.
@@ -63,6 +70,15 @@ impl wire::raft_server::Raft for RaftService {
         self.belongs(from)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
         Ok(Response::new(convert::write_vote_response(&answer)))
+    }
+
+    type InstallSnapshotStream = Answers;
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(self.snapshots.begin(request)))
     }
 }
 

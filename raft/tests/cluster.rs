@@ -2,6 +2,8 @@
 
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/snapshots.rs"]
+mod snapshots;
 
 use std::time::Duration;
 

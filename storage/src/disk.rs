@@ -68,6 +68,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// What the system reports. As with files, a failed sync must not be tried again.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// How many more bytes fit on the disk that a directory is on.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+
     /// Locks a directory against every other opener until the guard is dropped.
     ///
     /// # Errors
@@ -186,6 +192,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(dir)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {

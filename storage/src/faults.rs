@@ -11,6 +11,8 @@ mod checkpoint;
 mod damage;
 /// A log driven call by call, and the states it went through.
 mod history;
+/// Checkpoints that arrive from another node.
+mod incoming;
 /// Spools, whose maps no disk stands for: images of live files, with blocks taken back.
 mod spool;
 /// The log: crashes at every step, failing operations, full disks.

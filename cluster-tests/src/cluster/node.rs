@@ -58,8 +58,8 @@ pub struct Launch {
     pub advertise_peer: Option<String>,
     /// `--gateway-workers`, each of which has a usage spool of its own.
     pub workers: usize,
-    /// Further flags of `serve`.
-    pub extra: Vec<String>,
+    /// More words for `serve`; they win over the usual settings.
+    pub more: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -72,6 +72,16 @@ pub struct Node {
     /// What it is started with next time.
     pub launch: Launch,
     child: Option<Child>,
+}
+
+// === impl Launch ===
+
+impl Launch {
+    fn names(&self, setting: &[&str]) -> bool {
+        setting
+            .iter()
+            .any(|word| self.more.iter().any(|own| own == word))
+    }
 }
 
 // === impl Node ===
@@ -122,8 +132,10 @@ impl Node {
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
             .args(["--gateway-workers", &launch.workers.to_string()])
-            .args(SETTINGS)
-            .args(&launch.extra);
+            .args(&launch.more);
+        for setting in SETTINGS.chunks(2).filter(|setting| !launch.names(setting)) {
+            command.args(setting);
+        }
         match &launch.join {
             Some((address, token)) => {
                 command.args(["--join", address, "--join-token", token]);

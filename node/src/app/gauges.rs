@@ -2,8 +2,9 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::metrics::gauge;
+use ::metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use mode_envoy_raft::Handle;
@@ -53,8 +54,36 @@ impl Gauges {
             gauge!(names::RAFT_TERM).set(names::number(status.term));
             gauge!(names::RAFT_IS_LEADER).set(f64::from(u8::from(leads)));
             gauge!(names::CATALOG_REVISION).set(names::number(status.revision));
+            render_log(member);
         }
         self.prometheus.run_upkeep();
         self.prometheus.render()
+    }
+}
+
+/// The log and the checkpoints.
+fn render_log(member: &Handle) {
+    let wal = member.wal_stats();
+    gauge!(names::WAL_BYTES).set(names::number(wal.disk_bytes));
+    gauge!(names::WAL_FIRST_INDEX).set(names::number(member.log_first_index()));
+    let checkpoint = member.checkpoint_stats();
+    gauge!(names::CHECKPOINT_INDEX).set(names::number(checkpoint.index));
+    gauge!(names::CHECKPOINT_BYTES).set(names::number(checkpoint.bytes));
+    let took = Duration::from_micros(checkpoint.took_micros);
+    gauge!(names::CHECKPOINT_DURATION).set(took.as_secs_f64());
+    let then = UNIX_EPOCH + Duration::from_millis(checkpoint.wall_ms);
+    let age = SystemTime::now().duration_since(then).unwrap_or_default();
+    if checkpoint.wall_ms > 0 {
+        gauge!(names::CHECKPOINT_AGE).set(age.as_secs_f64());
+    }
+    for (name, count) in [
+        (names::SNAPSHOTS_SENT, checkpoint.sent),
+        (names::SNAPSHOTS_RECEIVED, checkpoint.received),
+        (names::SNAPSHOT_CHUNKS_SENT, checkpoint.chunks_sent),
+        (names::SNAPSHOT_CHUNKS_SKIPPED, checkpoint.chunks_skipped),
+        (names::SNAPSHOT_BYTES_SENT, checkpoint.bytes_sent),
+        (names::SNAPSHOT_BYTES_RECEIVED, checkpoint.bytes_received),
+    ] {
+        counter!(name).absolute(count);
     }
 }

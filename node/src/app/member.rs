@@ -51,6 +51,10 @@ fn settings(app: &App, identity: &Own) -> Settings {
         timers: own.timers,
         wal_segment_bytes: own.wal_segment_bytes,
         checkpoint_every: own.checkpoint_every,
+        checkpoint_bytes: own.checkpoint_bytes,
+        log_keep: own.log_keep,
+        log_keep_bytes: own.log_keep_bytes,
+        snapshot_bytes_per_second: own.snapshot_bytes_per_second,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Settings::new(identity.node_id, dir, advertise, identity.secret.clone())
     }

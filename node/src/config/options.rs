@@ -105,6 +105,22 @@ pub struct Options {
     /// Entries of the log between two checkpoints [default: 10000]
     #[arg(long, env = "MODE_ENVOY_CHECKPOINT_EVERY", value_name = "ENTRIES")]
     pub checkpoint_every: Option<u64>,
+    /// Bytes of the log after which a checkpoint comes earlier [default: 64 MiB]
+    #[arg(long, env = "MODE_ENVOY_CHECKPOINT_BYTES", value_name = "BYTES")]
+    pub checkpoint_bytes: Option<u64>,
+    /// Entries of the log kept behind the newest checkpoint, for nodes that were away [default: 10000]
+    #[arg(long, env = "MODE_ENVOY_LOG_KEEP", value_name = "ENTRIES")]
+    pub log_keep: Option<u64>,
+    /// Bytes that these entries may have at most [default: 256 MiB]
+    #[arg(long, env = "MODE_ENVOY_LOG_KEEP_BYTES", value_name = "BYTES")]
+    pub log_keep_bytes: Option<u64>,
+    /// How fast a checkpoint is sent to a node that was away for long, bytes a second [default: 64 MiB]
+    #[arg(
+        long,
+        env = "MODE_ENVOY_SNAPSHOT_BYTES_PER_SECOND",
+        value_name = "BYTES"
+    )]
+    pub snapshot_bytes_per_second: Option<u64>,
     /// How often the leader is heard [default: 150]
     #[arg(long, env = "MODE_ENVOY_HEARTBEAT_MS", value_name = "MS")]
     pub heartbeat_ms: Option<u64>,
@@ -178,6 +194,12 @@ impl Options {
             disk_min_free_bytes: self.disk_min_free_bytes.or(other.disk_min_free_bytes),
             wal_segment_bytes: self.wal_segment_bytes.or(other.wal_segment_bytes),
             checkpoint_every: self.checkpoint_every.or(other.checkpoint_every),
+            checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
+            log_keep: self.log_keep.or(other.log_keep),
+            log_keep_bytes: self.log_keep_bytes.or(other.log_keep_bytes),
+            snapshot_bytes_per_second: self
+                .snapshot_bytes_per_second
+                .or(other.snapshot_bytes_per_second),
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_min_ms: self.election_min_ms.or(other.election_min_ms),
             election_max_ms: self.election_max_ms.or(other.election_max_ms),

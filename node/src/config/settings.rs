@@ -18,6 +18,12 @@ const PEER_ADDR: &str = "127.0.0.1:7071";
 const MIB: u64 = 1 << 20;
 const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
 const CHECKPOINT_EVERY: u64 = 10_000;
+const CHECKPOINT_BYTES: u64 = 64 * MIB;
+const LOG_KEEP: u64 = 10_000;
+const LOG_KEEP_BYTES: u64 = 256 * MIB;
+const SNAPSHOT_BYTES_PER_SECOND: u64 = 64 * MIB;
+/// More than any log has.
+const BYTES_MAX: u64 = 1 << 50;
 const USAGE_SPOOL_BYTES: u64 = 8 << 30;
 /// The smallest bound of one worker's usage.
 const USAGE_SPOOL_BYTES_MIN: u64 = MIB;
@@ -56,6 +62,14 @@ pub struct Settings {
     pub wal_segment_bytes: u64,
     /// Entries between two checkpoints.
     pub checkpoint_every: u64,
+    /// Bytes of log after which a checkpoint comes earlier.
+    pub checkpoint_bytes: u64,
+    /// Entries of log kept behind the newest checkpoint.
+    pub log_keep: u64,
+    /// Bytes that these may have at most.
+    pub log_keep_bytes: u64,
+    /// How fast a checkpoint is sent to another node.
+    pub snapshot_bytes_per_second: u64,
     /// How fast a lost leader is noticed.
     pub timers: Timers,
     /// Logs.
@@ -142,6 +156,28 @@ impl Settings {
                 "checkpoint-every",
                 options.checkpoint_every.unwrap_or(CHECKPOINT_EVERY),
                 (1, 10_000_000),
+            )?,
+            checkpoint_bytes: ranged(
+                "checkpoint-bytes",
+                options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES),
+                (MIB, BYTES_MAX),
+            )?,
+            log_keep: ranged(
+                "log-keep",
+                options.log_keep.unwrap_or(LOG_KEEP),
+                (0, 1_000_000_000),
+            )?,
+            log_keep_bytes: ranged(
+                "log-keep-bytes",
+                options.log_keep_bytes.unwrap_or(LOG_KEEP_BYTES),
+                (0, BYTES_MAX),
+            )?,
+            snapshot_bytes_per_second: ranged(
+                "snapshot-bytes-per-second",
+                options
+                    .snapshot_bytes_per_second
+                    .unwrap_or(SNAPSHOT_BYTES_PER_SECOND),
+                (64 << 10, BYTES_MAX),
             )?,
             timers: timers(&options)?,
             log: LogSettings {

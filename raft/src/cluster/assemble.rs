@@ -11,9 +11,11 @@ use tonic::service::Routes;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
+use super::keeper::{self, Keeping};
 use super::{About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
 use crate::apply::SharedState;
 use crate::channels::MAX_MESSAGE_BYTES;
+use crate::checkpoint::Checkpoints;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
@@ -26,6 +28,7 @@ use crate::proposer::Proposer;
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
 use crate::secret::ClusterSecret;
+use crate::snapshot::Receiver;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -37,6 +40,7 @@ pub(super) struct Parts {
     pub(super) raft: Raft,
     pub(super) state: SharedState,
     pub(super) wal: Wal,
+    pub(super) checkpoints: Checkpoints,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
 }
@@ -53,6 +57,7 @@ pub(super) fn assemble(
         raft,
         state,
         wal,
+        checkpoints,
         peers,
         data_dir,
     } = parts;
@@ -64,6 +69,7 @@ pub(super) fn assemble(
     let lease = Duration::from_millis(settings.timers.election_max_ms);
     let leadership = Leadership::new(lease);
     let leader = watchers::leader(tasks, &raft, leadership.clone());
+    keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
@@ -86,8 +92,8 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let raft_service = RaftService::new(raft.clone(), state.clone(), local);
-    let routes = routes(raft_service, service);
+    let consensus = raft_service(&raft, local, &state, &checkpoints, tasks);
+    let routes = routes(consensus, service);
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
@@ -105,6 +111,7 @@ pub(super) fn assemble(
         pin: identity.pin(),
         tasks: tasks.clone(),
         wal,
+        checkpoints,
         data_dir,
     };
     let handle = Handle {
@@ -137,6 +144,27 @@ fn about(
         alarms,
         draining: Arc::default(),
         settled: Arc::default(),
+    }
+}
+
+fn raft_service(
+    raft: &Raft,
+    local: Local,
+    state: &SharedState,
+    checkpoints: &Checkpoints,
+    tasks: &Tasks,
+) -> RaftService {
+    let (checkpoints, tasks) = (checkpoints.clone(), tasks.clone());
+    let receiver = Receiver::new(raft.clone(), local, state.clone(), checkpoints, tasks);
+    RaftService::new(raft.clone(), state.clone(), local, receiver)
+}
+
+fn keeping(settings: &Settings) -> Keeping {
+    Keeping {
+        every: settings.checkpoint_every,
+        every_bytes: settings.checkpoint_bytes,
+        keep: settings.log_keep,
+        keep_bytes: settings.log_keep_bytes,
     }
 }
 

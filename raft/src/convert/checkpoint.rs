@@ -31,6 +31,25 @@ pub(crate) struct EncodedCheckpoint {
     pub(crate) chunks: Vec<(String, Bytes)>,
 }
 
+/// What the meta record of a checkpoint says of it.
+pub(crate) struct CheckpointAbout {
+    /// Where it stands.
+    pub(crate) at: SnapshotMeta,
+    /// The cluster it is of, once that was founded.
+    pub(crate) cluster_id: Option<[u8; 16]>,
+}
+
+/// Reads the meta record alone.
+pub(crate) fn read_checkpoint_meta(bytes: &[u8]) -> Result<CheckpointAbout, DecodeError> {
+    let meta: wire::CheckpointMeta = decode("CheckpointMeta", bytes)?;
+    check_version(&meta)?;
+    let founded = meta.founded.clone().map(read_founded).transpose()?;
+    Ok(CheckpointAbout {
+        at: read_meta(&meta)?,
+        cluster_id: founded.map(|founded| founded.cluster_id),
+    })
+}
+
 /// Takes a state apart into bytes.
 pub(crate) fn encode_checkpoint(
     state: &State,
@@ -60,12 +79,7 @@ pub(crate) fn decode_checkpoint(
 ) -> Result<(SnapshotMeta, State), DecodeError> {
     let meta: wire::CheckpointMeta = decode("CheckpointMeta", meta)?;
     let at = read_meta(&meta)?;
-    if meta.format_version > limits::FORMAT_VERSION {
-        return Err(unknown(
-            "CheckpointMeta.format_version",
-            meta.format_version,
-        ));
-    }
+    check_version(&meta)?;
     let founded = meta.founded.map(read_founded).transpose()?;
     let history = meta.history.as_ref().map(history::read_head).transpose()?;
     let mut parts = Parts {
@@ -92,6 +106,14 @@ pub(crate) fn decode_checkpoint(
         reason: e.to_string(),
     })?;
     Ok((at, state))
+}
+
+fn check_version(meta: &wire::CheckpointMeta) -> Result<(), DecodeError> {
+    let version = meta.format_version;
+    if version > limits::FORMAT_VERSION {
+        return Err(unknown("CheckpointMeta.format_version", version));
+    }
+    Ok(())
 }
 
 fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), DecodeError> {

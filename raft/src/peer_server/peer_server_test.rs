@@ -5,7 +5,8 @@ use std::net::TcpListener as StdListener;
 use mode_envoy_proto::peer::v1::raft_client::RaftClient;
 use mode_envoy_proto::peer::v1::raft_server::{Raft, RaftServer};
 use mode_envoy_proto::peer::v1::{
-    AppendEntriesRequest, AppendEntriesResponse, Envelope, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, Envelope, InstallSnapshotRequest,
+    InstallSnapshotResponse, VoteRequest, VoteResponse,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -46,6 +47,15 @@ impl Raft for Granting {
             granted: true,
             ..VoteResponse::default()
         }))
+    }
+
+    type InstallSnapshotStream = tokio_stream::Empty<Result<InstallSnapshotResponse, Status>>;
+
+    async fn install_snapshot(
+        &self,
+        _: Request<tonic::Streaming<InstallSnapshotRequest>>,
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        Err(Status::unimplemented("not part of this test"))
     }
 }
 

@@ -18,7 +18,7 @@ use mode_envoy_model::object::Object;
 use mode_envoy_model::tenant::Tenant;
 use mode_envoy_model::token::{Role, Token};
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
-use mode_envoy_model::usage::cells::{Bucket, Resolution};
+use mode_envoy_model::usage::cells::Resolution;
 use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::series::SeriesKey;
@@ -38,6 +38,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// Nodes by id, each with a directory and an address that outlive it.
 pub(crate) struct TestCluster {
     pub(crate) checkpoint_every: u64,
+    pub(crate) log_keep: u64,
     secret: ClusterSecret,
     members: BTreeMap<u64, Member>,
     flushes: Arc<AtomicU64>,
@@ -70,6 +71,7 @@ impl TestCluster {
         };
         Self {
             checkpoint_every: 10_000,
+            log_keep: 10_000,
             secret: ClusterSecret::generate().unwrap(),
             members: (1..=size).map(member).collect(),
             flushes: Arc::default(),
@@ -78,6 +80,14 @@ impl TestCluster {
 
     pub(crate) fn dir(&self, id: u64) -> PathBuf {
         self.members[&id].dir.path().join("data")
+    }
+
+    pub(crate) fn address(&self, id: u64) -> &str {
+        &self.members[&id].address
+    }
+
+    pub(crate) fn secret(&self) -> &ClusterSecret {
+        &self.secret
     }
 
     pub(crate) fn node(&self, id: u64) -> Node {
@@ -148,6 +158,7 @@ impl TestCluster {
         settings.timers = Timers::RELAXED;
         settings.wal_segment_bytes = 1 << 20;
         settings.checkpoint_every = self.checkpoint_every;
+        settings.log_keep = self.log_keep;
         let flushes = Arc::clone(&self.flushes);
         let hooks = Hooks {
             authorize: Arc::new(|_, caller, _| known(caller)),
