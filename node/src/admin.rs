@@ -10,6 +10,7 @@
 //! * It answers from the first moment: while the cluster is being formed, calls are `UNAVAILABLE` and say what is
 //!   waited for.
 
+mod calls;
 mod cluster;
 mod config;
 mod connection;

@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::{KeyringError, KeyringSource};
 use crate::supervisor::Supervisor;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
@@ -229,9 +230,10 @@ impl App {
         let stage = |what| self.readiness.set(Stage::Starting(what));
         let (flush, flush_requests) = flush::channel();
         stage("becoming a member of the cluster");
-        let member = member::start(self, peer, &flush).await?;
+        let (calls, settle) = CallStore::new(self.settings.call_log_age_ms);
+        let member = member::start(self, peer, &flush, &calls).await?;
         self.gauges.set_member(member.clone());
-        admin::open(self, &member, &flush, control);
+        admin::open(self, &member, (&flush, &calls), control);
 
         stage("waiting for a leader to found the cluster");
         founding::founded(&member, &self.secret).await?;
@@ -239,7 +241,8 @@ impl App {
         credentials::write(self, &member);
 
         stage("settling the usage of the last run");
-        let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+        let recorders =
+            data_plane::start_usage(self, &member, (flush_requests, settle), calls).await?;
         stage("starting the gateway");
         let gateway = data_plane::start_gateway(self, &member, recorders).await?;
         self.readiness.set(Stage::Serving);

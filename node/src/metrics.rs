@@ -22,6 +22,14 @@ pub const USAGE_ROWS: &str = "mode_envoy_usage_rows_total";
 pub const USAGE_SPOOL_BYTES: &str = "mode_envoy_usage_spool_bytes";
 /// Calls that were closed `presumed` at the start of this process.
 pub const USAGE_PRESUMED: &str = "mode_envoy_usage_presumed_calls_total";
+/// Calls that the call log was given.
+pub const CALL_LOG_RECORDS: &str = "mode_envoy_call_log_records_total";
+/// Bytes of the call log on disk.
+pub const CALL_LOG_BYTES: &str = "mode_envoy_call_log_bytes";
+/// 1 if no call records are kept, since the disk failed, else 0.
+pub const CALL_LOG_FAILED: &str = "mode_envoy_call_log_failed";
+/// Blocks of the call log that were found damaged.
+pub const CALL_LOG_DAMAGED: &str = "mode_envoy_call_log_damaged_blocks";
 /// The log index that this node has applied.
 pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 /// The term that this node is in.
@@ -48,7 +56,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 14] = [
+pub const ALL: [(&str, MetricKind, &str); 18] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -88,6 +96,26 @@ pub const ALL: [(&str, MetricKind, &str); 14] = [
         USAGE_PRESUMED,
         MetricKind::Counter,
         "Calls closed as presumed when this process started.",
+    ),
+    (
+        CALL_LOG_RECORDS,
+        MetricKind::Counter,
+        "Calls that the call log was given.",
+    ),
+    (
+        CALL_LOG_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the call log on disk.",
+    ),
+    (
+        CALL_LOG_FAILED,
+        MetricKind::Gauge,
+        "1 if no call records are kept, since the disk failed.",
+    ),
+    (
+        CALL_LOG_DAMAGED,
+        MetricKind::Gauge,
+        "Blocks of the call log that were found damaged.",
     ),
     (
         RAFT_APPLIED_INDEX,

@@ -8,7 +8,8 @@
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
-//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
+//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of; and
+//! [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
@@ -27,6 +28,7 @@ mod raft_service;
 mod state_machine;
 mod types;
 
+mod calls;
 mod clock;
 mod forward;
 mod forward_service;
@@ -37,6 +39,7 @@ mod tasks;
 
 pub mod cluster;
 
+pub use calls::CallRecords;
 pub use cluster::{
     Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
     Status, Timers, start,

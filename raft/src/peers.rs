@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::Request;
 use tonic::transport::Channel;
+use wire::calls_client::CallsClient;
 use wire::forward_client::ForwardClient;
 use wire::raft_client::RaftClient;
 
@@ -71,6 +72,13 @@ impl Peers {
     /// Everything else with one member; never dials.
     pub(crate) fn forward(&self, to: NodeId, address: &str) -> ForwardClient<Channel> {
         ForwardClient::new(self.channels.channel(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Call records of one member; never dials.
+    pub(crate) fn calls(&self, to: NodeId, address: &str) -> CallsClient<Channel> {
+        CallsClient::new(self.channels.channel(to, address))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

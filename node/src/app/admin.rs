@@ -9,9 +9,10 @@ use mode_envoy_raft::{Handle, Phase};
 
 use super::{App, AppError};
 use crate::admin::{self, AdminContext};
-use crate::control::Control;
+use crate::control::{Control, Gather};
 use crate::supervisor::TaskKind;
 use crate::usage::Queries;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 
 /// Starts to serve; until [`open`] is called, gRPC answers with the phase.
@@ -43,10 +44,11 @@ pub(super) fn spawn(
 pub(super) fn open(
     app: &App,
     member: &Handle,
-    flush: &FlushHandle,
+    (flush, calls): (&FlushHandle, &CallStore),
     control: &watch::Sender<Option<Arc<Control>>>,
 ) {
     let queries = Queries::new(member.clone(), flush.clone());
-    let opened = Control::new(member.clone(), app.keyring.clone(), queries);
+    let gather = Gather::new(member.clone(), calls.clone(), app.supervisor.stopping());
+    let opened = Control::new(member.clone(), app.keyring.clone(), queries, gather);
     control.send_replace(Some(Arc::new(opened)));
 }

@@ -8,6 +8,7 @@ use mode_envoy_raft::{Flush, Handle, Hooks, Phase, Settings};
 use super::{App, AppError};
 use crate::control;
 use crate::supervisor::TaskKind;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 
 /// Returns when this node is a member and has replayed its log.
@@ -15,12 +16,14 @@ pub(super) async fn start(
     app: &App,
     listener: TcpListener,
     flush: &FlushHandle,
+    calls: &CallStore,
 ) -> Result<Handle, AppError> {
     log_phases(app);
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
         table_revision: Arc::clone(&app.table_revision),
+        calls: Arc::new(calls.clone()),
     };
     let start = mode_envoy_raft::start(
         settings(app),

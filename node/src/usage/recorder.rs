@@ -63,6 +63,8 @@ pub(crate) struct Notice {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct CarryRequest {
     pub(crate) attempt: Attempt,
+    /// The version of its Open.
+    pub(crate) version: u8,
     /// The payload of its Open.
     pub(crate) payload: Vec<u8>,
 }
@@ -95,7 +97,7 @@ impl Recorder {
         if state & CARRIES_WAIT != 0 {
             self.carry(inner);
         }
-        inner.append(OPEN, |out| opened.encode_into(out))?;
+        inner.append(OPEN, VERSION, |out| opened.encode_into(out))?;
         inner.open.insert((opened.call, opened.attempt));
         Ok(())
     }
@@ -107,7 +109,7 @@ impl Recorder {
     /// The attempt stays open in the spool then, and is presumed at the next start.
     pub fn close(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
         let inner = &mut *self.inner.borrow_mut();
-        inner.append(CLOSE, |out| closed.encode_into(out))?;
+        inner.append(CLOSE, VERSION, |out| closed.encode_into(out))?;
         inner.open.remove(&(closed.call, closed.attempt));
         if self.notice.state.load(Ordering::Acquire) & CARRIES_WAIT != 0 {
             self.carry(inner);
@@ -129,7 +131,7 @@ impl Recorder {
         };
         self.inner
             .borrow_mut()
-            .append(CLOSE, |out| refused.encode_into(out))
+            .append(CLOSE, VERSION, |out| refused.encode_into(out))
     }
 
     /// Repeats the Opens that the flusher asked for, unless they have ended. A request that cannot be written is
@@ -137,7 +139,9 @@ impl Recorder {
     fn carry(&self, inner: &mut Inner) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
-                && let Err(error) = inner.append(CARRY, |out| copy_into(&request.payload, out))
+                && let Err(error) = inner.append(CARRY, request.version, |out| {
+                    copy_into(&request.payload, out)
+                })
             {
                 tracing::warn!(%error, "a long open call could not be carried to the spool's tail");
             }
@@ -159,12 +163,13 @@ impl Inner {
     fn append(
         &mut self,
         kind: u8,
+        version: u8,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
-            .append_with(kind, VERSION, wall_ms(), RECORD_MAX, write)
+            .append_with(kind, version, wall_ms(), RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
             Err(error) if error.is_full() => Err(RecordError::Full),
@@ -244,7 +249,7 @@ pub(crate) fn wall_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::record::{Dims, Record};
+    use crate::usage::record::{Asked, Dims, Record};
     use crate::usage::recovery::{self, Spool};
     use crate::usage::testing::settings;
 
@@ -261,6 +266,7 @@ mod tests {
             call,
             attempt,
             dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         })
@@ -310,6 +316,7 @@ mod tests {
             call,
             attempt,
             dims: &dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         };
@@ -318,6 +325,7 @@ mod tests {
         let ask = || {
             vec![CarryRequest {
                 attempt: (CALL, 0),
+                version: VERSION,
                 payload: payload.clone(),
             }]
         };

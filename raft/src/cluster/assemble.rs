@@ -7,11 +7,13 @@ use mode_envoy_proto::peer::v1 as wire;
 use mode_envoy_storage::wal::Wal;
 use tokio::sync::watch;
 use tonic::service::Routes;
+use wire::calls_server::CallsServer;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
 use super::{About, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
 use crate::apply::SharedState;
+use crate::calls::CallsService;
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
@@ -65,6 +67,7 @@ pub(super) fn assemble(
         authorize,
         flush,
         table_revision,
+        calls,
     } = hooks;
     let (for_proposer, of_reads) = (state.clone(), confirming.clone());
     let proposer = Proposer::start(
@@ -88,7 +91,11 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let routes = routes(RaftService::new(raft.clone(), local), service);
+    let calls = CallsService {
+        local,
+        records: calls,
+    };
+    let routes = routes(RaftService::new(raft.clone(), local), service, calls);
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
@@ -140,14 +147,17 @@ fn anywhere(
     })
 }
 
-fn routes(raft: RaftService, forward: ForwardService) -> Routes {
+fn routes(raft: RaftService, forward: ForwardService, calls: CallsService) -> Routes {
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let forward = ForwardServer::new(forward)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Routes::new(raft).add_service(forward)
+    let calls = CallsServer::new(calls)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Routes::new(raft).add_service(forward).add_service(calls)
 }
 
 fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {

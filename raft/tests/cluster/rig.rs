@@ -156,6 +156,7 @@ impl TestCluster {
                 Box::pin(async { Ok(()) })
             }),
             table_revision: Arc::default(),
+            calls: Arc::new(()),
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())
