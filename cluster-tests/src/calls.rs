@@ -3,7 +3,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use ::http::Request;
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -11,13 +14,19 @@ use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::timeout;
 
 use crate::cluster::Node;
+use crate::http::{self, Answer};
 
 /// Until something is said.
 const SAID: Duration = Duration::from_secs(30);
 
 /// One call of `calls -o json`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of the contract")]
+#[expect(
+    missing_docs,
+    clippy::struct_excessive_bools,
+    clippy::struct_field_names,
+    reason = "the fields are those of the contract"
+)]
 pub struct Call {
     pub time: String,
     pub call_id: String,
@@ -167,6 +176,23 @@ impl Following {
 }
 
 // === free functions ===
+
+/// The gateway's own id of the call that was answered.
+pub fn call_id(answer: &Answer) -> String {
+    answer.header("x-mode-envoy-call-id").to_owned()
+}
+
+/// The POST of a JSON body whose client labels it.
+///
+/// # Errors
+///
+/// The key, the path or the label cannot be sent.
+pub fn labelled(path: &str, key: &str, body: &Value, label: &str) -> Result<Request<Full<Bytes>>> {
+    let mut request = http::json_request(path, key, body)?;
+    let label = label.parse().context("a label for a request")?;
+    request.headers_mut().insert("x-request-id", label);
+    Ok(request)
+}
 
 /// The calls of an answer.
 ///

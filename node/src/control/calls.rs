@@ -117,7 +117,11 @@ impl Control {
             id: id.to_owned(),
             ..CallFilter::default()
         };
-        let found = self.calls.newest(filter, EXPLAINED_MAX, true).await;
+        let mut found = self.calls.newest(filter, EXPLAINED_MAX, true).await;
+        if found.more {
+            let note = format!("more calls have this id; the newest {EXPLAINED_MAX} are explained");
+            found.warnings.push(note);
+        }
         if found.calls.is_empty() {
             return Err(ControlError::not_found(
                 "id",

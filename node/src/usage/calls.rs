@@ -143,7 +143,7 @@ impl CallStore {
         let damaged = self.damaged();
         if damaged > 0 {
             warnings.push(format!(
-                "{damaged} damaged blocks of the call log are passed over; the node's log names them"
+                "damaged blocks of the call log that are passed over: {damaged}; the node's log names them"
             ));
         }
         warnings

@@ -171,7 +171,12 @@ fn sentence_of(reason: &str) -> Option<String> {
 }
 
 fn milliseconds(us: u64) -> String {
-    format!("{}.{} ms", us / 1_000, us % 1_000 / 100)
+    let (whole, part) = (us / 1_000, us % 1_000);
+    if whole == 0 {
+        format!("0.{:02} ms", part / 10)
+    } else {
+        format!("{whole}.{} ms", part / 100)
+    }
 }
 
 #[cfg(test)]
@@ -235,8 +240,8 @@ mod tests {
                 "It carried the key `first` of consumer `mobile-app`, team `retail`, tenant `acme`.",
                 "It went by the route `openai.chat_completions`.",
                 "It asked for the model `fast`, which is `up-fast` of provider `up`.",
-                "Attempt 1 at provider `up` (http://127.0.0.1:1) failed after 0.9 ms: no connection could be made.",
-                "Attempt 2 at provider `up` (http://127.0.0.1:1) was answered with 200 after 0.9 ms.",
+                "Attempt 1 at provider `up` (http://127.0.0.1:1) failed after 0.90 ms: no connection could be made.",
+                "Attempt 2 at provider `up` (http://127.0.0.1:1) was answered with 200 after 0.90 ms.",
                 "The client was answered with 200 after 12.3 ms.",
                 "It took 12 input and 30 output tokens (as the provider reported), which cost 0.000264 USD.",
             ]
