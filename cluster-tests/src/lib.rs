@@ -6,6 +6,7 @@
 //! may run side by side; timers live in [`wait`] and [`load`] only; a test ends with [`cluster::Cluster::finish`], and one
 //! that does not shows the logs of its nodes.
 
+pub mod calls;
 pub mod cluster;
 pub mod http;
 pub mod load;

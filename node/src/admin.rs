@@ -11,6 +11,7 @@
 //!   waited for.
 
 mod audit;
+mod calls;
 mod cluster;
 mod config;
 mod connection;

@@ -36,6 +36,7 @@ use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::KeyringError;
 use crate::supervisor::Supervisor;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
@@ -258,11 +259,13 @@ impl App {
         let (flush, flush_requests) = flush::channel();
         let own = own::settle(self).await?;
         stage("becoming a member of the cluster");
-        let member = member::start(self, &own, peer, &flush).await?;
+        let (calls, settle) = CallStore::new(self.settings.call_log_age_ms);
+        let member = member::start(self, &own, peer, (&flush, &calls)).await?;
         self.gauges.set_member(member.clone());
         disk_watch::start(self);
         let sums = roll_ups::start(self, &member);
-        admin::open(&own, &member, &flush, sums, control);
+        let asks = (&flush, &calls, sums);
+        admin::open(self, &own, &member, asks, control);
 
         let serving = async {
             stage("waiting for a leader to found the cluster");
@@ -273,7 +276,8 @@ impl App {
             own::catch_up(&member).await?;
 
             stage("settling the usage of the last run");
-            let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+            let recorders =
+                data_plane::start_usage(self, &member, (flush_requests, settle), calls).await?;
             stage("starting the gateway");
             data_plane::start_gateway(self, &own, &member, recorders).await
         };

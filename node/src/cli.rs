@@ -9,12 +9,14 @@ pub(crate) mod output;
 
 mod apply;
 mod audit;
+mod calls;
 mod certs;
 mod check;
 mod cluster;
 mod delete;
 mod demo;
 mod diff;
+mod explain;
 mod export;
 mod get;
 mod history;
@@ -117,6 +119,10 @@ enum Verb {
     Tokens(tokens::TokensVerb),
     /// Calls, tokens, costs and latencies
     Usage(usage::UsageArgs),
+    /// Single calls, gathered from all nodes
+    Calls(calls::CallsArgs),
+    /// Why a call was answered as it was
+    Explain(explain::ExplainArgs),
     /// The cluster itself
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
@@ -204,6 +210,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Keys(verb) => global.call(|client| keys::run(client, verb, format)),
         Verb::Tokens(verb) => global.call(|client| tokens::run(client, verb, format)),
         Verb::Usage(args) => global.call(|client| usage::run(client, args, format)),
+        Verb::Calls(args) => calls::run(&global, args),
+        Verb::Explain(args) => global.call(|client| explain::run(client, args, format)),
         Verb::Cluster(verb) => global.call(|client| cluster::run(client, verb, format)),
     }
 }

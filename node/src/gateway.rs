@@ -33,6 +33,7 @@ mod route;
 mod serve;
 mod settings;
 mod table;
+mod tries;
 mod upload;
 mod view;
 mod worker;

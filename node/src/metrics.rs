@@ -38,6 +38,14 @@ pub const PROJECTION_ENTRIES: &str = "mode_envoy_projection_entries";
 pub const PROJECTION_BLOBS: &str = "mode_envoy_projection_blobs";
 /// How often the projection could not be used and began anew.
 pub const PROJECTION_REBUILDS: &str = "mode_envoy_projection_rebuilds_total";
+/// Calls that the call log was given.
+pub const CALL_LOG_RECORDS: &str = "mode_envoy_call_log_records_total";
+/// Bytes of the call log on disk.
+pub const CALL_LOG_BYTES: &str = "mode_envoy_call_log_bytes";
+/// 1 if no call records are kept, since the disk failed, else 0.
+pub const CALL_LOG_FAILED: &str = "mode_envoy_call_log_failed";
+/// Blocks of the call log that were found damaged.
+pub const CALL_LOG_DAMAGED: &str = "mode_envoy_call_log_damaged_blocks";
 /// The log index that this node has applied.
 pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 /// The term that this node is in.
@@ -88,7 +96,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 34] = [
+pub const ALL: [(&str, MetricKind, &str); 38] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -168,6 +176,26 @@ pub const ALL: [(&str, MetricKind, &str); 34] = [
         PROJECTION_REBUILDS,
         MetricKind::Counter,
         "How often the projection could not be used and began anew.",
+    ),
+    (
+        CALL_LOG_RECORDS,
+        MetricKind::Counter,
+        "Calls that the call log was given.",
+    ),
+    (
+        CALL_LOG_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the call log on disk.",
+    ),
+    (
+        CALL_LOG_FAILED,
+        MetricKind::Gauge,
+        "1 if no call records are kept, since the disk failed.",
+    ),
+    (
+        CALL_LOG_DAMAGED,
+        MetricKind::Gauge,
+        "Blocks of the call log that were found damaged.",
     ),
     (
         RAFT_APPLIED_INDEX,

@@ -4,6 +4,7 @@
 //! worker: Recorder -> spool (memory map, survives kill -9)         recovery: Opens without a Close are presumed
 //!                       -> flusher (one thread): rows per (minute, series) -> raft -> cells on every node
 //!                       <- trims what is counted                                -> queries <- projection of sums
+//!                       -> call log: a record of each call, on this node (calls.rs)
 //! ```
 //!
 //! Invariant of the whole: a Close that was written is counted once. Position is identity: a batch names the range
@@ -19,6 +20,7 @@ pub(crate) mod recovery;
 pub(crate) mod stream;
 pub(crate) mod totals;
 
+pub mod calls;
 pub mod flush;
 pub(crate) mod flusher;
 pub mod queries;

@@ -33,6 +33,7 @@ use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
+use crate::calls::CallRecords;
 use crate::checkpoint::{CheckpointStats, Checkpoints};
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
@@ -128,6 +129,8 @@ pub struct Hooks {
     pub table_revision: Arc<AtomicU64>,
     /// What is wrong on this node, for the others to see.
     pub alarms: Alarms,
+    /// This node's call records.
+    pub calls: Arc<dyn CallRecords>,
 }
 
 /// A running member. Clones share it.
@@ -366,6 +369,14 @@ impl Handle {
     /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.failed.clone()
+    }
+
+    pub(crate) fn forwarder(&self) -> Forwarder {
+        self.inner.forwarder.clone()
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
     }
 
     /// What the write-ahead log has done since the start, for metrics.

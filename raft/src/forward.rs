@@ -148,6 +148,32 @@ impl Forwarder {
         asked.await.map(drop)
     }
 
+    /// A page of `node`'s call records.
+    pub(crate) async fn query_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::QueryCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::QueryCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.query_calls(request(message, limit))).await
+    }
+
+    /// The call records that have come on `node`.
+    pub(crate) async fn tail_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::TailCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::TailCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.tail_calls(request(message, limit))).await
+    }
+
     fn reach(&self, node: NodeId) -> Result<(String, wire::Envelope), Status> {
         let address = self.address(node);
         let address = address.ok_or_else(|| Status::not_found(format!("node {node} left")))?;

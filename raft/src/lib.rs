@@ -8,8 +8,8 @@
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader
-//! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves
-//! ([`join`], `members`); and [`cluster`], which puts it together.
+//! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of; how
+//! nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
@@ -30,6 +30,7 @@ mod snapshot;
 mod state_machine;
 mod types;
 
+mod calls;
 mod clock;
 mod forward;
 mod forward_service;
@@ -41,6 +42,7 @@ mod tasks;
 
 pub mod cluster;
 
+pub use calls::CallRecords;
 pub use checkpoint::CheckpointStats;
 pub use cluster::{
     Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,

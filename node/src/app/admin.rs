@@ -10,9 +10,10 @@ use mode_envoy_raft::{Handle, Phase};
 use super::own::Own;
 use super::{App, AppError};
 use crate::admin::{self, AdminContext};
-use crate::control::Control;
+use crate::control::{Control, Gather};
 use crate::supervisor::TaskKind;
 use crate::usage::Queries;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 use crate::usage::projection::Sums;
 
@@ -43,13 +44,14 @@ pub(super) fn spawn(
 
 /// From now on the admin API speaks for the cluster.
 pub(super) fn open(
+    app: &App,
     own: &Own,
     member: &Handle,
-    flush: &FlushHandle,
-    sums: Option<Sums>,
+    (flush, calls, sums): (&FlushHandle, &CallStore, Option<Sums>),
     control: &watch::Sender<Option<Arc<Control>>>,
 ) {
     let queries = Queries::new(member.clone(), flush.clone()).with_sums(sums);
-    let opened = Control::new(member.clone(), own.keyring.clone(), queries);
+    let gather = Gather::new(member.clone(), calls.clone(), app.supervisor.stopping());
+    let opened = Control::new(member.clone(), own.keyring.clone(), queries, gather);
     control.send_replace(Some(Arc::new(opened)));
 }

@@ -99,6 +99,12 @@ pub struct Options {
     /// least]
     #[arg(long, env = "MODE_ENVOY_DISK_MIN_FREE_BYTES", value_name = "BYTES")]
     pub disk_min_free_bytes: Option<u64>,
+    /// Bytes that records of single calls may take on disk; the oldest are dropped [default: 2 GiB]
+    #[arg(long, env = "MODE_ENVOY_CALL_LOG_BYTES", value_name = "BYTES")]
+    pub call_log_bytes: Option<u64>,
+    /// Hours that records of single calls are kept [default: 168]
+    #[arg(long, env = "MODE_ENVOY_CALL_LOG_HOURS", value_name = "HOURS")]
+    pub call_log_hours: Option<u64>,
     /// Bytes of one segment of the replicated log [default: 64 MiB]
     #[arg(long, env = "MODE_ENVOY_WAL_SEGMENT_BYTES", value_name = "BYTES")]
     pub wal_segment_bytes: Option<u64>,
@@ -192,6 +198,8 @@ impl Options {
             gateway_workers: self.gateway_workers.or(other.gateway_workers),
             usage_spool_bytes: self.usage_spool_bytes.or(other.usage_spool_bytes),
             disk_min_free_bytes: self.disk_min_free_bytes.or(other.disk_min_free_bytes),
+            call_log_bytes: self.call_log_bytes.or(other.call_log_bytes),
+            call_log_hours: self.call_log_hours.or(other.call_log_hours),
             wal_segment_bytes: self.wal_segment_bytes.or(other.wal_segment_bytes),
             checkpoint_every: self.checkpoint_every.or(other.checkpoint_every),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),

@@ -16,6 +16,10 @@ const ADMIN_ADDR: &str = "127.0.0.1:7070";
 const PEER_ADDR: &str = "127.0.0.1:7071";
 
 const MIB: u64 = 1 << 20;
+const CALL_LOG_BYTES: u64 = 2 << 30;
+const CALL_LOG_HOURS: u64 = 7 * 24;
+const CALL_LOG_HOURS_MAX: u64 = 10 * 366 * 24;
+const HOUR_MS: u64 = 3_600_000;
 const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
 const CHECKPOINT_EVERY: u64 = 10_000;
 const CHECKPOINT_BYTES: u64 = 64 * MIB;
@@ -58,6 +62,10 @@ pub struct Settings {
     pub spool_bytes: u64,
     /// Free bytes below which there is an alarm; a share of the file system where absent.
     pub disk_min_free: Option<u64>,
+    /// Bytes that records of single calls may take on disk.
+    pub call_log_bytes: u64,
+    /// How long records of single calls are kept.
+    pub call_log_age_ms: u64,
     /// Bytes of one segment of the replicated log.
     pub wal_segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -147,6 +155,12 @@ impl Settings {
                 .disk_min_free_bytes
                 .map(|bytes| ranged("disk-min-free-bytes", bytes, (0, 1 << 50)))
                 .transpose()?,
+            call_log_bytes: ranged(
+                "call-log-bytes",
+                options.call_log_bytes.unwrap_or(CALL_LOG_BYTES),
+                (MIB, 1 << 44),
+            )?,
+            call_log_age_ms: call_log_age_ms(options.call_log_hours)?,
             wal_segment_bytes: ranged(
                 "wal-segment-bytes",
                 options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),
@@ -288,6 +302,11 @@ fn spool_bytes(given: Option<u64>, workers: u32) -> Result<u64, ConfigError> {
     let smallest = USAGE_SPOOL_BYTES_MIN.saturating_mul(workers);
     let all = given.unwrap_or_else(|| USAGE_SPOOL_BYTES.max(smallest));
     Ok(ranged("usage-spool-bytes", all, (smallest, 1 << 50))? / workers)
+}
+
+fn call_log_age_ms(hours: Option<u64>) -> Result<u64, ConfigError> {
+    let hours = hours.unwrap_or(CALL_LOG_HOURS);
+    Ok(ranged("call-log-hours", hours, (1, CALL_LOG_HOURS_MAX))? * HOUR_MS)
 }
 
 fn timers(options: &Options) -> Result<Timers, ConfigError> {

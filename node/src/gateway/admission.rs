@@ -54,7 +54,7 @@ impl Admission {
     /// Checks a request, finds its route and its key, and records it as opened and as ended. Gives whether it would
     /// have been sent.
     pub fn admit(&self, parts: &Parts) -> bool {
-        let mut call = Call::begin(&self.worker, CLIENT, &parts.headers);
+        let mut call = Call::begin(&self.worker, CLIENT, parts);
         let view = Rc::clone(call.view());
         let admitted = head::check(parts, self.worker.limits.head_bytes).and_then(|subject| {
             match find(view.table(), &subject, &parts.method)? {

@@ -14,19 +14,23 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
 use mode_envoy_ai::usage::{Usage, UsageSource as Counted};
 use mode_envoy_ai::{estimate, price};
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::error::{Error, reason};
 use super::hygiene::REQUEST_ID;
 use super::ids;
-use super::table::{KeyEntry, ModelEntry};
+use super::table::{Endpoint, KeyEntry, ModelEntry};
+use super::tries::Tries;
 use super::view::View;
+use super::wall_ms;
 use super::worker::Worker;
 use crate::supervisor::Chain;
-use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
+use crate::upstream::{ResponseHead, UpstreamError};
+use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, Story, UsageSource, kept_path};
 
 /// What a client that left before its answer began is recorded with.
 const CLIENT_LEFT: u16 = 499;
@@ -41,9 +45,18 @@ pub(crate) struct Call {
     id: CallId,
     client: IpAddr,
     request_id: HeaderValue,
+    /// The request id is the client's own.
+    labelled: bool,
+    method: Method,
+    path: Box<str>,
     started: Instant,
+    started_ms: u64,
     dims: Rc<Dims>,
     stage: Stage,
+    tries: Tries,
+    /// The code and the word of the error that the gateway answered with.
+    error: &'static str,
+    reason: &'static str,
     /// What the client was answered; 0 before its answer began.
     status: u16,
     bytes_in: u64,
@@ -75,18 +88,26 @@ pub(crate) enum End {
 // === impl Call ===
 
 impl Call {
-    pub(crate) fn begin(worker: &Rc<Worker>, client: IpAddr, headers: &HeaderMap) -> Self {
+    pub(crate) fn begin(worker: &Rc<Worker>, client: IpAddr, parts: &Parts) -> Self {
         let view = worker.view();
         let id = worker.ids.next();
+        let label = label(&parts.headers);
         Self {
-            request_id: label(headers).unwrap_or_else(|| ids::header_value(id)),
+            labelled: label.is_some(),
+            request_id: label.unwrap_or_else(|| ids::header_value(id)),
+            method: parts.method.clone(),
+            path: kept_path(parts.uri.path()),
             dims: view.empty(),
             worker: Rc::clone(worker),
             view,
             id,
             client,
             started: Instant::now(),
+            started_ms: wall_ms(),
             stage: Stage::Arrived,
+            tries: Tries::default(),
+            error: "",
+            reason: "",
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
@@ -156,6 +177,7 @@ impl Call {
             call: self.id,
             attempt: 0,
             dims: &self.dims,
+            asked: self.asked(),
             reserved_input: prompt_bytes.map_or(0, estimate::tokens),
             bytes_in,
         };
@@ -166,6 +188,35 @@ impl Call {
         self.prompt_bytes = prompt_bytes;
         self.stage = Stage::Open;
         Ok(())
+    }
+
+    /// The gateway answers with an error of its own.
+    pub(crate) fn refused(&mut self, error: &Error) {
+        (self.error, self.reason) = (error.code().as_str(), error.reason());
+    }
+
+    /// An attempt begins: at an endpoint, or in this process.
+    pub(crate) fn tries(&mut self, endpoint: Option<&Endpoint>) {
+        let now_us = self.elapsed_us();
+        let label = endpoint.map(|endpoint| &endpoint.origin.label);
+        self.tries.begin(label, now_us);
+    }
+
+    /// What came of the attempt, as far as its answer's head.
+    pub(crate) fn tried(&mut self, outcome: Result<&ResponseHead, &UpstreamError>) {
+        let now_us = self.elapsed_us();
+        match outcome {
+            Ok(head) => self
+                .tries
+                .end(head.status.as_u16(), reason::ANSWERED, now_us),
+            Err(error) => self.tries.end(0, reason::of_upstream(error), now_us),
+        }
+    }
+
+    /// The attempt in this process was answered.
+    pub(crate) fn tried_inside(&mut self, status: u16) {
+        let now_us = self.elapsed_us();
+        self.tries.end(status, reason::ANSWERED, now_us);
     }
 
     /// Nothing of the prompt has reached a provider, or it will charge nothing for it.
@@ -209,6 +260,9 @@ impl Call {
 
     /// The answer has ended; the call is recorded.
     pub(crate) fn end(&mut self, end: End) {
+        if end == End::Cut && self.reason.is_empty() {
+            self.reason = reason::ANSWER_BROKE_OFF;
+        }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ended => {}
             Stage::Arrived => self.record(end == End::Cut, Self::refusal),
@@ -268,6 +322,13 @@ impl Call {
             bytes_out: self.bytes_out,
             latency_us: self.elapsed_us(),
             ttft_us: self.ttft_us,
+            asked: self.asked(),
+            story: Story {
+                error: self.error,
+                reason: self.reason,
+                earlier: self.tries.earlier(),
+                last: self.tries.last(),
+            },
             ..Closed::of(self.id, 0, &self.dims)
         };
         if let Err(error) = write(&self.worker, &closed) {
@@ -275,6 +336,17 @@ impl Call {
                 error = &error as &dyn std::error::Error,
                 "the end of a call could not be recorded"
             );
+        }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let label = self.labelled.then(|| self.request_id.to_str().ok());
+        Asked {
+            started_ms: self.started_ms,
+            revision: self.view.table().revision(),
+            request_id: label.flatten().unwrap_or_default(),
+            method: self.method.as_str(),
+            path: &self.path,
         }
     }
 
@@ -286,6 +358,9 @@ impl Call {
 impl Drop for Call {
     /// The client left: hyper dropped the work on its answer.
     fn drop(&mut self) {
+        if self.reason.is_empty() {
+            self.reason = reason::CLIENT_LEFT;
+        }
         self.end(End::Cut);
     }
 }

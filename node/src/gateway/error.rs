@@ -17,6 +17,8 @@ use super::head::FIELDS_MAX;
 use crate::upstream::UpstreamError;
 use crate::usage::recorder::RecordError;
 
+pub(crate) mod reason;
+
 /// The header that names why the gateway answered itself.
 pub(crate) const ERROR_HEADER: HeaderName = HeaderName::from_static("x-mode-envoy-error");
 

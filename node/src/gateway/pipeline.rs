@@ -40,7 +40,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let mut call = Call::begin(&worker, client, &parts.headers);
+    let mut call = Call::begin(&worker, client, &parts);
     let answer = match run(&mut call, &parts, body).await {
         Ok(answer) => answer,
         Err(error) => refuse(&mut call, &error, dialect(parts.uri.path())),
@@ -62,6 +62,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
 /// Turns an error into an answer, and says in the log what the client is not told.
 fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
     call.worker().meters.error(error.code());
+    call.refused(error);
     if error.code().status() >= 500 {
         call.log_failure(error);
     }

@@ -109,15 +109,19 @@ async fn send(
     let mut last = Error::NoEndpoint;
     let mut body = Some(body);
     for endpoint in outgoing.route.service.in_turn() {
+        call.tries(Some(endpoint));
         let conn = match worker.pool.take(&endpoint.origin) {
             Some(conn) => conn,
             None => match connect(&worker, endpoint, timeouts).await {
                 Ok(conn) => conn,
-                Err(error) if call.started().elapsed() < timeouts.total => {
+                Err(error) => {
+                    call.tried(Err(&error));
                     last = Error::Upstream(error);
-                    continue;
+                    if call.started().elapsed() < timeouts.total {
+                        continue;
+                    }
+                    return Err(last);
                 }
-                Err(error) => return Err(Error::Upstream(error)),
             },
         };
         let Some(body) = body.take() else { break };
@@ -150,14 +154,19 @@ async fn exchange(
         let (exchange, head) =
             Exchange::send(&worker.pool, origin, conn, upload, method, time).await;
         worker.meters.attempt(&head);
+        call.tried(head.as_ref());
         call.received(exchange.bytes_in());
         match head {
             Ok(head) => return Ok((head, exchange)),
             // A new connection is never `stale`, so this ends after one more try.
             Err(error) if repeatable && exchange.may_repeat(&error, true) => {
-                conn = connect(&worker, endpoint, timeouts)
-                    .await
-                    .map_err(Error::Upstream)?;
+                conn = match connect(&worker, endpoint, timeouts).await {
+                    Ok(conn) => conn,
+                    Err(error) => {
+                        call.tried(Err(&error));
+                        return Err(Error::Upstream(error));
+                    }
+                };
             }
             Err(error) => return Err(Error::Upstream(error)),
         }

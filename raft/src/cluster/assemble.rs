@@ -8,12 +8,14 @@ use mode_envoy_proto::peer::v1 as wire;
 use mode_envoy_storage::wal::Wal;
 use tokio::sync::watch;
 use tonic::service::Routes;
+use wire::calls_server::CallsServer;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
 use super::keeper::{self, Keeping};
 use super::{About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
 use crate::apply::SharedState;
+use crate::calls::CallsService;
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::checkpoint::Checkpoints;
 use crate::data_dir::DataDir;
@@ -78,6 +80,7 @@ pub(super) fn assemble(
         flush,
         table_revision,
         alarms,
+        calls,
     } = hooks;
     let proposer = {
         let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
@@ -92,8 +95,12 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
+    let calls = CallsService {
+        local,
+        records: calls,
+    };
     let consensus = raft_service(&raft, local, &state, &checkpoints, tasks);
-    let routes = routes(consensus, service);
+    let routes = routes(consensus, service, calls);
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
@@ -204,14 +211,17 @@ fn anywhere(
     })
 }
 
-fn routes(raft: RaftService, forward: ForwardService) -> Routes {
+fn routes(raft: RaftService, forward: ForwardService, calls: CallsService) -> Routes {
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let forward = ForwardServer::new(forward)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Routes::new(raft).add_service(forward)
+    let calls = CallsServer::new(calls)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Routes::new(raft).add_service(forward).add_service(calls)
 }
 
 fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {

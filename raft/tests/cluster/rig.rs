@@ -168,6 +168,7 @@ impl TestCluster {
             }),
             table_revision: Arc::default(),
             alarms: Arc::new(Vec::new),
+            calls: Arc::new(()),
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())

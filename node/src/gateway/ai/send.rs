@@ -31,11 +31,13 @@ pub(super) struct Received {
 
 /// Asks the model's provider.
 pub(super) async fn send(call: &mut Call, chat: &Chat, parts: &Parts) -> Result<Received, Error> {
+    call.tries(chat.model.provider.endpoint.as_ref());
     let sent = match &chat.model.provider.endpoint {
         None => return in_process(call, chat),
         Some(endpoint) => over_http(call, chat, endpoint, parts).await,
     };
     sent.map_err(|error| {
+        call.tried(Err(&error));
         // A provider that was only too slow may have done the work, and will charge for it.
         if !matches!(error, UpstreamError::Timeout { .. }) || error.before_sending() {
             call.nothing_charged();
@@ -45,7 +47,7 @@ pub(super) async fn send(call: &mut Call, chat: &Chat, parts: &Parts) -> Result<
 }
 
 async fn over_http(
-    call: &Call,
+    call: &mut Call,
     chat: &Chat,
     endpoint: &Endpoint,
     parts: &Parts,
@@ -78,6 +80,7 @@ async fn over_http(
         worker.meters.attempt(&answer);
         match answer {
             Ok(answer) => {
+                call.tried(Ok(&answer));
                 let mut headers = answer.headers;
                 clean_provider_answer(&mut headers);
                 let body = Incoming::Exchange(Box::new(exchange));
@@ -126,6 +129,7 @@ fn in_process(call: &mut Call, chat: &Chat) -> Result<Received, Error> {
         call.nothing_charged();
         Error::Dialect(error)
     })?;
+    call.tried_inside(StatusCode::OK.as_u16());
     let mut headers = HeaderMap::with_capacity(8);
     let (content_type, body) = match reply {
         Reply::Json(body) => ("application/json", Incoming::Whole(body)),
