@@ -78,6 +78,7 @@ impl Cluster {
                     initial_cluster: Some(peers.join(",")),
                     secret_file: Some(secret_file.clone()),
                     workers: 2,
+                    arguments: Vec::new(),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })

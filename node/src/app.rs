@@ -15,7 +15,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
@@ -27,11 +26,12 @@ use mode_envoy_raft::{ClusterSecret, Phase, StartError};
 
 use crate::config::{ListenerKind, Settings};
 use crate::control::Control;
-use crate::gateway::{self, Gateway};
+use crate::freshness::Freshness;
+use crate::gateway::{self, Gateway, Published};
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::{KeyringError, KeyringSource};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, TaskKind};
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
@@ -53,6 +53,8 @@ mod signals;
 const DRAIN: Duration = Duration::from_secs(30);
 /// The last flush may take so long; what is not counted then stays in the spool.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// A node that comes back after a while looks so long for the others before it serves without them.
+const CONTACT: Duration = Duration::from_secs(5);
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -125,8 +127,8 @@ struct App {
     raft_stop: CancellationToken,
     secret: ClusterSecret,
     keyring: KeyringSource,
-    /// The revision in force in the gateway.
-    table_revision: Arc<AtomicU64>,
+    /// What is in force in the gateway.
+    published: Published,
 }
 
 /// What runs once the start is over.
@@ -202,9 +204,12 @@ impl App {
         let secret = settings.secret.load()?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
-        let table_revision = Arc::new(AtomicU64::new(0));
+        let published = Published::default();
+        let asked = published.clone();
+        readiness.require(move || asked.problem());
         let prometheus = metrics::install().map_err(AppError::Metrics)?;
-        let gauges = Gauges::new(prometheus, readiness.clone(), Arc::clone(&table_revision));
+        let revision = Arc::clone(&published.revision);
+        let gauges = Gauges::new(prometheus, readiness.clone(), revision);
         Ok(Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
@@ -216,7 +221,7 @@ impl App {
             phase,
             raft_runtime,
             secret,
-            table_revision,
+            published,
         })
     }
 
@@ -230,7 +235,8 @@ impl App {
         let (flush, flush_requests) = flush::channel();
         stage("becoming a member of the cluster");
         let member = member::start(self, peer, &flush).await?;
-        self.gauges.set_member(member.clone());
+        let freshness = self.follow_contact(&member);
+        self.gauges.set_member(member.clone(), freshness.clone());
         admin::open(self, &member, &flush, control);
 
         stage("waiting for a leader to found the cluster");
@@ -240,8 +246,12 @@ impl App {
 
         stage("settling the usage of the last run");
         let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+        stage("looking for the other nodes");
+        freshness.contact_within(CONTACT).await;
         stage("starting the gateway");
-        let gateway = data_plane::start_gateway(self, &member, recorders).await?;
+        let gateway =
+            data_plane::start_gateway(self, &member, recorders, freshness.clone()).await?;
+        self.readiness.require(move || freshness.problem());
         self.readiness.set(Stage::Serving);
         tracing::info!(node = self.settings.node_id, "ready");
         Ok(Running {
@@ -249,6 +259,19 @@ impl App {
             flush,
             gateway,
         })
+    }
+
+    /// Follows how long ago this node had contact with the quorum, over restarts too.
+    fn follow_contact(&self, member: &mode_envoy_raft::Handle) -> Freshness {
+        let (dir, rules) = (self.settings.data_dir.clone(), self.settings.stale);
+        let freshness = Freshness::open(&dir, member.contact(), rules, member.wall_ms());
+        let keeping = freshness.clone().keep(dir, self.supervisor.stopping());
+        self.supervisor
+            .spawn("contact", TaskKind::BestEffort, async move {
+                keeping.await;
+                Ok(())
+            });
+        freshness
     }
 
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.

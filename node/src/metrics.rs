@@ -28,6 +28,8 @@ pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 pub const RAFT_TERM: &str = "mode_envoy_raft_term";
 /// 1 if this node leads, else 0.
 pub const RAFT_IS_LEADER: &str = "mode_envoy_raft_is_leader";
+/// Seconds since this node last knew itself connected to the quorum.
+pub const RAFT_CONTACT_AGE: &str = "mode_envoy_raft_contact_age_seconds";
 /// The revision of the configuration that this node has applied.
 pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
 /// The revision that is in force in this node's gateway.
@@ -48,7 +50,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 14] = [
+pub const ALL: [(&str, MetricKind, &str); 15] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -96,6 +98,11 @@ pub const ALL: [(&str, MetricKind, &str); 14] = [
     ),
     (RAFT_TERM, MetricKind::Gauge, "Term of this node."),
     (RAFT_IS_LEADER, MetricKind::Gauge, "1 if this node leads."),
+    (
+        RAFT_CONTACT_AGE,
+        MetricKind::Gauge,
+        "Seconds since this node last knew itself connected to the quorum.",
+    ),
     (
         CATALOG_REVISION,
         MetricKind::Gauge,

@@ -9,6 +9,7 @@ mod error;
 mod find;
 mod start;
 mod status;
+mod unsettled;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
+use crate::contact::Contact;
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
@@ -44,6 +46,7 @@ use crate::types::{NodeId, Raft};
 pub use error::StartError;
 pub use start::start;
 pub use status::{MemberRole, MemberStatus, Status};
+pub use unsettled::Unsettled;
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -126,6 +129,8 @@ struct Inner {
     forwarder: Forwarder,
     leader: watch::Receiver<Option<NodeId>>,
     failed: watch::Receiver<Option<String>>,
+    contact: Contact,
+    unsettled: Unsettled,
     about: About,
     tasks: Tasks,
     wal: Wal,
@@ -330,6 +335,16 @@ impl Handle {
     /// The leader as known here.
     pub fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
         self.inner.leader.clone()
+    }
+
+    /// When this node last knew itself connected to the quorum.
+    pub fn contact(&self) -> Contact {
+        self.inner.contact.clone()
+    }
+
+    /// What its log held, at its start, beyond what it knew to be committed.
+    pub fn unsettled(&self) -> Unsettled {
+        self.inner.unsettled.clone()
     }
 
     /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.

@@ -7,7 +7,7 @@
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
+//! `apply`, `state_machine`, `peers`, `contact`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
 //! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
 
 pub mod channels;
@@ -19,6 +19,7 @@ pub mod secret;
 
 mod apply;
 mod checkpoint;
+mod contact;
 mod convert;
 mod log_store;
 mod network;
@@ -39,8 +40,9 @@ pub mod cluster;
 
 pub use cluster::{
     Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
-    Status, Timers, start,
+    Status, Timers, Unsettled, start,
 };
+pub use contact::{BootMs, Contact};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};

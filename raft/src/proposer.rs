@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::SharedState;
 use crate::clock::{Clock, Now};
+use crate::contact::{BootMs, Contact};
 use crate::convert::Proposal;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::reads::{ReadError, ReadIndex};
@@ -75,12 +76,20 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Request>,
 }
 
+/// What a node needs to lead.
+pub(crate) struct Leader {
+    pub(crate) node_id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) state: SharedState,
+    pub(crate) reads: ReadIndex,
+    pub(crate) contact: Contact,
+    /// A leader that has heard no quorum for so long proposes nothing.
+    pub(crate) silence: Duration,
+}
+
 /// The proposing task.
 struct Driver {
-    node_id: NodeId,
-    raft: Raft,
-    state: SharedState,
-    reads: ReadIndex,
+    own: Leader,
     authorize: Authorize,
     queue: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
@@ -98,20 +107,10 @@ struct Leadership {
 
 impl Proposer {
     /// Starts the proposing task of this node.
-    pub(crate) fn start(
-        tasks: &Tasks,
-        node_id: NodeId,
-        raft: Raft,
-        state: SharedState,
-        reads: ReadIndex,
-        authorize: Authorize,
-    ) -> Self {
+    pub(crate) fn start(tasks: &Tasks, own: Leader, authorize: Authorize) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
         let driver = Driver {
-            node_id,
-            raft,
-            state,
-            reads,
+            own,
             authorize,
             queue,
             waiting: VecDeque::new(),
@@ -174,13 +173,16 @@ impl Driver {
     /// Makes sure that this node leads, and that its state is as new as its log.
     async fn lead(&mut self) -> Result<(), Refusal> {
         let (leader, term) = {
-            let metrics = self.raft.metrics();
+            let metrics = self.own.raft.metrics();
             let metrics = metrics.borrow();
             (metrics.current_leader, metrics.current_term)
         };
-        if leader != Some(self.node_id) {
+        if leader != Some(self.own.node_id) {
             self.leadership = None;
             return Err(Refusal::NotLeader(leader));
+        }
+        if self.own.is_cut_off() {
+            return Err(Refusal::Unsent("no majority answers the leader".to_owned()));
         }
         if self
             .leadership
@@ -189,16 +191,16 @@ impl Driver {
         {
             return Ok(());
         }
-        let index = self.reads.get().await.map_err(unconfirmed)?;
+        let index = self.own.reads.get().await.map_err(unconfirmed)?;
         self.wait_applied(index).await?;
-        let clock = Clock::begin(self.state.stamp(), self.now());
+        let clock = Clock::begin(self.own.state.stamp(), self.now());
         self.leadership = Some(Leadership { term, clock });
         tracing::info!(term, "this node leads");
         Ok(())
     }
 
     async fn wait_applied(&self, index: u64) -> Result<(), Refusal> {
-        let mut applied = self.state.watch_applied();
+        let mut applied = self.own.state.watch_applied();
         let reached = applied.wait_for(|at| *at >= index);
         match tokio::time::timeout(WRITE, reached).await {
             Ok(Ok(_)) => Ok(()),
@@ -216,7 +218,7 @@ impl Driver {
             .as_mut()
             .map(|l| l.clock.stamp(now))
             .unwrap_or_default();
-        let mut draft = EntryDraft::new(self.state.catalog(), stamp);
+        let mut draft = EntryDraft::new(self.own.state.catalog(), stamp);
         while let Some(request) = self.waiting.pop_front() {
             match draft.add(&request.proposal, &request.caller, &self.authorize) {
                 Drafted::Queued(queued) => draft.queued.push((request, queued)),
@@ -235,7 +237,7 @@ impl Driver {
         let answers = std::mem::take(&mut draft.answers);
         let queued = std::mem::take(&mut draft.queued);
         let confirmed = if queued.is_empty() {
-            self.reads.get().await.map(drop).map_err(unconfirmed)
+            self.own.reads.get().await.map(drop).map_err(unconfirmed)
         } else {
             self.write_queued(draft, queued).await
         };
@@ -281,7 +283,8 @@ impl Driver {
     async fn write(&self, draft: EntryDraft<Request>) -> Result<(LogId, Applied), Refusal> {
         let payload = draft.into_payload();
         let unknown = || Refusal::Final(ProposeError::Timeout);
-        let Ok(written) = tokio::time::timeout(WRITE, self.raft.client_write(payload)).await else {
+        let Ok(written) = tokio::time::timeout(WRITE, self.own.raft.client_write(payload)).await
+        else {
             return Err(unknown());
         };
         match written {
@@ -341,6 +344,16 @@ impl Driver {
             monotonic: self.began.elapsed(),
             wall_ms,
         }
+    }
+}
+
+// === impl Leader ===
+
+impl Leader {
+    /// Whether no quorum has been heard for longer than an election takes. One that was never heard may be about to be.
+    fn is_cut_off(&self) -> bool {
+        let last = self.contact.last();
+        last.is_some_and(|last| BootMs::now().since(last) > self.silence)
     }
 }
 

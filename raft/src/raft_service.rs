@@ -2,8 +2,10 @@
 
 use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
+use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status};
 
+use crate::contact::{BootMs, Contact};
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
 use crate::types::{NodeId, Raft};
@@ -12,14 +14,19 @@ use crate::types::{NodeId, Raft};
 pub(crate) struct RaftService {
     raft: Raft,
     local: Local,
+    contact: Contact,
 }
 
 // === impl RaftService ===
 
 impl RaftService {
-    /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, local: Local) -> Self {
-        Self { raft, local }
+    /// For the node that `local` describes; what it accepts from the leader is `contact` with the quorum.
+    pub(crate) fn new(raft: Raft, local: Local, contact: Contact) -> Self {
+        Self {
+            raft,
+            local,
+            contact,
+        }
     }
 }
 
@@ -29,7 +36,9 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<wire::AppendEntriesRequest>,
     ) -> Result<Response<wire::AppendEntriesResponse>, Status> {
+        let arrived = BootMs::now();
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let told = request.get_ref().quorum_age_ms;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
         let answer = self
@@ -37,6 +46,12 @@ impl wire::raft_server::Raft for RaftService {
             .append_entries(rpc)
             .await
             .map_err(|e| stopped(&e))?;
+        if matches!(
+            answer,
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
+        ) {
+            self.contact.heard(arrived, told);
+        }
         Ok(Response::new(convert::write_append_response(&answer)))
     }
 

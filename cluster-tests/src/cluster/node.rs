@@ -52,6 +52,8 @@ pub struct Launch {
     pub secret_file: Option<PathBuf>,
     /// `--gateway-workers`, each of which has a usage spool of its own.
     pub workers: usize,
+    /// More of its command line.
+    pub arguments: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -115,7 +117,8 @@ impl Node {
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
             .args(["--gateway-workers", &launch.workers.to_string()])
-            .args(SETTINGS);
+            .args(SETTINGS)
+            .args(&launch.arguments);
         if let Some(secret) = &launch.secret_file {
             command.arg("--cluster-secret-file").arg(secret);
         }

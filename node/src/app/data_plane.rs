@@ -12,6 +12,7 @@ use mode_envoy_storage::spool::DEFAULT_SEGMENT_BYTES;
 
 use super::{App, AppError, announce};
 use crate::config::ListenerKind;
+use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
 use crate::metrics as names;
 use crate::supervisor::TaskKind;
@@ -64,6 +65,7 @@ pub(super) async fn start_gateway(
     app: &App,
     member: &Handle,
     recorders: Vec<Recorder>,
+    freshness: Freshness,
 ) -> Result<Gateway, AppError> {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     keep_current(app, member, &table);
@@ -71,7 +73,7 @@ pub(super) async fn start_gateway(
 
     let addr = app.bound.gateway;
     let settings = GatewaySettings::new(addr, recorders.len(), app.settings.node_id);
-    let gateway = gateway::start(settings, table, recorders, Shared::new()?)
+    let gateway = gateway::start(settings, table, recorders, Shared::new(freshness)?)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(
         ListenerKind::Gateway,
@@ -84,9 +86,10 @@ pub(super) async fn start_gateway(
 fn keep_current(app: &App, member: &Handle, table: &Arc<ArcSwap<Table>>) {
     let publisher = gateway::publish(
         member.watch_catalog(),
+        member.unsettled(),
         app.keyring.clone(),
         Arc::clone(table),
-        Arc::clone(&app.table_revision),
+        app.published.clone(),
         app.supervisor.stopping(),
     );
     app.supervisor
@@ -98,7 +101,7 @@ fn keep_current(app: &App, member: &Handle, table: &Arc<ArcSwap<Table>>) {
 
 /// Waits until the table has caught up with what this node had applied.
 async fn in_force(app: &App, revision: u64) {
-    while app.table_revision.load(Ordering::Acquire) < revision {
+    while app.published.revision.load(Ordering::Acquire) < revision {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -100,6 +100,26 @@ pub enum ConfigError {
         /// Largest.
         max: u64,
     },
+    /// A time is none, or out of its range.
+    #[error("--{flag} {value}: {problem}")]
+    Time {
+        /// Which flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Keys would be refused before anybody is told why.
+    #[error(
+        "--stale-after {after} is longer than --stale-deny {deny}: a node says that it is cut off before it refuses keys"
+    )]
+    StaleOrder {
+        /// When it says so.
+        after: String,
+        /// When it refuses.
+        deny: String,
+    },
     /// The timers contradict one another.
     #[error(
         "--heartbeat-ms {heartbeat} < --election-min-ms {min} < --election-max-ms {max} must hold"

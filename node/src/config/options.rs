@@ -99,6 +99,12 @@ pub struct Options {
     /// Longest silence after which a node stands for election [default: 700]
     #[arg(long, env = "MODE_ENVOY_ELECTION_MAX_MS", value_name = "MS")]
     pub election_max_ms: Option<u64>,
+    /// Time without contact to the quorum after which this node is not ready and says so [default: 30s]
+    #[arg(long, env = "MODE_ENVOY_STALE_AFTER", value_name = "TIME")]
+    pub stale_after: Option<String>,
+    /// Time without contact to the quorum after which API keys are refused, or `never` [default: 1h]
+    #[arg(long, env = "MODE_ENVOY_STALE_DENY", value_name = "TIME")]
+    pub stale_deny: Option<String>,
     /// How logs look [default: auto]
     #[arg(long, env = "MODE_ENVOY_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -163,6 +169,8 @@ impl Options {
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_min_ms: self.election_min_ms.or(other.election_min_ms),
             election_max_ms: self.election_max_ms.or(other.election_max_ms),
+            stale_after: self.stale_after.or(other.stale_after),
+            stale_deny: self.stale_deny.or(other.stale_deny),
             log_format: self.log_format.or(other.log_format),
             log_level: self.log_level.or(other.log_level),
         }

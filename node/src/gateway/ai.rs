@@ -108,6 +108,7 @@ fn authenticate(
     subject: &Subject<'_>,
     route: &'static str,
 ) -> Result<Arc<KeyEntry>, Error> {
+    call.may_take_keys()?;
     let view = Rc::clone(call.view());
     let identity = identify(&parts.headers, subject.query, view.table(), wall_ms())?;
     call.about_builtin(&identity.key, route);

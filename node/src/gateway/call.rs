@@ -25,6 +25,7 @@ use super::ids;
 use super::table::{KeyEntry, ModelEntry};
 use super::view::View;
 use super::worker::Worker;
+use crate::freshness::Standing;
 use crate::supervisor::Chain;
 use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
 
@@ -42,6 +43,8 @@ pub(crate) struct Call {
     client: IpAddr,
     request_id: HeaderValue,
     started: Instant,
+    /// How far this node's configuration could be trusted then.
+    standing: Standing,
     dims: Rc<Dims>,
     stage: Stage,
     /// What the client was answered; 0 before its answer began.
@@ -86,6 +89,7 @@ impl Call {
             id,
             client,
             started: Instant::now(),
+            standing: worker.freshness.standing(),
             stage: Stage::Arrived,
             status: 0,
             bytes_in: 0,
@@ -119,6 +123,18 @@ impl Call {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether keys may be taken at all: one that is known here may have been revoked elsewhere.
+    pub(crate) fn may_take_keys(&self) -> Result<(), Error> {
+        match self.standing {
+            Standing::Fresh | Standing::Stale(_) => Ok(()),
+            Standing::Denied(seconds) => Err(Error::ConfigStale { seconds }),
+        }
     }
 
     /// Tells the operator what the client is not told: why, and of what.

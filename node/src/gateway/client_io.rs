@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::error::{Dialect, Error, ErrorAnswer};
 use super::hygiene::REQUEST_ID;
 use super::ids;
+use super::pipeline::STALE;
 use super::settings::GatewayLimits;
 use super::worker::Worker;
 use crate::upstream::LazyTimer;
@@ -273,6 +274,9 @@ fn refusal(worker: &Worker, bare: &[u8]) -> Option<Bytes> {
     worker.meters.answered(answer.status.as_u16());
     let headers = &mut answer.headers;
     headers.insert(REQUEST_ID, ids::header_value(worker.ids.next()));
+    if let Some(seconds) = worker.freshness.standing().seconds() {
+        headers.insert(STALE, HeaderValue::from(seconds));
+    }
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
     // hyper keeps the time for everyone.

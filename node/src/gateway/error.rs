@@ -58,6 +58,14 @@ pub(crate) enum Error {
     /// The credential is not known.
     #[error("the API key is not valid; it may be mistyped, expired or revoked")]
     UnknownCredential,
+    /// The node is cut off, and cannot tell any more which keys are valid.
+    #[error(
+        "this gateway has been cut off from its cluster for {seconds} s, so it cannot tell whether the API key is still valid; call another node, or try again later"
+    )]
+    ConfigStale {
+        /// Since the last contact.
+        seconds: u64,
+    },
     /// The key belongs to another tenant.
     #[error("this API key may not call this route")]
     OtherTenant,
@@ -145,6 +153,7 @@ impl Error {
             Self::NoCredential | Self::TwoCredentials | Self::UnknownCredential => {
                 ErrorCode::Unauthenticated
             }
+            Self::ConfigStale { .. } => ErrorCode::ConfigStale,
             Self::OtherTenant => ErrorCode::Forbidden,
             Self::Dialect(body) => body.gateway,
             Self::Unrecordable(_) => ErrorCode::Overloaded,
@@ -258,6 +267,7 @@ mod tests {
             (Error::NoCredential, 401, "unauthenticated"),
             (Error::TwoCredentials, 401, "unauthenticated"),
             (Error::UnknownCredential, 401, "unauthenticated"),
+            (Error::ConfigStale { seconds: 1 }, 503, "config_stale"),
             (Error::OtherTenant, 403, "forbidden"),
             (
                 Error::Dialect(ErrorBody::model_not_found("m")),

@@ -23,10 +23,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 
+use super::Shared;
 use super::serve;
 use super::settings::GatewayLimits;
 use super::table::Table;
 use super::worker::Worker;
+use crate::freshness::Freshness;
 use crate::secrets::{Keyring, Place, Secret, hash_api_key};
 use crate::upstream::memory;
 use crate::usage::record::{CloseHead, Dims, Record as UsageRecord};
@@ -90,6 +92,15 @@ impl Harness {
     }
 
     pub(super) fn with(records: Vec<Record>, limits: GatewayLimits) -> Self {
+        Self::standing(records, limits, Freshness::connected())
+    }
+
+    /// A worker of a node that may be cut off.
+    pub(super) fn standing(
+        records: Vec<Record>,
+        limits: GatewayLimits,
+        freshness: Freshness,
+    ) -> Self {
         let (catalog, keyring) = catalog(records);
         let table = Table::compile(&catalog, Some(&keyring), &Table::empty()).unwrap();
         let (accept, accepted) = unbounded_channel();
@@ -110,7 +121,8 @@ impl Harness {
         let notice = Arc::<Notice>::default();
         let recorder = Recorder::new(writer, Arc::clone(&notice));
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let worker = Worker::new(limits, table, network, recorder).unwrap();
+        let shared = Shared { network, freshness };
+        let worker = Worker::new(limits, table, shared, recorder).unwrap();
         Self {
             worker: Rc::new(worker),
             notice,
@@ -319,7 +331,7 @@ pub(super) fn service(name: &str, urls: &[&str]) -> Record {
     }))
 }
 
-fn consumer(tenant: &str, name: &str, team: Option<&str>) -> Record {
+pub(super) fn consumer(tenant: &str, name: &str, team: Option<&str>) -> Record {
     let team = team.map(Into::into);
     Record::Consumer(Arc::new(Consumer {
         tenant: tenant.into(),

@@ -79,6 +79,8 @@ pub(super) fn authenticate(
             Ok(None)
         }
         Auth::Key => {
+            call.about(view.of_route(None, route));
+            call.may_take_keys()?;
             let identity = identify(&parts.headers, subject.query, view.table(), wall_ms())?;
             call.about(view.of_route(Some(&identity.key), route));
             if identity.key.key.tenant != *route.tenant() {

@@ -5,3 +5,4 @@ mod limits_test;
 mod proxy_test;
 mod refusals_test;
 mod sockets_test;
+mod stale_test;

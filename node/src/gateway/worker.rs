@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
+use super::Shared;
 use super::connections::Connections;
 use super::ids::Ids;
 use super::meters::Meters;
 use super::settings::GatewayLimits;
 use super::table::{Endpoint, Table};
 use super::view::View;
-use crate::upstream::{Conn, Network, Pool, Timeouts, UpstreamError};
+use crate::freshness::Freshness;
+use crate::upstream::{Conn, Pool, Timeouts, UpstreamError};
 use crate::usage::recorder::Recorder;
 
 /// One worker of the data plane.
@@ -25,6 +27,7 @@ pub(crate) struct Worker {
     pub(crate) ids: Ids,
     pub(crate) meters: Meters,
     pub(crate) connections: Rc<Connections>,
+    pub(crate) freshness: Freshness,
     current: RefCell<Current>,
 }
 
@@ -41,19 +44,20 @@ impl Worker {
     pub(crate) fn new(
         limits: GatewayLimits,
         table: Arc<ArcSwap<Table>>,
-        network: Network,
+        shared: Shared,
         recorder: Recorder,
     ) -> Option<Self> {
         let mut cache = Cache::new(table);
         let view = Rc::new(View::new(Arc::clone(cache.load())));
         Some(Self {
             limits,
-            pool: Rc::new(Pool::new(network)),
+            pool: Rc::new(Pool::new(shared.network)),
             recorder,
             ids: Ids::new()?,
             current: RefCell::new(Current { cache, view }),
             meters: Meters::new(),
             connections: Rc::default(),
+            freshness: shared.freshness,
         })
     }
 

@@ -15,7 +15,7 @@ use mode_envoy_raft::{Handle, ProposeError};
 use super::flush::FlushHandle;
 
 /// How long members have to flush.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long the read index may take, once they have.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 

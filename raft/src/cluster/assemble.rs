@@ -10,16 +10,19 @@ use tonic::service::Routes;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
-use super::{About, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
+use super::{
+    About, Flush, Handle, Hooks, Inner, Settings, StartError, Timers, Unsettled, watchers,
+};
 use crate::apply::SharedState;
 use crate::channels::MAX_MESSAGE_BYTES;
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
 use crate::identity::Identity;
 use crate::peer_server::Local;
 use crate::peers::Peers;
-use crate::proposer::Proposer;
+use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
 use crate::tasks::Tasks;
@@ -35,6 +38,8 @@ pub(super) struct Parts {
     pub(super) wal: Wal,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
+    pub(super) contact: Contact,
+    pub(super) unsettled: Unsettled,
 }
 
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
@@ -51,13 +56,15 @@ pub(super) fn assemble(
         wal,
         peers,
         data_dir,
+        contact,
+        unsettled,
     } = parts;
     let node_id = settings.node_id;
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let (failed, failures) = watch::channel(None);
     watchers::failure(tasks, &raft, failed);
-    let leader = watchers::leader(tasks, &raft);
+    let leader = watchers::leader(tasks, &raft, contact.clone());
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone());
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
@@ -66,15 +73,15 @@ pub(super) fn assemble(
         flush,
         table_revision,
     } = hooks;
-    let (for_proposer, of_reads) = (state.clone(), confirming.clone());
-    let proposer = Proposer::start(
-        tasks,
+    let leader_of = proposer::Leader {
         node_id,
-        raft.clone(),
-        for_proposer,
-        of_reads,
-        authorize,
-    );
+        raft: raft.clone(),
+        state: state.clone(),
+        reads: confirming.clone(),
+        contact: contact.clone(),
+        silence: silence(&settings.timers),
+    };
+    let proposer = Proposer::start(tasks, leader_of, authorize);
     let about = About {
         state: state.clone(),
         advertise: settings.advertise,
@@ -88,7 +95,10 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let routes = routes(RaftService::new(raft.clone(), local), service);
+    let routes = routes(
+        RaftService::new(raft.clone(), local, contact.clone()),
+        service,
+    );
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
@@ -99,6 +109,8 @@ pub(super) fn assemble(
         forwarder,
         leader,
         failed: failures,
+        contact,
+        unsettled,
         about,
         tasks: tasks.clone(),
         wal,
@@ -138,6 +150,11 @@ fn anywhere(
             }
         }
     })
+}
+
+/// A leader that has heard no quorum for so long proposes nothing: what it wrote would only wait.
+fn silence(timers: &Timers) -> Duration {
+    Duration::from_millis(timers.election_max_ms.saturating_mul(2))
 }
 
 fn routes(raft: RaftService, forward: ForwardService) -> Routes {

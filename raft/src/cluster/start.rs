@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
-use super::{Handle, Hooks, Settings, StartError, Timers, watchers};
+use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::apply::SharedState;
 use crate::channels::PeerChannels;
 use crate::checkpoint::{self, SnapshotError};
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
@@ -104,17 +105,26 @@ async fn run(
     };
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
-    let network = Network::new(peers.clone(), settings.node_id);
+    let contact = Contact::default();
+    let network = Network::new(peers.clone(), settings.node_id, contact.clone());
     let (log, machine) = (opened.log, opened.machine);
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
         .map_err(|e| StartError::Consensus(e.to_string()))?;
+    let unsettled = {
+        let (state, wal) = (opened.state.clone(), opened.wal.clone());
+        tokio::task::spawn_blocking(move || Unsettled::read(&state, &wal))
+            .await
+            .map_err(|_| StartError::Cancelled)?
+    };
     let parts = Parts {
         raft: raft.clone(),
         state: opened.state,
         wal: opened.wal,
         peers,
         data_dir,
+        contact,
+        unsettled,
     };
     let joined = async {
         let (handle, routes) = assemble(settings, hooks, parts, &identity, tasks)?;

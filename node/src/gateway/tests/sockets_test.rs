@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use mode_envoy_storage::spool::{self, SpoolOptions};
 
 use super::super::{Gateway, GatewaySettings, Shared, Table, start};
+use crate::freshness::Freshness;
 use crate::usage::recorder::{Notice, Recorder};
 
 fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
@@ -30,7 +31,7 @@ fn gateway(dir: &std::path::Path, workers: usize) -> Gateway {
         GatewaySettings::new(addr, workers, 1),
         table,
         recorders,
-        Shared::new().unwrap(),
+        Shared::new(Freshness::connected()).unwrap(),
     )
     .unwrap()
 }
@@ -89,5 +90,13 @@ async fn what_does_not_end_in_time_is_cut() {
 fn a_worker_without_a_spool_is_refused() {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     let settings = GatewaySettings::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1, 1);
-    assert!(start(settings, table, Vec::new(), Shared::new().unwrap()).is_err());
+    assert!(
+        start(
+            settings,
+            table,
+            Vec::new(),
+            Shared::new(Freshness::connected()).unwrap()
+        )
+        .is_err()
+    );
 }
