@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::{KeyringError, KeyringSource};
 use crate::supervisor::{Supervisor, TaskKind};
+use crate::tls::{ListenerTls, TlsError};
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
@@ -47,6 +48,7 @@ mod founding;
 mod gauges;
 mod listeners;
 mod member;
+mod protection;
 mod signals;
 
 /// What is in flight may take so long to finish.
@@ -76,6 +78,12 @@ pub(crate) enum AppError {
     /// The cluster's secret.
     #[error("reading the cluster's secret")]
     Secret(#[from] SecretError),
+    /// A listener's certificate.
+    #[error("preparing TLS of a listener")]
+    Tls(#[from] TlsError),
+    /// A certificate of the cluster's private CA.
+    #[error("making the admin listener's certificate from the cluster's secret")]
+    Minting(#[source] mode_envoy_raft::identity::IdentityError),
     /// The member did not start.
     #[error("starting as a member of the cluster")]
     Member(#[from] StartError),
@@ -127,6 +135,10 @@ struct App {
     raft_stop: CancellationToken,
     secret: ClusterSecret,
     keyring: KeyringSource,
+    gateway_tls: Option<ListenerTls>,
+    admin_tls: Option<ListenerTls>,
+    /// The CA of the admin listener's certificate, where that is the cluster's own; PEM.
+    admin_ca: Option<String>,
     /// What is in force in the gateway.
     published: Published,
 }
@@ -156,6 +168,7 @@ async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), Ap
     let mut signals = Signals::listen().map_err(AppError::Signals)?;
     let listeners = Listeners::bind(&settings)?;
     let app = App::new(settings, listeners.bound, raft_runtime)?;
+    protection::follow(&app);
     let control = watch::Sender::new(None);
     admin::spawn(
         &app,
@@ -202,12 +215,15 @@ impl App {
     ) -> Result<Self, AppError> {
         warn_of_waivers(&settings);
         let secret = settings.secret.load()?;
+        // Before certificates, whose metrics are told as they are read.
+        let prometheus = metrics::install().map_err(AppError::Metrics)?;
+        let (gateway_tls, _) = protection::of(&settings.gateway, &bound, &secret)?;
+        let (admin_tls, admin_ca) = protection::of(&settings.admin, &bound, &secret)?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
         let published = Published::default();
         let asked = published.clone();
         readiness.require(move || asked.problem());
-        let prometheus = metrics::install().map_err(AppError::Metrics)?;
         let revision = Arc::clone(&published.revision);
         let gauges = Gauges::new(prometheus, readiness.clone(), revision);
         Ok(Self {
@@ -221,6 +237,9 @@ impl App {
             phase,
             raft_runtime,
             secret,
+            gateway_tls,
+            admin_tls,
+            admin_ca,
             published,
         })
     }

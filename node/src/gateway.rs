@@ -5,6 +5,7 @@
 //!           \________ one Table from beginning to end ________/   any error -> error.rs
 //! ```
 //!
+//! Connections have TLS where the listener does, and speak HTTP/1.1 or HTTP/2 (`connection.rs`).
 //! One single-threaded runtime for each worker, with its own listener on the shared port, its own upstream
 //! connections and its own usage spool. Workers share the table (swapped whole), the resolver and the counters.
 //!
@@ -18,6 +19,7 @@ mod ai;
 mod body;
 mod call;
 mod client_io;
+mod connection;
 mod connections;
 mod error;
 mod head;
@@ -77,6 +79,7 @@ const JOIN_GRACE: Duration = Duration::from_secs(2);
 pub struct Shared {
     network: Network,
     freshness: Freshness,
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A gateway that serves.
@@ -104,7 +107,14 @@ impl Shared {
         Ok(Self {
             network: Network::new()?,
             freshness,
+            tls: None,
         })
+    }
+
+    /// Serves with TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        Self { tls, ..self }
     }
 }
 

@@ -34,6 +34,10 @@ pub const RAFT_CONTACT_AGE: &str = "mode_envoy_raft_contact_age_seconds";
 pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
 /// The revision that is in force in this node's gateway.
 pub const TABLE_REVISION: &str = "mode_envoy_table_revision";
+/// When the certificate of a listener ends, Unix seconds. Label `listener`.
+pub const TLS_NOT_AFTER: &str = "mode_envoy_tls_certificate_not_after_seconds";
+/// New certificates that could not be used. Label `listener`.
+pub const TLS_RELOAD_FAILURES: &str = "mode_envoy_tls_reload_failures_total";
 /// 1 if `/readyz` says so, else 0.
 pub const NODE_READY: &str = "mode_envoy_node_ready";
 
@@ -50,7 +54,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 15] = [
+pub const ALL: [(&str, MetricKind, &str); 17] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -112,6 +116,16 @@ pub const ALL: [(&str, MetricKind, &str); 15] = [
         TABLE_REVISION,
         MetricKind::Gauge,
         "Revision in force in the gateway of this node.",
+    ),
+    (
+        TLS_NOT_AFTER,
+        MetricKind::Gauge,
+        "When the certificate of a listener ends, in Unix seconds.",
+    ),
+    (
+        TLS_RELOAD_FAILURES,
+        MetricKind::Counter,
+        "New certificates that could not be used, by listener.",
     ),
     (NODE_READY, MetricKind::Gauge, "1 if this node is ready."),
 ];

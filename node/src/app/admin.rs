@@ -11,6 +11,7 @@ use super::{App, AppError};
 use crate::admin::{self, AdminContext};
 use crate::control::Control;
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
 use crate::usage::Queries;
 use crate::usage::flush::FlushHandle;
 
@@ -29,6 +30,7 @@ pub(super) fn spawn(
         metrics: Arc::new(move || gauges.render()),
         phase,
         control,
+        tls: app.admin_tls.as_ref().map(ListenerTls::config),
         open: app.settings.admin.is_loopback(),
     };
     let stopping = app.supervisor.stopping();

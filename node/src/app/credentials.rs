@@ -11,7 +11,7 @@ use std::path::Path;
 
 use mode_envoy_raft::Handle;
 
-use super::App;
+use super::{App, protection};
 use crate::context;
 use crate::supervisor::Chain;
 
@@ -27,10 +27,11 @@ pub(super) fn write(app: &App, handle: &Handle) {
     }
     let token_file = token_file.canonicalize().unwrap_or(token_file);
     let url = app.bound.admin_url();
-    let entry = context::Entry {
-        token_file,
-        ca: None,
-    };
+    let ca = app
+        .admin_ca
+        .as_deref()
+        .and_then(|pem| protection::write_ca(&app.settings.data_dir, pem));
+    let entry = context::Entry { token_file, ca };
     if let Err(error) = context::record(&url, &entry) {
         let error = Chain(&error).to_string();
         tracing::warn!(

@@ -16,6 +16,7 @@ use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
 use crate::metrics as names;
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
 use crate::usage::flush::FlushRequests;
 use crate::usage::flusher::{Core, Flusher};
 use crate::usage::recorder::Recorder;
@@ -73,7 +74,9 @@ pub(super) async fn start_gateway(
 
     let addr = app.bound.gateway;
     let settings = GatewaySettings::new(addr, recorders.len(), app.settings.node_id);
-    let gateway = gateway::start(settings, table, recorders, Shared::new(freshness)?)
+    let tls = app.gateway_tls.as_ref().map(ListenerTls::config);
+    let shared = Shared::new(freshness)?.with_tls(tls);
+    let gateway = gateway::start(settings, table, recorders, shared)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(
         ListenerKind::Gateway,

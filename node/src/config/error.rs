@@ -48,8 +48,8 @@ pub enum ConfigError {
     },
     /// A listener would leave loopback without TLS.
     #[error(
-        "the {kind} listener {bind} leaves loopback without TLS, which comes in a later version: listen on loopback \
-         behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
+        "the {kind} listener {bind} leaves loopback without TLS: give --{kind}-cert FILE and --{kind}-key FILE, listen on \
+         loopback behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
     )]
     Exposed {
         /// Which one.
@@ -131,6 +131,12 @@ pub enum ConfigError {
         min: u64,
         /// Longest election timeout.
         max: u64,
+    },
+    /// One of the two files is missing.
+    #[error("--{kind}-cert and --{kind}-key belong together: give both or none")]
+    TlsFiles {
+        /// Which listener.
+        kind: ListenerKind,
     },
     /// Some of the three files is missing.
     #[error("--peer-cert, --peer-key and --peer-ca belong together: give all three or none")]

@@ -59,6 +59,18 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub insecure: Vec<ListenerKind>,
+    /// Certificate of the gateway listener, which serves TLS then (PEM; read again when it changes)
+    #[arg(long, env = "MODE_ENVOY_GATEWAY_CERT", value_name = "FILE")]
+    pub gateway_cert: Option<PathBuf>,
+    /// The key of --gateway-cert (PEM)
+    #[arg(long, env = "MODE_ENVOY_GATEWAY_KEY", value_name = "FILE")]
+    pub gateway_key: Option<PathBuf>,
+    /// Certificate of the admin listener; beyond loopback one of the cluster's own CA where absent (see DIR/admin-ca.pem)
+    #[arg(long, env = "MODE_ENVOY_ADMIN_CERT", value_name = "FILE")]
+    pub admin_cert: Option<PathBuf>,
+    /// The key of --admin-cert (PEM)
+    #[arg(long, env = "MODE_ENVOY_ADMIN_KEY", value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
     /// The nodes of a new cluster, the same on all of them; without it, a cluster of one
     #[arg(
         long,
@@ -157,6 +169,10 @@ impl Options {
             } else {
                 self.insecure
             },
+            gateway_cert: self.gateway_cert.or(other.gateway_cert),
+            gateway_key: self.gateway_key.or(other.gateway_key),
+            admin_cert: self.admin_cert.or(other.admin_cert),
+            admin_key: self.admin_key.or(other.admin_key),
             initial_cluster: self.initial_cluster.or(other.initial_cluster),
             cluster_secret_file: self.cluster_secret_file.or(other.cluster_secret_file),
             peer_cert: self.peer_cert.or(other.peer_cert),

@@ -8,7 +8,7 @@ use mode_envoy_raft::formation::parse_initial_cluster;
 use mode_envoy_raft::{PeerPki, Timers};
 
 use super::error::ConfigError;
-use super::listener::{Listener, ListenerKind};
+use super::listener::{Listener, ListenerKind, TlsFiles};
 use super::options::{LogFormat, Options};
 use super::secret::SecretFile;
 use crate::control::document::{format_duration, parse_duration};
@@ -159,6 +159,7 @@ fn listeners(
             addr.as_deref().unwrap_or(default),
             advertise,
             &options.insecure,
+            tls_files(options, kind)?,
         )
     };
     Ok([
@@ -181,6 +182,22 @@ fn listeners(
             options.advertise_peer.as_deref().or(listed),
         )?,
     ])
+}
+
+fn tls_files(options: &Options, kind: ListenerKind) -> Result<Option<TlsFiles>, ConfigError> {
+    let files = match kind {
+        ListenerKind::Gateway => (&options.gateway_cert, &options.gateway_key),
+        ListenerKind::Admin => (&options.admin_cert, &options.admin_key),
+        ListenerKind::Peer => (&None, &None),
+    };
+    match files {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+        })),
+        _ => Err(ConfigError::TlsFiles { kind }),
+    }
 }
 
 fn pki(options: &Options) -> Result<Option<PeerPki>, ConfigError> {

@@ -72,7 +72,10 @@ pub(crate) enum Error {
     /// An AI call is refused in its dialect.
     #[error("{}", .0.message)]
     Dialect(ErrorBody),
-    /// The node has too many connections, or cannot record usage.
+    /// The node has too many connections, or one client has.
+    #[error("too many connections are open here; close idle ones or try again later")]
+    TooManyConnections,
+    /// The node cannot record usage.
     #[error("the gateway cannot record the call's usage right now; try again later")]
     Unrecordable(#[source] RecordError),
     /// A service without endpoints.
@@ -156,7 +159,7 @@ impl Error {
             Self::ConfigStale { .. } => ErrorCode::ConfigStale,
             Self::OtherTenant => ErrorCode::Forbidden,
             Self::Dialect(body) => body.gateway,
-            Self::Unrecordable(_) => ErrorCode::Overloaded,
+            Self::Unrecordable(_) | Self::TooManyConnections => ErrorCode::Overloaded,
             Self::NoEndpoint => ErrorCode::NoHealthyUpstream,
             Self::Upstream(error) => of_upstream(error),
             Self::ProviderKey { .. }
@@ -275,6 +278,7 @@ mod tests {
                 "not_found",
             ),
             (Error::Unrecordable(RecordError::Full), 503, "overloaded"),
+            (Error::TooManyConnections, 503, "overloaded"),
             (Error::NoEndpoint, 503, "no_healthy_upstream"),
             (Error::ProviderKey { status: 401 }, 502, "upstream_failed"),
             (Error::ProviderUnusable, 502, "upstream_failed"),

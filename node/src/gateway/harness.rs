@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 
 use super::Shared;
-use super::serve;
+use super::connection;
 use super::settings::GatewayLimits;
 use super::table::Table;
 use super::worker::Worker;
@@ -121,7 +121,11 @@ impl Harness {
         let notice = Arc::<Notice>::default();
         let recorder = Recorder::new(writer, Arc::clone(&notice));
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let shared = Shared { network, freshness };
+        let shared = Shared {
+            network,
+            freshness,
+            tls: None,
+        };
         let worker = Worker::new(limits, table, shared, recorder).unwrap();
         Self {
             worker: Rc::new(worker),
@@ -135,8 +139,12 @@ impl Harness {
     /// A client's connection.
     pub(super) fn client(&self) -> Peer {
         let (ours, theirs) = duplex(PIPE_BYTES);
-        let ticket = self.worker.connections.open();
-        let serving = serve::connection(Rc::clone(&self.worker), ours, CLIENT, ticket);
+        let ticket = self
+            .worker
+            .connections
+            .open(CLIENT, &self.worker.limits)
+            .unwrap();
+        let serving = connection::connection(Rc::clone(&self.worker), ours, CLIENT, ticket);
         tokio::task::spawn_local(serving);
         Peer {
             io: theirs,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
 use super::connections::Connections;
@@ -19,7 +20,6 @@ use crate::upstream::{Conn, Pool, Timeouts, UpstreamError};
 use crate::usage::recorder::Recorder;
 
 /// One worker of the data plane.
-#[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) limits: GatewayLimits,
     pub(crate) pool: Rc<Pool>,
@@ -28,6 +28,7 @@ pub(crate) struct Worker {
     pub(crate) meters: Meters,
     pub(crate) connections: Rc<Connections>,
     pub(crate) freshness: Freshness,
+    pub(crate) tls: Option<TlsAcceptor>,
     current: RefCell<Current>,
 }
 
@@ -38,6 +39,12 @@ struct Current {
 }
 
 // === impl Worker ===
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
 
 impl Worker {
     /// `None` if the operating system gives no random bytes.
@@ -58,6 +65,7 @@ impl Worker {
             meters: Meters::new(),
             connections: Rc::default(),
             freshness: shared.freshness,
+            tls: shared.tls.map(TlsAcceptor::from),
         })
     }
 

@@ -114,6 +114,7 @@ impl Node {
             metrics,
             phase,
             control,
+            tls: None,
             open,
         };
         tasks.spawn(async move {
