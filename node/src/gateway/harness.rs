@@ -191,6 +191,17 @@ impl Harness {
             .collect()
     }
 
+    /// How each call so far was closed, in that order: its status, and whether it was cut.
+    pub(super) fn closes(&self) -> Vec<(u16, bool)> {
+        let told = self.told();
+        told.iter()
+            .filter_map(|told| match told {
+                Told::Open => None,
+                Told::Close(close) => Some((close.0.status, close.0.cut())),
+            })
+            .collect()
+    }
+
     /// The one call so far: that it was opened, and how it was closed.
     pub(super) fn one_call(&self) -> (bool, CloseHead, Dims) {
         let mut told = self.told();
@@ -209,6 +220,11 @@ impl Harness {
 // === impl Peer ===
 
 impl Peer {
+    /// The connection itself.
+    pub(super) fn into_io(self) -> DuplexStream {
+        self.io
+    }
+
     pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.io.write_all(text.as_ref()).await.unwrap();
     }
