@@ -63,7 +63,10 @@ impl Admission {
                     proxy::authenticate(&mut call, route, parts, &subject)?;
                     call.open(0, None)
                 }
-                Destination::Chat | Destination::Models | Destination::Model(_) => Ok(()),
+                Destination::Chat
+                | Destination::Embeddings
+                | Destination::Models
+                | Destination::Model(_) => Ok(()),
             }
         });
         call.answer_begins(200);

@@ -56,6 +56,8 @@ pub(crate) struct Call {
     tokens: Option<(Usage, Counted)>,
     /// Bytes of the prompt that a provider has been sent.
     prompt_bytes: Option<u64>,
+    /// Whether the answer's bytes are text that a model has made.
+    has_output: bool,
     price: Option<(price::Price, u64)>,
 }
 
@@ -97,6 +99,7 @@ impl Call {
             ttft_us: None,
             tokens: None,
             prompt_bytes: None,
+            has_output: true,
             price: None,
         }
     }
@@ -189,6 +192,11 @@ impl Call {
         self.prompt_bytes = None;
     }
 
+    /// The answer holds no tokens, whatever its length.
+    pub(crate) fn has_no_output(&mut self) {
+        self.has_output = false;
+    }
+
     /// The tokens that the call took.
     pub(crate) fn took(&mut self, tokens: (Usage, Counted)) {
         self.tokens = Some(tokens);
@@ -240,7 +248,7 @@ impl Call {
     /// Where the provider was asked and nothing is known, a quarter of the bytes.
     fn estimate_what_is_missing(&mut self) {
         if let (None, Some(prompt)) = (self.tokens, self.prompt_bytes) {
-            let answered = (200..300).contains(&self.status);
+            let answered = self.has_output && (200..300).contains(&self.status);
             let output_bytes = if answered { self.bytes_out } else { 0 };
             self.tokens = Some((estimate::usage(prompt, output_bytes), Counted::Estimated));
         }

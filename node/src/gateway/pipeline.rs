@@ -56,6 +56,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
     match find(view.table(), &subject, &parts.method)? {
         Destination::Route(route) => proxy::run(call, route, parts, &subject, body).await,
         Destination::Chat => ai::chat(call, parts, &subject, body).await,
+        Destination::Embeddings => ai::embeddings(call, parts, &subject, body).await,
         Destination::Models => ai::models(call, parts, &subject),
         Destination::Model(id) => ai::model(call, parts, &subject, id),
     }

@@ -33,6 +33,8 @@ pub struct GatewayLimits {
     pub proxied_body_bytes: u64,
     /// From a head's first byte to its last. Default 10 s.
     pub head_timeout: Duration,
+    /// From the begin of an AI call until its whole body has come, however slowly it trickles. Default 2 min.
+    pub ai_body_timeout: Duration,
     /// Between two requests of a connection. Default 75 s.
     pub keep_alive: Duration,
     /// While the client sends nothing of a body, or takes nothing of an answer. Default 60 s.
@@ -65,6 +67,7 @@ impl Default for GatewayLimits {
             ai_body_bytes: 32 << 20,
             proxied_body_bytes: 1 << 30,
             head_timeout: Duration::from_secs(10),
+            ai_body_timeout: Duration::from_mins(2),
             keep_alive: Duration::from_secs(75),
             client_idle: Duration::from_mins(1),
         }
