@@ -32,7 +32,21 @@ async fn what_is_unsafe_or_senseless_is_refused_before_anything_is_written() -> 
             2,
             "--advertise-gateway",
         ),
-        (&["--admin-addr", "10.0.0.1:7070"], 2, "--insecure admin"),
+        (
+            &["--admin-addr", "10.0.0.1:7070"],
+            2,
+            "--cluster-secret-file",
+        ),
+        (
+            &["--gateway-cert", "gw.pem"],
+            2,
+            "--gateway-cert and --gateway-key belong together",
+        ),
+        (
+            &["--stale-after", "2h", "--stale-deny", "1h"],
+            2,
+            "--stale-after 2h is longer than --stale-deny 1h",
+        ),
         (&["--insecure", "peer"], 2, "peer"),
         (&["--gateway-addr", "nowhere"], 2, "nowhere"),
         (&["--node-id", "0"], 2, "node-id"),

@@ -14,6 +14,8 @@
 mod entry;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mode_envoy_model::batch::Outcome;
@@ -68,7 +70,16 @@ struct Request {
     caller: Caller,
     answer: oneshot::Sender<Answer>,
     attempts: u32,
+    hold: Hold,
 }
+
+/// Who has a proposal in hand: it is either decided by the task or withdrawn by its caller, never both.
+#[derive(Clone, Debug, Default)]
+struct Hold(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
 
 /// Hands proposals to this node's proposing task. Cheap to clone.
 #[derive(Clone)]
@@ -121,8 +132,14 @@ impl Proposer {
         Self { queue: sender }
     }
 
-    /// Proposes on this node, if it leads. A caller that stops waiting takes its proposal out of the queue.
-    pub(crate) async fn propose(&self, proposal: Proposal, caller: Caller) -> Answer {
+    /// Proposes on this node, if it leads. A caller that stops waiting takes its proposal out of the queue; one that is
+    /// still there at `deadline` was not written.
+    pub(crate) async fn propose(
+        &self,
+        proposal: Proposal,
+        caller: Caller,
+        deadline: tokio::time::Instant,
+    ) -> Answer {
         let ended = || Refusal::Final(ProposeError::ShuttingDown);
         let (answer, receiver) = oneshot::channel();
         let request = Request {
@@ -130,12 +147,23 @@ impl Proposer {
             caller,
             answer,
             attempts: 0,
+            hold: Hold::default(),
         };
-        self.queue.send(request).await.map_err(|_| ended())?;
-        // The task ends with entries in flight only when the node does, so their outcome is unknown.
-        receiver
-            .await
-            .unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
+        let hold = request.hold.clone();
+        let asked = async {
+            self.queue.send(request).await.map_err(|_| ended())?;
+            // The task ends with entries in flight only when the node does, so their outcome is unknown.
+            receiver
+                .await
+                .unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
+        };
+        match tokio::time::timeout_at(deadline, asked).await {
+            Ok(answer) => answer,
+            Err(_) if hold.passes_to(WITHDRAWN) => Err(Refusal::Unsent(
+                "the leader waits for a majority to answer".to_owned(),
+            )),
+            Err(_) => Err(Refusal::Final(ProposeError::Timeout)),
+        }
     }
 }
 
@@ -220,10 +248,14 @@ impl Driver {
             .unwrap_or_default();
         let mut draft = EntryDraft::new(self.own.state.catalog(), stamp);
         while let Some(request) = self.waiting.pop_front() {
+            if !request.hold.passes_to(TAKEN) {
+                continue;
+            }
             match draft.add(&request.proposal, &request.caller, &self.authorize) {
                 Drafted::Queued(queued) => draft.queued.push((request, queued)),
                 Drafted::Answer(answer) => draft.answers.push((request, answer)),
                 Drafted::Full => {
+                    request.hold.is_waiting_again();
                     self.waiting.push_front(request);
                     break;
                 }
@@ -318,6 +350,7 @@ impl Driver {
             let stale = matches!(outcome, Outcome::Stale { .. });
             if stale && request.attempts + 1 < ATTEMPTS {
                 request.attempts += 1;
+                request.hold.is_waiting_again();
                 again.push(request);
             } else {
                 request.answer(answer_of(queued, at.index, outcome));
@@ -354,6 +387,23 @@ impl Leader {
     fn is_cut_off(&self) -> bool {
         let last = self.contact.last();
         last.is_some_and(|last| BootMs::now().since(last) > self.silence)
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Nothing came of it, so that it may be withdrawn.
+    fn is_waiting_again(&self) {
+        self.0.store(WAITING, Ordering::Release);
+    }
+
+    /// Whether it was waiting until now.
+    fn passes_to(&self, holder: u8) -> bool {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0
+            .compare_exchange(WAITING, holder, order, failed)
+            .is_ok()
     }
 }
 
