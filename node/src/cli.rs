@@ -29,6 +29,7 @@ mod usage;
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -75,6 +76,9 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Certificates (PEM) of who is trusted at an https address; the context file's, or the web's, otherwise.
+    #[arg(long, global = true, value_name = "FILE", env = "MODE_ENVOY_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// How to print the answer.
     #[arg(
         short,
@@ -158,7 +162,9 @@ impl Global {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = anyhow::Result<Ended>>,
     {
-        let client = Client::new(&self.admin, self.token.as_deref())?;
+        // An empty variable is the same as none.
+        let ca = self.ca.as_deref().filter(|ca| !ca.as_os_str().is_empty());
+        let client = Client::new(&self.admin, self.token.as_deref(), ca)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -52,6 +52,8 @@ pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 pub const RAFT_TERM: &str = "mode_envoy_raft_term";
 /// 1 if this node leads, else 0.
 pub const RAFT_IS_LEADER: &str = "mode_envoy_raft_is_leader";
+/// Seconds since this node last knew itself connected to the quorum.
+pub const RAFT_CONTACT_AGE: &str = "mode_envoy_raft_contact_age_seconds";
 /// Bytes that the replicated log takes on this node's disk.
 pub const WAL_BYTES: &str = "mode_envoy_wal_disk_bytes";
 /// Index of the oldest entry that this node's log still has.
@@ -80,6 +82,10 @@ pub const SNAPSHOT_BYTES_RECEIVED: &str = "mode_envoy_snapshot_received_bytes_to
 pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
 /// The revision that is in force in this node's gateway.
 pub const TABLE_REVISION: &str = "mode_envoy_table_revision";
+/// When the certificate of a listener ends, Unix seconds. Label `listener`.
+pub const TLS_NOT_AFTER: &str = "mode_envoy_tls_certificate_not_after_seconds";
+/// New certificates that could not be used. Label `listener`.
+pub const TLS_RELOAD_FAILURES: &str = "mode_envoy_tls_reload_failures_total";
 /// 1 if `/readyz` says so, else 0.
 pub const NODE_READY: &str = "mode_envoy_node_ready";
 
@@ -96,7 +102,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 38] = [
+pub const ALL: [(&str, MetricKind, &str); 41] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -205,6 +211,11 @@ pub const ALL: [(&str, MetricKind, &str); 38] = [
     (RAFT_TERM, MetricKind::Gauge, "Term of this node."),
     (RAFT_IS_LEADER, MetricKind::Gauge, "1 if this node leads."),
     (
+        RAFT_CONTACT_AGE,
+        MetricKind::Gauge,
+        "Seconds since this node last knew itself connected to the quorum.",
+    ),
+    (
         WAL_BYTES,
         MetricKind::Gauge,
         "Bytes of the replicated log on disk.",
@@ -273,6 +284,16 @@ pub const ALL: [(&str, MetricKind, &str); 38] = [
         TABLE_REVISION,
         MetricKind::Gauge,
         "Revision in force in the gateway of this node.",
+    ),
+    (
+        TLS_NOT_AFTER,
+        MetricKind::Gauge,
+        "When the certificate of a listener ends, in Unix seconds.",
+    ),
+    (
+        TLS_RELOAD_FAILURES,
+        MetricKind::Counter,
+        "New certificates that could not be used, by listener.",
     ),
     (NODE_READY, MetricKind::Gauge, "1 if this node is ready."),
 ];

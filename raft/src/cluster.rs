@@ -12,6 +12,7 @@ mod members;
 mod open;
 mod start;
 mod status;
+mod unsettled;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use crate::apply::SharedState;
 use crate::calls::CallRecords;
 use crate::checkpoint::{CheckpointStats, Checkpoints};
+use crate::contact::Contact;
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
@@ -52,6 +54,7 @@ pub use error::StartError;
 pub use members::{MadeJoinToken, Pending, WouldStall};
 pub use start::start;
 pub use status::{Ending, HistoryHead, MemberRole, MemberStatus, Status};
+pub use unsettled::Unsettled;
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -149,6 +152,8 @@ struct Inner {
     forwarder: Forwarder,
     leader: watch::Receiver<Option<NodeId>>,
     failed: watch::Receiver<Option<String>>,
+    contact: Contact,
+    unsettled: Unsettled,
     about: About,
     leadership: Leadership,
     departure: watch::Receiver<Departure>,
@@ -364,6 +369,16 @@ impl Handle {
     /// The leader as known here.
     pub fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
         self.inner.leader.clone()
+    }
+
+    /// When this node last knew itself connected to the quorum.
+    pub fn contact(&self) -> Contact {
+        self.inner.contact.clone()
+    }
+
+    /// What its log held, at its start, beyond what it knew to be committed.
+    pub fn unsettled(&self) -> Unsettled {
+        self.inner.unsettled.clone()
     }
 
     /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.

@@ -51,8 +51,8 @@ impl wire::forward_server::Forward for ForwardService {
             .ok_or_else(|| Status::invalid_argument("no proposal"))?;
         let proposal =
             Proposal::from_wire(proposal).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let answer = tokio::time::timeout(limit, self.proposer.propose(proposal, caller)).await;
-        let answer = answer.unwrap_or(Err(Refusal::Final(ProposeError::Timeout)));
+        let deadline = tokio::time::Instant::now() + limit;
+        let answer = self.proposer.propose(proposal, caller, deadline).await;
         Ok(Response::new(wire::ProposeResponse {
             result: Some(write_answer(answer)?),
         }))

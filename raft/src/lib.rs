@@ -7,9 +7,9 @@
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader
-//! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of; how
-//! nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
+//! `apply`, `state_machine`, `peers`, `snapshot`, `contact`, `network`, `raft_service`); how proposals and reads reach the
+//! leader (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of;
+//! how nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
@@ -21,6 +21,7 @@ pub mod secret;
 
 mod apply;
 mod checkpoint;
+mod contact;
 mod convert;
 mod log_store;
 mod network;
@@ -46,8 +47,10 @@ pub use calls::CallRecords;
 pub use checkpoint::CheckpointStats;
 pub use cluster::{
     Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,
-    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,
+    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, Unsettled, WouldStall,
+    start,
 };
+pub use contact::{BootMs, Contact};
 pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;

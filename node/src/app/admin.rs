@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use mode_envoy_raft::{Handle, Phase};
+use mode_envoy_raft::Handle;
 
 use super::own::Own;
 use super::{App, AppError};
 use crate::admin::{self, AdminContext};
 use crate::control::{Control, Gather};
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
 use crate::usage::Queries;
 use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
@@ -21,8 +22,7 @@ use crate::usage::projection::Sums;
 pub(super) fn spawn(
     app: &App,
     listener: TcpListener,
-    phase: watch::Receiver<Phase>,
-    control: watch::Receiver<Option<Arc<Control>>>,
+    control: &watch::Sender<Option<Arc<Control>>>,
 ) -> Result<(), AppError> {
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| AppError::Threads("admin listener", source))?;
@@ -30,8 +30,9 @@ pub(super) fn spawn(
     let context = AdminContext {
         readiness: app.readiness.clone(),
         metrics: Arc::new(move || gauges.render()),
-        phase,
-        control,
+        phase: app.phase.subscribe(),
+        control: control.subscribe(),
+        tls: app.admin_tls.get().map(ListenerTls::config),
         open: app.settings.admin.is_loopback(),
     };
     let stopping = app.supervisor.stopping();

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use mode_envoy_raft::Handle;
 
-use super::App;
 use super::own::Own;
+use super::{App, protection};
 use crate::context;
 use crate::supervisor::Chain;
 
@@ -28,10 +28,11 @@ pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
     }
     let token_file = token_file.canonicalize().unwrap_or(token_file);
     let url = app.bound.admin_url();
-    let entry = context::Entry {
-        token_file,
-        ca: None,
-    };
+    let ca = app
+        .admin_ca
+        .get()
+        .and_then(|pem| protection::write_ca(&app.settings.data_dir, pem));
+    let entry = context::Entry { token_file, ca };
     if let Err(error) = context::record(&url, &entry) {
         let error = Chain(&error).to_string();
         tracing::warn!(

@@ -15,9 +15,11 @@ use mode_envoy_storage::spool::DEFAULT_SEGMENT_BYTES;
 use super::own::Own;
 use super::{App, AppError, announce};
 use crate::config::ListenerKind;
+use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
 use crate::metrics as names;
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
 use crate::usage::calls::{CallSink, CallStore, SettleRequests};
 use crate::usage::flush::FlushRequests;
 use crate::usage::flusher::{Core, Flusher};
@@ -99,6 +101,7 @@ pub(super) async fn start_gateway(
     own: &Own,
     member: &Handle,
     recorders: Vec<Recorder>,
+    freshness: Freshness,
 ) -> Result<Gateway, AppError> {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     keep_current(app, own, member, &table);
@@ -106,7 +109,9 @@ pub(super) async fn start_gateway(
 
     let addr = app.bound.gateway;
     let settings = GatewaySettings::new(addr, recorders.len(), member.node_id());
-    let gateway = gateway::start(settings, table, recorders, Shared::new()?)
+    let tls = app.gateway_tls.as_ref().map(ListenerTls::config);
+    let shared = Shared::new(freshness)?.with_tls(tls);
+    let gateway = gateway::start(settings, table, recorders, shared)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(
         ListenerKind::Gateway,
@@ -119,9 +124,10 @@ pub(super) async fn start_gateway(
 fn keep_current(app: &App, own: &Own, member: &Handle, table: &Arc<ArcSwap<Table>>) {
     let publisher = gateway::publish(
         member.watch_catalog(),
+        member.unsettled(),
         own.keyring.clone(),
         Arc::clone(table),
-        Arc::clone(&app.table_revision),
+        app.published.clone(),
         app.supervisor.stopping(),
     );
     app.supervisor
@@ -133,7 +139,7 @@ fn keep_current(app: &App, own: &Own, member: &Handle, table: &Arc<ArcSwap<Table
 
 /// Waits until the table has caught up with what this node had applied.
 async fn in_force(app: &App, revision: u64) {
-    while app.table_revision.load(Ordering::Acquire) < revision {
+    while app.published.revision.load(Ordering::Acquire) < revision {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn start(
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
-        table_revision: Arc::clone(&app.table_revision),
+        table_revision: Arc::clone(&app.published.revision),
         alarms: Arc::new(move || alarms.list()),
         calls: Arc::new(calls.clone()),
     };

@@ -28,6 +28,7 @@ use super::tries::Tries;
 use super::view::View;
 use super::wall_ms;
 use super::worker::Worker;
+use crate::freshness::Standing;
 use crate::supervisor::Chain;
 use crate::upstream::{ResponseHead, UpstreamError};
 use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, Story, UsageSource, kept_path};
@@ -51,6 +52,8 @@ pub(crate) struct Call {
     path: Box<str>,
     started: Instant,
     started_ms: u64,
+    /// How far this node's configuration could be trusted then.
+    standing: Standing,
     dims: Rc<Dims>,
     stage: Stage,
     tries: Tries,
@@ -66,6 +69,8 @@ pub(crate) struct Call {
     tokens: Option<(Usage, Counted)>,
     /// Bytes of the prompt that a provider has been sent.
     prompt_bytes: Option<u64>,
+    /// Whether the answer's bytes are text that a model has made.
+    has_output: bool,
     price: Option<(price::Price, u64)>,
 }
 
@@ -104,6 +109,7 @@ impl Call {
             client,
             started: Instant::now(),
             started_ms: wall_ms(),
+            standing: worker.freshness.standing(),
             stage: Stage::Arrived,
             tries: Tries::default(),
             error: "",
@@ -114,6 +120,7 @@ impl Call {
             ttft_us: None,
             tokens: None,
             prompt_bytes: None,
+            has_output: true,
             price: None,
         }
     }
@@ -140,6 +147,18 @@ impl Call {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether keys may be taken at all: one that is known here may have been revoked elsewhere.
+    pub(crate) fn may_take_keys(&self) -> Result<(), Error> {
+        match self.standing {
+            Standing::Fresh | Standing::Stale(_) => Ok(()),
+            Standing::Denied(seconds) => Err(Error::ConfigStale { seconds }),
+        }
     }
 
     /// Tells the operator what the client is not told: why, and of what.
@@ -224,6 +243,11 @@ impl Call {
         self.prompt_bytes = None;
     }
 
+    /// The answer holds no tokens, whatever its length.
+    pub(crate) fn has_no_output(&mut self) {
+        self.has_output = false;
+    }
+
     /// The tokens that the call took.
     pub(crate) fn took(&mut self, tokens: (Usage, Counted)) {
         self.tokens = Some(tokens);
@@ -278,7 +302,7 @@ impl Call {
     /// Where the provider was asked and nothing is known, a quarter of the bytes.
     fn estimate_what_is_missing(&mut self) {
         if let (None, Some(prompt)) = (self.tokens, self.prompt_bytes) {
-            let answered = (200..300).contains(&self.status);
+            let answered = self.has_output && (200..300).contains(&self.status);
             let output_bytes = if answered { self.bytes_out } else { 0 };
             self.tokens = Some((estimate::usage(prompt, output_bytes), Counted::Estimated));
         }

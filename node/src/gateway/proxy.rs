@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 use http::header::HOST;
 use http::request::Parts;
 use hyper::body::{Body as _, Incoming};
@@ -79,6 +80,8 @@ pub(super) fn authenticate(
             Ok(None)
         }
         Auth::Key => {
+            call.about(view.of_route(None, route));
+            call.may_take_keys()?;
             let identity = identify(&parts.headers, subject.query, view.table(), wall_ms())?;
             call.about(view.of_route(Some(&identity.key), route));
             if identity.key.key.tenant != *route.tenant() {
@@ -211,12 +214,17 @@ impl Outgoing<'_> {
         };
         let mut out = BytesMut::with_capacity(1_024);
         write_head(&mut out, &head, self.framing);
+        // The host that the route was found by.
+        let authority = self.parts.uri.authority();
+        let authority =
+            authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let forwarding = Forwarding {
             request_id: call.request_id(),
             authenticated: self.identity.is_some(),
             to: To::Service {
                 client: call.client(),
-                host: self.parts.headers.get(HOST),
+                host: authority.as_ref().or_else(|| self.parts.headers.get(HOST)),
+                secure: call.worker().tls.is_some(),
             },
         };
         write_fields(&mut out, &self.parts.headers, &forwarding);

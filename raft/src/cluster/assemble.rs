@@ -13,11 +13,14 @@ use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
 use super::keeper::{self, Keeping};
-use super::{About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
+use super::{
+    About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, Timers, Unsettled, watchers,
+};
 use crate::apply::SharedState;
 use crate::calls::CallsService;
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::checkpoint::Checkpoints;
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
@@ -26,7 +29,7 @@ use crate::join::JoinService;
 use crate::members::{self, Departure, Leadership, MembersService};
 use crate::peer_server::Local;
 use crate::peers::Peers;
-use crate::proposer::Proposer;
+use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
 use crate::secret::ClusterSecret;
@@ -45,6 +48,8 @@ pub(super) struct Parts {
     pub(super) checkpoints: Checkpoints,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
+    pub(super) contact: Contact,
+    pub(super) unsettled: Unsettled,
 }
 
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
@@ -62,6 +67,8 @@ pub(super) fn assemble(
         checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     } = parts;
     let (node_id, secret) = (settings.node_id, settings.secret.clone());
     let local = Local::of(identity)
@@ -70,7 +77,7 @@ pub(super) fn assemble(
     watchers::failure(tasks, &raft, failed);
     let lease = Duration::from_millis(settings.timers.election_max_ms);
     let leadership = Leadership::new(lease);
-    let leader = watchers::leader(tasks, &raft, leadership.clone());
+    let leader = watchers::leader(tasks, &raft, leadership.clone(), contact.clone());
     keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
@@ -82,11 +89,16 @@ pub(super) fn assemble(
         alarms,
         calls,
     } = hooks;
-    let proposer = {
-        let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
-        let turn = Arc::clone(&leadership.turn);
-        Proposer::start(tasks, raft, state, reads, authorize, turn)
+    let own = proposer::Leader {
+        node_id,
+        raft: raft.clone(),
+        state: state.clone(),
+        reads: confirming.clone(),
+        contact: contact.clone(),
+        silence: silence(&settings.timers),
+        turn: Arc::clone(&leadership.turn),
     };
+    let proposer = Proposer::start(tasks, own, authorize);
     let about = about(&state, settings, table_revision, alarms);
     let service = ForwardService {
         local,
@@ -99,7 +111,7 @@ pub(super) fn assemble(
         local,
         records: calls,
     };
-    let consensus = raft_service(&raft, local, &state, &checkpoints, tasks);
+    let consensus = raft_service(&raft, local, &state, &checkpoints, (tasks, &contact));
     let routes = routes(consensus, service, calls);
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
@@ -112,6 +124,8 @@ pub(super) fn assemble(
         forwarder,
         leader,
         failed: failures,
+        contact,
+        unsettled,
         about,
         leadership,
         departure,
@@ -159,11 +173,16 @@ fn raft_service(
     local: Local,
     state: &SharedState,
     checkpoints: &Checkpoints,
-    tasks: &Tasks,
+    (tasks, contact): (&Tasks, &Contact),
 ) -> RaftService {
     let (checkpoints, tasks) = (checkpoints.clone(), tasks.clone());
     let receiver = Receiver::new(raft.clone(), local, state.clone(), checkpoints, tasks);
-    RaftService::new(raft.clone(), state.clone(), local, receiver)
+    RaftService::new(
+        raft.clone(),
+        state.clone(),
+        local,
+        (receiver, contact.clone()),
+    )
 }
 
 fn keeping(settings: &Settings) -> Keeping {
@@ -209,6 +228,11 @@ fn anywhere(
             }
         }
     })
+}
+
+/// A leader that has heard no quorum for so long proposes nothing: what it wrote would only wait.
+fn silence(timers: &Timers) -> Duration {
+    Duration::from_millis(timers.election_max_ms.saturating_mul(2))
 }
 
 fn routes(raft: RaftService, forward: ForwardService, calls: CallsService) -> Routes {

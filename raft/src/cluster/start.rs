@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
 use super::open::open;
-use super::{Handle, Hooks, Settings, StartError, Timers, watchers};
+use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
+use crate::contact::Contact;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
@@ -94,6 +95,7 @@ async fn run(
     };
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
+    let contact = Contact::default();
     let sender = Sender::new(
         opened.checkpoints.clone(),
         settings.snapshot_bytes_per_second,
@@ -101,6 +103,7 @@ async fn run(
     let network = Network::new(
         peers.clone(),
         settings.node_id,
+        contact.clone(),
         sender,
         Duration::from_millis(settings.timers.heartbeat_ms),
     );
@@ -108,6 +111,12 @@ async fn run(
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
         .map_err(|e| StartError::Consensus(e.to_string()))?;
+    let unsettled = {
+        let (state, wal) = (opened.state.clone(), opened.wal.clone());
+        tokio::task::spawn_blocking(move || Unsettled::read(&state, &wal))
+            .await
+            .map_err(|_| StartError::Cancelled)?
+    };
     let parts = Parts {
         raft: raft.clone(),
         state: opened.state,
@@ -115,6 +124,8 @@ async fn run(
         checkpoints: opened.checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     };
     let joined = async {
         let (handle, routes) = assemble(settings, hooks, parts, &identity, tasks)?;

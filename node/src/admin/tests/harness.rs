@@ -117,6 +117,7 @@ impl Node {
             metrics,
             phase,
             control,
+            tls: None,
             open,
         };
         tasks.spawn(async move {

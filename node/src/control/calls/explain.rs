@@ -143,6 +143,10 @@ fn sentence_of(reason: &str) -> Option<String> {
         "no_credential" => "it carried no API key",
         "two_credentials" => "it carried two different credentials",
         "unknown_credential" => "its API key is not known here: mistyped, expired or revoked",
+        "config_stale" => {
+            "the node had been cut off from its cluster for so long that it could not tell whether the key was still valid"
+        }
+        "too_many_connections" => "too many connections were open",
         "other_tenant" => "its key belongs to another tenant than the route",
         "unknown_model" => "there is no such model, or the key may not use it",
         "usage_unrecordable" => "its usage could not be recorded, so it was not sent",
