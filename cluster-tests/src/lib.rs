@@ -7,6 +7,7 @@
 //! that does not shows the logs of its nodes.
 
 pub mod cluster;
+pub mod dashboard;
 pub mod http;
 pub mod load;
 pub mod origin;
