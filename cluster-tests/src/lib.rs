@@ -8,6 +8,7 @@
 
 pub mod calls;
 pub mod cluster;
+pub mod dashboard;
 pub mod http;
 pub mod load;
 pub mod members;
