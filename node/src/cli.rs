@@ -73,6 +73,10 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Names the change that this command makes, so that the same command again is a retry; 128 random bits, made up
+    /// where absent.
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
     /// How to print the answer.
     #[arg(
         short,
@@ -152,7 +156,10 @@ impl Global {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = anyhow::Result<Ended>>,
     {
-        let client = Client::new(&self.admin, self.token.as_deref())?;
+        let mut client = Client::new(&self.admin, self.token.as_deref())?;
+        if let Some(id) = &self.request_id {
+            client = client.with_request_id(id)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

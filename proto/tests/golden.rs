@@ -12,6 +12,8 @@ use prost::Message;
 
 #[path = "support/samples.rs"]
 mod samples;
+#[path = "support/samples_access.rs"]
+mod samples_access;
 #[path = "support/samples_history.rs"]
 mod samples_history;
 
@@ -20,6 +22,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     let mut seen = BTreeSet::new();
     samples::each(&mut Golden { seen: &mut seen });
     samples_history::each(&mut Golden { seen: &mut seen });
+    samples_access::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -31,6 +34,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
 fn an_unknown_field_does_not_stop_a_reader() {
     let mut bytes = log::Tenant {
         name: "acme".to_owned(),
+        hosts: Vec::new(),
     }
     .encode_to_vec();
     // Field 1000, varint 1: what a later release might add.
@@ -140,6 +144,7 @@ pub fn every_item() -> Vec<log::Item> {
             actor: "root".to_owned(),
             events: every_event(),
             origin: "apply".to_owned(),
+            request: Some(samples_access::request()),
         }),
         item::Kind::Register(samples::register()),
         item::Kind::Usage(samples::usage_batch()),

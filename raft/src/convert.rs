@@ -11,6 +11,7 @@ mod event;
 mod objects;
 mod outcome;
 mod raft;
+mod request;
 #[cfg(test)]
 mod tests;
 mod usage;

@@ -14,6 +14,7 @@
 mod entry;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mode_envoy_model::batch::Outcome;
@@ -216,7 +217,11 @@ impl Driver {
             .as_mut()
             .map(|l| l.clock.stamp(now))
             .unwrap_or_default();
-        let mut draft = EntryDraft::new(self.state.catalog(), stamp);
+        // As one: an entry of an unknown fate may be applied at any moment.
+        let (catalog, requests) = self
+            .state
+            .read(|state| (Arc::clone(&state.catalog), state.requests.clone()));
+        let mut draft = EntryDraft::new(catalog, requests, stamp);
         while let Some(request) = self.waiting.pop_front() {
             match draft.add(&request.proposal, &request.caller, &self.authorize) {
                 Drafted::Queued(queued) => draft.queued.push((request, queued)),

@@ -25,12 +25,14 @@ mod changes;
 mod decide;
 mod evolve;
 mod faults;
+mod hosts;
 mod invariants;
 mod keys;
 mod put;
 mod references;
 mod replace;
 mod routing;
+mod scope;
 
 pub use replace::{Prunable, WayBack};
 

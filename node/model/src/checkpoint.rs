@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
+use crate::requests::{Answered, Requests};
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Cells, Chunk, Resolution};
@@ -31,6 +32,8 @@ pub struct Parts {
     pub records: Vec<(u64, Record)>,
     /// Every change set; absent in the checkpoint of a version that did not keep them.
     pub history: Option<HistoryParts>,
+    /// The requests that retries are answered from, the oldest first.
+    pub requests: Vec<Arc<Answered>>,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -135,6 +138,7 @@ impl State {
             wall_ms: self.wall_ms,
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
+            requests: self.requests.iter().cloned().collect(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -173,6 +177,10 @@ impl State {
             Some(history) => History::from_parts(history, parts.revision)?,
             None => History::default(),
         };
+        let mut requests = Requests::default();
+        for answered in &parts.requests {
+            requests.remember(Answered::clone(answered));
+        }
         let expected = parts.records.len();
         let Parts {
             founded,
@@ -188,6 +196,7 @@ impl State {
         Ok(Self {
             catalog: Arc::new(catalog),
             history,
+            requests,
             usage,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,
