@@ -172,6 +172,16 @@ pub fn check_named_tenant(who: &Principal, tenant: &str) -> Result<(), ControlEr
     }
 }
 
+/// The tenant that a question is about: the one that is named, or the caller's own; empty for all.
+///
+/// # Errors
+///
+/// As [`check_named_tenant`].
+pub fn narrowed<'a>(who: &'a Principal, tenant: &'a str) -> Result<&'a str, ControlError> {
+    check_named_tenant(who, tenant)?;
+    Ok(who.tenant.as_deref().unwrap_or(tenant))
+}
+
 /// What a caller sees of a catalog.
 pub fn seen_by(who: &Principal, catalog: Arc<Catalog>) -> Arc<Catalog> {
     match &who.tenant {

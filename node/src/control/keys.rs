@@ -98,9 +98,9 @@ impl Control {
         local: bool,
     ) -> Result<(Vec<Arc<Key>>, u64), ControlError> {
         check(who.role, Action::Read)?;
-        authorize::check_named_tenant(who, tenant)?;
+        let tenant = authorize::narrowed(who, tenant)?;
         self.up_to_date(local).await?;
-        let catalog = authorize::seen_by(who, self.handle.catalog());
+        let catalog = self.handle.catalog();
         let wanted = |key: &Key| {
             (tenant.is_empty() || *key.tenant == *tenant)
                 && (consumer.is_empty() || *key.consumer == *consumer)
@@ -205,8 +205,7 @@ fn require(field: &str, value: &str) -> Result<(), ControlError> {
 
 /// A token of a tenant means its own.
 fn tenant_of_key(who: &Principal, tenant: &str) -> Result<Option<Name>, ControlError> {
-    authorize::check_named_tenant(who, tenant)?;
-    Ok(optional(tenant).or_else(|| who.tenant.clone()))
+    authorize::narrowed(who, tenant).map(optional)
 }
 
 /// What a retry is told that comes after something else happened to what the first try made.
