@@ -79,6 +79,10 @@ pub(crate) struct Global {
     /// Certificates (PEM) of who is trusted at an https address; the context file's, or the web's, otherwise.
     #[arg(long, global = true, value_name = "FILE", env = "MODE_ENVOY_CA")]
     pub(crate) ca: Option<PathBuf>,
+    /// Names the change that this command makes, so that the same command again is a retry; 128 random bits, made up
+    /// where absent.
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
     /// How to print the answer.
     #[arg(
         short,
@@ -164,7 +168,10 @@ impl Global {
     {
         // An empty variable is the same as none.
         let ca = self.ca.as_deref().filter(|ca| !ca.as_os_str().is_empty());
-        let client = Client::new(&self.admin, self.token.as_deref(), ca)?;
+        let mut client = Client::new(&self.admin, self.token.as_deref(), ca)?;
+        if let Some(id) = &self.request_id {
+            client = client.with_request_id(id)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

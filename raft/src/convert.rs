@@ -12,6 +12,7 @@ mod members;
 mod objects;
 mod outcome;
 mod raft;
+mod request;
 #[cfg(test)]
 mod tests;
 mod usage;

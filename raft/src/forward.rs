@@ -7,6 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use mode_envoy_model::command::Rejected;
+use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Code, Status};
 
@@ -51,6 +52,7 @@ impl Forwarder {
                 .map(|hash| hash.to_vec())
                 .unwrap_or_default(),
             deadline_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            request: caller.request.as_ref().map(ClientRequest::to_wire),
         };
         let mut client = self.peers.forward(leader, &address);
         let call = client.propose(request(message, limit));

@@ -250,7 +250,12 @@ impl Driver {
             .as_mut()
             .map(|l| l.clock.stamp(now))
             .unwrap_or_default();
-        let mut draft = EntryDraft::new(self.own.state.catalog(), stamp);
+        // As one: an entry of an unknown fate may be applied at any moment.
+        let (catalog, requests) = self
+            .own
+            .state
+            .read(|state| (Arc::clone(&state.catalog), state.requests.clone()));
+        let mut draft = EntryDraft::new(catalog, requests, stamp);
         while let Some(request) = self.waiting.pop_front() {
             if !request.hold.passes_to(TAKEN) {
                 continue;

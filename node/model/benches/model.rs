@@ -260,10 +260,12 @@ fn catalog() -> Catalog {
     let service = Service {
         name: "orders".into(),
         endpoints,
+        access: Vec::new(),
         timeouts: Timeouts::default(),
     };
     catalog.evolve(&Event::TenantPut(Tenant {
         name: "acme".into(),
+        hosts: Vec::new(),
     }));
     catalog.evolve(&Event::ServicePut(service));
     (0..5_000).for_each(|n| catalog.evolve(&Event::RoutePut(route(n))));
@@ -285,6 +287,7 @@ fn decide_put_of_one_tenant(bencher: Bencher<'_, '_>) {
     let catalog = catalog();
     let objects = vec![Object::Tenant(Tenant {
         name: "beta".into(),
+        hosts: Vec::new(),
     })];
     let command = Command::Put {
         objects,

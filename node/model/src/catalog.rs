@@ -26,6 +26,7 @@ mod changes;
 mod decide;
 mod evolve;
 mod faults;
+mod hosts;
 mod invariants;
 mod keys;
 mod members;
@@ -33,6 +34,7 @@ mod put;
 mod references;
 mod replace;
 mod routing;
+mod scope;
 
 pub use replace::{Prunable, WayBack};
 

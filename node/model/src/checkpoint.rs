@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
 use crate::member::Members;
+use crate::requests::{Answered, Requests};
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Bucket, Cells, Resolution};
@@ -34,6 +35,8 @@ pub struct Parts {
     pub history: Option<HistoryParts>,
     /// Who joined and who was removed since the formation.
     pub members: Members,
+    /// The requests that retries are answered from, the oldest first.
+    pub requests: Vec<Arc<Answered>>,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -139,6 +142,7 @@ impl State {
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
             members: self.catalog.members().clone(),
+            requests: self.requests.iter().cloned().collect(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -177,6 +181,10 @@ impl State {
             Some(history) => History::from_parts(history, parts.revision)?,
             None => History::default(),
         };
+        let mut requests = Requests::default();
+        for answered in &parts.requests {
+            requests.remember(Answered::clone(answered));
+        }
         let expected = parts.records.len();
         let Parts {
             founded,
@@ -193,6 +201,7 @@ impl State {
         Ok(Self {
             catalog: Arc::new(catalog),
             history,
+            requests,
             usage,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,

@@ -4,3 +4,4 @@ mod calls;
 mod harness;
 mod listener;
 mod records;
+mod retries;

@@ -1,7 +1,8 @@
 //! Calls of the admin API: addresses tried in turn, a token found, errors told in words.
 //!
-//! The next address is tried only where nothing can have happened at the last one: it was not reached, or it said so
-//! itself. A connection that breaks in the middle of a change is an error, never a second try.
+//! For a question, the next address is tried only where nothing can have happened at the last one: it was not reached, or
+//! it said so itself. A change is asked for until it is answered, also where nobody knows what became of the last try:
+//! each try names it by the same request id, so the cluster carries it out once.
 
 use std::fs;
 use std::future::Future;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http::Uri;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -17,13 +19,21 @@ use tonic_types::StatusExt as _;
 
 use self::tls::Tls;
 use crate::admin::{ERROR_DOMAIN, MAX_MESSAGE_BYTES};
+use crate::cli::output::note;
 use crate::context;
+use crate::secrets::random_id;
 
 mod tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any deadline of a node.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a change is asked for while nobody knows what became of it.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+/// For one try of a change; longer than a node takes to carry it out and to wait until every node has it in force.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
+/// Between two tries of a change.
+const CHANGE_PAUSE: Duration = Duration::from_millis(500);
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
 const TOKEN_FILE_VARIABLE: &str = "MODE_ENVOY_TOKEN_FILE";
@@ -32,6 +42,18 @@ const TOKEN_FILE_VARIABLE: &str = "MODE_ENVOY_TOKEN_FILE";
 #[derive(Debug)]
 pub(crate) struct Client {
     nodes: Vec<Node>,
+    /// Names the one change that this command makes.
+    request_id: MetadataValue<Ascii>,
+}
+
+/// What became of one try of a change.
+enum Tried<A> {
+    Answered(A),
+    Refused(Refused),
+    /// It was not carried out.
+    Unsent(String),
+    /// It may have been carried out.
+    Unknown(String),
 }
 
 #[derive(Debug)]
@@ -72,7 +94,16 @@ impl Client {
         if nodes.is_empty() {
             bail!("no admin address: give one by --admin or MODE_ENVOY_ADMIN");
         }
-        Ok(Self { nodes })
+        let request_id = random_request_id()?;
+        Ok(Self { nodes, request_id })
+    }
+
+    /// Names the change by an id that the caller chose.
+    pub(crate) fn with_request_id(self, id: &str) -> anyhow::Result<Self> {
+        let request_id = id
+            .parse()
+            .context("the request id has characters that no id has")?;
+        Ok(Self { request_id, ..self })
     }
 
     /// Makes one call: `send` gets a channel and a request with `message`.
@@ -109,6 +140,83 @@ impl Client {
             "no node answered: {}; is one running, and is --admin right?",
             unreached.join("; ")
         )
+    }
+}
+
+// === impl Client: changes ===
+
+impl Client {
+    /// Asks for a change, as [`Self::call`] asks a question, until it is answered or [`CHANGE_DEADLINE`] passes.
+    pub(crate) async fn change<M, A, F, Fut>(&self, message: M, send: F) -> anyhow::Result<A>
+    where
+        M: Clone,
+        F: Fn(Channel, Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        let mut unknown = false;
+        loop {
+            let mut failed = Vec::new();
+            for node in &self.nodes {
+                let why = match self.try_change(node, &message, &send).await {
+                    Tried::Answered(answer) => return Ok(answer),
+                    Tried::Refused(refused) => return Err(refused.into()),
+                    Tried::Unsent(why) => why,
+                    Tried::Unknown(why) => {
+                        if !unknown {
+                            note(&format!(
+                                "{}: {why}; what became of the change is not known, so it is asked for again, which \
+                                 makes it once at most",
+                                node.url
+                            ));
+                        }
+                        unknown = true;
+                        why
+                    }
+                };
+                failed.push(format!("{}: {why}", node.url));
+            }
+            let failed = failed.join("; ");
+            if !unknown {
+                bail!("no node answered: {failed}; is one running, and is --admin right?");
+            }
+            if Instant::now() + CHANGE_PAUSE >= deadline {
+                let id = self.request_id.to_str().unwrap_or_default();
+                bail!(
+                    "whether the change was made is not known: {failed}; once a node answers, the same command with \
+                     `--request-id {id}` tells, and makes it if it was not made"
+                );
+            }
+            sleep(CHANGE_PAUSE).await;
+        }
+    }
+
+    async fn try_change<M, A, F, Fut>(&self, node: &Node, message: &M, send: &F) -> Tried<A>
+    where
+        M: Clone,
+        F: Fn(Channel, Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let channel = match node.endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Tried::Unsent(innermost(&error)),
+        };
+        let mut request = node.request(message.clone());
+        request
+            .metadata_mut()
+            .insert("x-request-id", self.request_id.clone());
+        match timeout(CHANGE_TIMEOUT, send(channel, request)).await {
+            Ok(Ok(response)) => Tried::Answered(response.into_inner()),
+            Ok(Err(status)) if nothing_happened(&status) => {
+                Tried::Unsent(status.message().to_owned())
+            }
+            Ok(Err(status)) if is_unknown(&status) => Tried::Unknown(status.message().to_owned()),
+            Ok(Err(status)) => Tried::Refused(Refused {
+                url: node.url.clone(),
+                status,
+            }),
+            Err(_) => Tried::Unknown("no answer in time".to_owned()),
+        }
     }
 }
 
@@ -257,6 +365,24 @@ fn nothing_happened(status: &Status) -> bool {
     said_so && status.code() == Code::Unavailable
 }
 
+/// Whether a change may have been made: the node says so, or its answer did not come.
+fn is_unknown(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let of_a_node = details
+        .error_info()
+        .is_some_and(|info| info.domain == ERROR_DOMAIN);
+    match status.code() {
+        Code::DeadlineExceeded => true,
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => !of_a_node,
+        _ => false,
+    }
+}
+
+fn random_request_id() -> anyhow::Result<MetadataValue<Ascii>> {
+    let halves = [random_id()?, random_id()?];
+    Ok(halves.concat().parse()?)
+}
+
 fn found_token(url: &str, loopback: bool) -> anyhow::Result<Option<String>> {
     if let Some(path) = std::env::var_os(TOKEN_FILE_VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
@@ -371,6 +497,30 @@ mod tests {
         assert!(!nothing_happened(&Status::unavailable(
             "the connection broke"
         )));
+    }
+
+    #[test]
+    fn a_change_is_asked_for_again_only_where_it_may_have_been_made() {
+        let of_a_node = |code, reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+            Status::with_error_details(code, "no", details)
+        };
+        assert!(is_unknown(&of_a_node(
+            Code::DeadlineExceeded,
+            "OUTCOME_UNKNOWN"
+        )));
+        assert!(is_unknown(&Status::unavailable("the connection broke")));
+        assert!(is_unknown(&Status::unknown("h2 protocol error")));
+        assert!(!is_unknown(&of_a_node(Code::Unavailable, "UNAVAILABLE")));
+        assert!(!is_unknown(&of_a_node(Code::AlreadyExists, "EXISTS")));
+        assert!(!is_unknown(&Status::invalid_argument("no such field")));
+    }
+
+    #[test]
+    fn every_command_has_a_request_id_of_its_own_that_nodes_take() {
+        let id = random_request_id().unwrap();
+        assert_eq!(id.to_str().unwrap().len(), 48);
+        assert_ne!(id, random_request_id().unwrap());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use mode_envoy_proto::peer::v1::{CallFilter, CallRecord};
 
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::time::{now_ms, parse_time};
 use super::{Control, ControlError, Principal};
 
@@ -70,7 +70,8 @@ impl Control {
         question: &CallsQuestion,
     ) -> Result<Gathered, ControlError> {
         check(who.role, Action::Read)?;
-        let filter = question.filter(now_ms())?;
+        let mut filter = question.filter(now_ms())?;
+        filter.tenant = authorize::narrowed(who, &filter.tenant)?.to_owned();
         let limit = match question.limit {
             0 => LIMIT,
             limit if limit <= LIMIT_MAX => limit,
@@ -97,7 +98,9 @@ impl Control {
         filter: &CallsFilter,
     ) -> Result<Follow, ControlError> {
         check(who.role, Action::Read)?;
-        Follow::begin(self.calls.clone(), filter.read()?, who.hash)
+        let mut filter = filter.read()?;
+        filter.tenant = authorize::narrowed(who, &filter.tenant)?.to_owned();
+        Follow::begin(self.calls.clone(), filter, who.hash)
     }
 
     /// The calls with this request id or call id, the newest last; whatever had ended before is covered.
@@ -115,6 +118,7 @@ impl Control {
         }
         let filter = CallFilter {
             id: id.to_owned(),
+            tenant: authorize::narrowed(who, "")?.to_owned(),
             ..CallFilter::default()
         };
         let mut found = self.calls.newest(filter, EXPLAINED_MAX, true).await;

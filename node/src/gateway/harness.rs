@@ -288,9 +288,11 @@ pub(super) fn example() -> Vec<Record> {
     let mut records = vec![
         Record::Tenant(Arc::new(Tenant {
             name: "acme".into(),
+            hosts: Vec::new(),
         })),
         Record::Tenant(Arc::new(Tenant {
             name: "beta".into(),
+            hosts: Vec::new(),
         })),
         consumer("acme", "app", Some("retail")),
         consumer("beta", "other", None),
@@ -351,6 +353,7 @@ pub(super) fn service(name: &str, urls: &[&str]) -> Record {
     Record::Service(Arc::new(Service {
         name: name.into(),
         endpoints,
+        access: Vec::new(),
         timeouts,
     }))
 }

@@ -127,7 +127,10 @@ mod tests {
 
     fn tenant() -> Record {
         let name = "acme".into();
-        Record::Tenant(Arc::new(Tenant { name }))
+        Record::Tenant(Arc::new(Tenant {
+            name,
+            hosts: Vec::new(),
+        }))
     }
 
     fn app() -> Record {

@@ -201,11 +201,15 @@ pub(crate) fn stranger() -> Caller {
     Caller {
         actor: "stranger".to_owned(),
         token_hash: Some([1; 32]),
+        request: None,
     }
 }
 
 pub(crate) fn tenant(name: &str) -> Object {
-    Object::Tenant(Tenant { name: name.into() })
+    Object::Tenant(Tenant {
+        name: name.into(),
+        hosts: Vec::new(),
+    })
 }
 
 pub(crate) fn put_tenant(name: &str) -> Command {
@@ -225,6 +229,7 @@ pub(crate) fn found(cluster_id: [u8; 16]) -> Command {
         role: Role::Root,
         hash: [5; 32],
         created_ms: 1,
+        tenant: None,
     };
     Command::Found {
         cluster_id,

@@ -19,5 +19,7 @@ mod queries;
 mod questions;
 mod replace;
 mod replay;
+mod requests;
 mod retention;
+mod scope;
 mod stream_faults;

@@ -51,7 +51,7 @@ pub(super) struct Node {
     pub(super) readiness: Readiness,
     pub(super) root: String,
     _tasks: JoinSet<()>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 // === impl Node ===
@@ -130,7 +130,7 @@ impl Node {
             readiness,
             root,
             _tasks: tasks,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -162,6 +162,7 @@ impl Node {
         let message = pb::CreateTokenRequest {
             name: role.to_owned(),
             role: role.to_owned(),
+            ..pb::CreateTokenRequest::default()
         };
         let mut tokens = TokensClient::new(self.channel().await);
         tokens
@@ -170,6 +171,24 @@ impl Node {
             .unwrap()
             .into_inner()
             .token
+    }
+
+    /// Whether some file of its data directory has these bytes.
+    pub(super) fn holds(&self, bytes: &[u8]) -> bool {
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(content) = std::fs::read(&path)
+                    && content.windows(bytes.len()).any(|window| window == bytes)
+                {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Status line, and everything after it.
@@ -219,6 +238,7 @@ async fn found(handle: &Handle, secret: &ClusterSecret) -> String {
         role: Role::Root,
         hash: hash_admin_token(&token),
         created_ms: 1,
+        tenant: None,
     };
     let command = Command::Found {
         cluster_id,
