@@ -246,8 +246,11 @@ impl<'a> World<'a> {
 
     fn counted(&self) -> Expected {
         let mut sum = Counters::default();
-        for chunk in self.state.usage.cells.chunks(Resolution::Day).values() {
-            chunk.values().for_each(|cell| sum.add(&cell.counters));
+        for bucket in self.state.usage.cells.buckets(Resolution::Day).values() {
+            bucket
+                .chunk()
+                .values()
+                .for_each(|cell| sum.add(&cell.counters));
         }
         Expected {
             calls: sum.calls,
