@@ -130,6 +130,13 @@ fn state_of(count: u32, days: u32) -> (State, u64, u64) {
             seq += 1;
         }
     }
+    // So that the day before the last one is packed, as it is in the morning.
+    wall_ms += 2 * 3_600_000;
+    let morning = Batch {
+        wall_ms,
+        ..Batch::default()
+    };
+    state.apply(2, &morning);
     (state, seq, wall_ms)
 }
 
