@@ -15,7 +15,8 @@ pub mod recorder;
 pub(crate) mod aggregate;
 pub(crate) mod opens;
 pub(crate) mod recovery;
-pub(crate) mod stream;
+
+pub(crate) use mode_envoy_model::usage::sender as stream;
 
 pub mod flush;
 pub(crate) mod flusher;

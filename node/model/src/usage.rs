@@ -21,6 +21,7 @@ pub mod counters;
 pub mod histogram;
 pub mod nodes;
 pub mod query;
+pub mod sender;
 pub mod series;
 pub mod streams;
 
