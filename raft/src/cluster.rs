@@ -7,6 +7,8 @@
 mod assemble;
 mod error;
 mod find;
+#[cfg(feature = "sim")]
+pub(crate) mod simulated;
 mod start;
 mod status;
 mod watchers;
@@ -34,6 +36,7 @@ use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
+use crate::machine;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
 use crate::reads::ReadIndex;
@@ -349,7 +352,7 @@ impl Handle {
         self.inner.tasks.shutdown().await;
         let wal = self.inner.wal.clone();
         // The writer's thread is joined; it may be in a sync.
-        let _ = tokio::task::spawn_blocking(move || wal.close()).await;
+        let _ = machine::blocking(move || wal.close()).await;
     }
 }
 

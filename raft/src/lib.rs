@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
-//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
+//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `machine`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
 //! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
 
@@ -21,6 +21,7 @@ mod apply;
 mod checkpoint;
 mod convert;
 mod log_store;
+mod machine;
 mod network;
 mod peers;
 mod raft_service;
@@ -36,6 +37,9 @@ mod reads;
 mod tasks;
 
 pub mod cluster;
+
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use cluster::{
     Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,

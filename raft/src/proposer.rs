@@ -14,15 +14,17 @@
 mod entry;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::apply::SharedState;
 use crate::clock::{Clock, Now};
 use crate::convert::Proposal;
+use crate::machine;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::reads::{ReadError, ReadIndex};
 use crate::tasks::Tasks;
@@ -333,13 +335,9 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let wall_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         Now {
             monotonic: self.began.elapsed(),
-            wall_ms,
+            wall_ms: machine::wall_ms(self.node_id),
         }
     }
 }

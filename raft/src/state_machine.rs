@@ -13,6 +13,7 @@ use openraft::{AnyError, ErrorVerb, OptionalSend, RaftSnapshotBuilder};
 use crate::apply::SharedState;
 use crate::checkpoint::{self, CheckpointRef, SnapshotError};
 use crate::log_store::snapshot_error;
+use crate::machine;
 use crate::types::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership,
     TypeConfig,
@@ -133,7 +134,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    tokio::task::spawn_blocking(work)
+    machine::blocking(work)
         .await
         .unwrap_or(Err(SnapshotError::Interrupted))
 }

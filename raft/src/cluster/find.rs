@@ -3,13 +3,13 @@
 //! A node that turns out not to lead names who does, and is believed twice; after that, and where nobody is known to
 //! lead, one waits for news of a leader, or a moment. Only what provably was not written is asked again.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::{Handle, Inner};
 use crate::convert::Proposal;
+use crate::machine;
 use crate::proposal::{Caller, ProposeError};
 use crate::proposer::{Answer, Refusal, Reply};
 use crate::reads::ReadError;
@@ -170,6 +170,5 @@ impl<'a> Search<'a> {
 /// So that many who lost the same leader do not ask at the same moments.
 fn jittered_pause() -> Duration {
     let (min, max) = PAUSE_MS;
-    let random = RandomState::new().build_hasher().finish();
-    Duration::from_millis(min + random % (max - min))
+    Duration::from_millis(min + machine::random() % (max - min))
 }

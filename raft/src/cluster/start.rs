@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mode_envoy_storage::checkpoint::CheckpointStore;
 use mode_envoy_storage::disk::{Disk, RealDisk};
-use mode_envoy_storage::wal::{Wal, WalOptions};
+use mode_envoy_storage::wal::{Recovered, Wal, WalError, WalOptions};
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
@@ -42,11 +42,11 @@ struct Listening {
 }
 
 /// What was on the disk.
-struct Opened {
-    wal: Wal,
-    log: LogStore,
-    state: SharedState,
-    machine: StateMachine,
+pub(super) struct Opened {
+    pub(super) wal: Wal,
+    pub(super) log: LogStore,
+    pub(super) state: SharedState,
+    pub(super) machine: StateMachine,
 }
 
 /// Forms or rejoins the cluster and starts consensus. Returns when this node is a member and has applied what its own
@@ -97,7 +97,10 @@ async fn run(
     let opened = {
         let (data_dir, formed) = (data_dir.clone(), formed.clone());
         let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
-        let opening = move || open(node_id, segment_bytes, &data_dir, &formed);
+        let opening = move || {
+            let disk = Arc::new(RealDisk);
+            open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
+        };
         tokio::task::spawn_blocking(opening)
             .await
             .map_err(|_| StartError::Cancelled)??
@@ -161,13 +164,14 @@ async fn form(
 }
 
 /// Opens log and checkpoint and puts the state together.
-fn open(
+pub(super) fn open(
+    disk: Arc<dyn Disk>,
+    open_wal: impl FnOnce(Arc<dyn Disk>, WalOptions) -> Result<(Wal, Recovered), WalError>,
     node_id: NodeId,
     segment_bytes: u64,
     data_dir: &DataDir,
     formed: &Formed,
 ) -> Result<Opened, StartError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let cluster_id = formed.cluster_id;
     let dir = data_dir.checkpoint_dir();
     let store = CheckpointStore::open(Arc::clone(&disk), dir.clone(), cluster_id, node_id)?;
@@ -182,7 +186,7 @@ fn open(
     let dir = data_dir.wal_dir();
     let mut options = WalOptions::new(dir.clone(), cluster_id, node_id);
     options.segment_bytes = segment_bytes;
-    let (wal, recovered) = Wal::open(disk, options)?;
+    let (wal, recovered) = open_wal(disk, options)?;
     let empty = recovered.vote.is_none() && recovered.last.is_none();
     if empty && (formed.log_expected || found.is_some()) {
         return Err(StartError::LogLost {
@@ -219,7 +223,10 @@ async fn join(handle: &Handle, formed: &Formed, tasks: &Tasks) -> Result<(), Sta
 }
 
 /// Writes the first entry: who the members are. A start that was cut short after it finds it written.
-async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(), StartError> {
+pub(super) async fn initialise(
+    raft: &Raft,
+    members: &BTreeMap<NodeId, String>,
+) -> Result<(), StartError> {
     let members: BTreeMap<NodeId, Member> = members
         .iter()
         .map(|(id, address)| {
@@ -237,7 +244,7 @@ async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(
     }
 }
 
-fn raft_config(settings: &Settings) -> Result<Config, StartError> {
+pub(super) fn raft_config(settings: &Settings) -> Result<Config, StartError> {
     let Timers {
         heartbeat_ms,
         election_min_ms,
