@@ -1,5 +1,7 @@
 //! Finds the leader, wherever it is, and asks it.
 //!
+//! A node that ends in the middle of a search says that the outcome is unknown, since it is.
+//!
 //! A node that turns out not to lead names who does, and is believed twice; after that, and where nobody is known to
 //! lead, one waits for news of a leader, or a moment. Only what provably was not written is asked again.
 
@@ -38,13 +40,17 @@ impl Handle {
         caller: &Caller,
         timeout: Duration,
     ) -> Result<Reply, ProposeError> {
+        if self.inner.tasks.cancel().is_cancelled() {
+            return Err(ProposeError::ShuttingDown);
+        }
         let (handle, caller) = (self.clone(), caller.clone());
         let work = async move { propose(&handle.inner, &proposal, &caller, timeout).await };
+        // A search that the end of this node cuts short may have reached the leader already.
         self.inner
             .tasks
             .start("propose", work)
             .await
-            .unwrap_or(Err(ProposeError::ShuttingDown))
+            .unwrap_or(Err(ProposeError::Timeout))
     }
 
     pub(super) async fn find_and_read(&self, timeout: Duration) -> Result<u64, ProposeError> {

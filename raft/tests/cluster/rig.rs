@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mode_envoy_model::command::{Command, Rejected, RejectedCode, Violation};
@@ -41,6 +41,17 @@ pub(crate) struct TestCluster {
     secret: ClusterSecret,
     members: BTreeMap<u64, Member>,
     flushes: Arc<AtomicU64>,
+    /// Closed by a test, it holds up the leader while it authorises what [`gated`] asks for.
+    pub(crate) gate: Arc<Gate>,
+    /// How often something has come to the gate.
+    pub(crate) at_gate: watch::Sender<u64>,
+}
+
+/// Holds up a thread while it is closed.
+#[derive(Default)]
+pub(crate) struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
 }
 
 struct Member {
@@ -73,6 +84,8 @@ impl TestCluster {
             secret: ClusterSecret::generate().unwrap(),
             members: (1..=size).map(member).collect(),
             flushes: Arc::default(),
+            gate: Arc::default(),
+            at_gate: watch::Sender::new(0),
         }
     }
 
@@ -149,8 +162,15 @@ impl TestCluster {
         settings.wal_segment_bytes = 1 << 20;
         settings.checkpoint_every = self.checkpoint_every;
         let flushes = Arc::clone(&self.flushes);
+        let (gate, at_gate) = (Arc::clone(&self.gate), self.at_gate.clone());
         let hooks = Hooks {
-            authorize: Arc::new(|_, caller, _| known(caller)),
+            authorize: Arc::new(move |_, caller, _| {
+                if *caller == gated() {
+                    at_gate.send_modify(|count| *count += 1);
+                    gate.pass();
+                }
+                known(caller)
+            }),
             flush: Arc::new(move || {
                 flushes.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async { Ok(()) })
@@ -159,6 +179,24 @@ impl TestCluster {
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        *self.closed.lock().unwrap() = true;
+    }
+
+    pub(crate) fn open(&self) {
+        *self.closed.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.closed.lock().unwrap();
+        drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
     }
 }
 
@@ -188,6 +226,14 @@ pub(crate) fn stranger() -> Caller {
     Caller {
         actor: "stranger".to_owned(),
         token_hash: Some([1; 32]),
+    }
+}
+
+/// Whom the leader keeps waiting at the gate.
+pub(crate) fn gated() -> Caller {
+    Caller {
+        actor: "gated".to_owned(),
+        token_hash: None,
     }
 }
 
