@@ -12,6 +12,8 @@ pub mod load;
 pub mod origin;
 pub mod program;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod soak;
 pub mod upstream;
 pub mod usage;
