@@ -20,6 +20,9 @@
 //! | openraft 0.9.24, which can commit without a quorum (#1802; `just sim-proof`) | 12 | a majority has what is committed |
 //! | a node that ends says that nothing was written (it did; the fix has a test in `raft`) | 27 | the history is linearizable |
 //!
+//! Not found in 200 seeds: a proposer that says "nothing was written" when an entry takes more than its 5 s, since clients
+//! here give up earlier.
+//!
 //! Seeds choose other runs when a plan, a fault or anything in the simulated code changes; the table says what was found,
 //! not that the same number finds it for ever.
 
