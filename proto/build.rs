@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".modeenvoy.peer.v1.Entry")
+        .bytes(".modeenvoy.peer.v1.SnapshotPiece")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -34,6 +34,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     program: Program,
     dir: TempDir,
+    network: String,
     finished: bool,
     _claim: TcpListener,
 }
@@ -71,13 +72,17 @@ impl Cluster {
             .map(|id| {
                 Node::new(Launch {
                     node_id: id,
+                    told_id: true,
+                    join: None,
                     data_dir: dir.path().join(format!("data-{id}")),
                     gateway: format!("{network}.{id}:{GATEWAY_PORT}"),
                     admin: format!("{network}.{id}:{ADMIN_PORT}"),
                     peer: format!("{network}.{id}:{PEER_PORT}"),
                     initial_cluster: Some(peers.join(",")),
                     secret_file: Some(secret_file.clone()),
+                    advertise_peer: None,
                     workers: 2,
+                    more: Vec::new(),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })
@@ -87,9 +92,60 @@ impl Cluster {
             nodes,
             program,
             dir,
+            network,
             finished: false,
             _claim: claim,
         })
+    }
+
+    /// Makes everything ready for a node that joins by a member's peer address with a token, and does not start it. It is the
+    /// next one by number, as the cluster will number it if no token was wasted.
+    pub fn plan_joiner(&mut self, address: &str, token: &str) -> &mut Node {
+        let id = u64::try_from(self.nodes.len())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        let (network, dir) = (&self.network, self.dir.path());
+        self.nodes.push(Node::new(Launch {
+            node_id: id,
+            told_id: false,
+            join: Some((address.to_owned(), token.to_owned())),
+            data_dir: dir.join(format!("data-{id}")),
+            gateway: format!("{network}.{id}:{GATEWAY_PORT}"),
+            admin: format!("{network}.{id}:{ADMIN_PORT}"),
+            peer: format!("{network}.{id}:{PEER_PORT}"),
+            initial_cluster: None,
+            secret_file: None,
+            advertise_peer: None,
+            workers: 2,
+            more: Vec::new(),
+            log: dir.join(format!("node-{id}.log")),
+            program: self.program.clone(),
+        }));
+        let last = self.nodes.len() - 1;
+        &mut self.nodes[last]
+    }
+
+    /// Forgets the last node, which has ended, and its files: the next one has its number and its addresses.
+    pub fn forget_last(&mut self) {
+        if let Some(node) = self.nodes.pop() {
+            // What is not there need not go.
+            let _ = std::fs::remove_dir_all(&node.launch.data_dir);
+            let _ = std::fs::remove_file(&node.launch.log);
+        }
+    }
+
+    /// Has one more node join by way of member `by`, and waits until it serves; its number.
+    ///
+    /// # Errors
+    ///
+    /// It did not join.
+    pub async fn join(&mut self, by: usize) -> Result<usize> {
+        let token = self.node(by).join_token("1h").await?;
+        let address = self.node(by).launch.peer.clone();
+        let node = self.plan_joiner(&address, &token);
+        node.start()?;
+        node.wait_ready().await?;
+        usize::try_from(node.id()).context("a small number")
     }
 
     /// Starts every node that does not run.

@@ -32,9 +32,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use mode_envoy_raft::ClusterSecret;
 use mode_envoy_raft::identity::Identity;
 use mode_envoy_raft::sim::enter;
+use mode_envoy_raft::{ClusterSecret, Pending};
 use tempfile::TempDir;
 use turmoil::Sim;
 
@@ -55,7 +55,7 @@ use invariants::{Invariants, Running};
 use linear::Act;
 use nemesis::Nemesis;
 use plan::Plan;
-use world::{World, host_name};
+use world::{World, address, host_name};
 
 /// A step of virtual time.
 const TICK: Duration = Duration::from_millis(2);
@@ -79,6 +79,8 @@ pub struct Run {
     pub committed: u64,
     /// Operations of clients that were answered.
     pub answered: u64,
+    /// Checkpoints of leaders that were installed on members.
+    pub snapshots: u64,
     /// What was violated.
     pub violation: Option<Violation>,
 }
@@ -118,13 +120,17 @@ pub fn run(seed: u64, keep_lines: bool) -> Run {
     if let Some(violation) = &violation {
         world.note(&format!("VIOLATED {violation}"));
     }
-    let answered = seen.lock().answered;
+    let (answered, snapshots) = {
+        let seen = seen.lock();
+        (seen.answered, seen.snapshots.values().sum())
+    };
     Run {
         seed,
         trace: world.trace_hash(),
         lines: world.take_lines(),
         committed,
         answered,
+        snapshots,
         violation,
     }
 }
@@ -141,7 +147,7 @@ fn simulate(plan: Plan, world: World, seen: Seen) -> Result<u64, Violation> {
     let dirs = TempDir::new().map_err(|e| harness(&e))?;
     let nodes = Nodes::new(world.clone(), plan.sync, secret()?);
     let all: BTreeSet<u64> = (1..=plan.voters + plan.spares).collect();
-    let founders: BTreeMap<u64, String> = (1..=plan.voters).map(|n| (n, host_name(n))).collect();
+    let founders: BTreeMap<u64, String> = (1..=plan.voters).map(|n| (n, address(n))).collect();
     for &node in &all {
         let founding = (node == 1).then(|| founders.clone());
         let dir = dirs.path().join(host_name(node));
@@ -174,8 +180,8 @@ impl fmt::Display for Run {
         match &self.violation {
             None => write!(
                 f,
-                "seed {}: {} entries, {} answers, trace {:016x}",
-                self.seed, self.committed, self.answered, self.trace
+                "seed {}: {} entries, {} answers, {} snapshots, trace {:016x}",
+                self.seed, self.committed, self.answered, self.snapshots, self.trace
             ),
             Some(violation) => write!(
                 f,
@@ -225,10 +231,6 @@ impl Simulation {
         let running = self.running();
         self.invariants
             .check(&self.nodes, &running, &self.seen.lock())?;
-        let removed = std::mem::take(&mut self.seen.lock().removed);
-        for node in removed {
-            self.nemesis.removed(sim, node);
-        }
         let probes = running.iter().map(|r| (r.node, r.probe.clone())).collect();
         self.nemesis.act(sim, &probes);
         Ok(running)
@@ -236,10 +238,13 @@ impl Simulation {
 
     fn running(&self) -> Vec<Running> {
         let mut slots = self.nodes.lock();
+        let snapshots = &mut self.seen.lock().snapshots;
         let running = slots.iter_mut().filter_map(|(node, slot)| {
             let member = slot.member.clone()?;
             let probe = member.probe();
             slot.log_expected |= !probe.members.is_empty();
+            let received = member.handle().checkpoint_stats().received;
+            snapshots.insert((*node, slot.life), received);
             Some(Running {
                 node: *node,
                 life: slot.life,
@@ -256,11 +261,14 @@ impl Simulation {
         }
     }
 
-    /// Whether one node leads, all members agree, and all usage of members is counted.
+    /// Whether one node leads, the members are those that the log asks for, all of them agree, and all usage of members is counted.
     fn is_of_one_mind(&self, running: &[Running]) -> bool {
         let Some(leader) = running.iter().find(|r| r.probe.leads) else {
             return false;
         };
+        if leader.member.handle().pending() != Pending::default() {
+            return false;
+        }
         let lost = self.nemesis.lost();
         let members = leader.probe.members.iter().filter(|m| !lost.contains(m));
         let same = |member: &u64| {

@@ -36,11 +36,13 @@ fn whatever_goes_wrong_the_cluster_keeps_its_promises() {
         let words = sound.filter_map(|s| s.split_whitespace().nth(at));
         words.filter_map(|word| word.parse::<u64>().ok()).sum()
     };
-    let (committed, answered) = (total(2), total(4));
-    println!("{seeds} seeds, {committed} entries committed, {answered} operations answered");
+    let (committed, answered, snapshots) = (total(2), total(4), total(6));
+    println!(
+        "{seeds} seeds, {committed} entries committed, {answered} operations answered, {snapshots} snapshots installed"
+    );
     assert!(violations.is_empty(), "{violations:#?}");
     // Runs in which nothing happens prove nothing.
-    assert!(committed > 50 * seeds && answered > 20 * seeds);
+    assert!(committed > 50 * seeds && answered > 20 * seeds && snapshots > seeds / 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The admin listener: one port for the gRPC API (HTTP/2 without TLS upgrade) and for a few pages over HTTP/1.1.
+//! The admin listener: one port, with TLS where it leaves loopback, for the gRPC API (HTTP/2) and for a few pages over HTTP/1.1.
 //!
 //! ```text
 //! connection -> request -- application/grpc --> gate (who asks?) --> tonic services --> control
@@ -10,6 +10,8 @@
 //! * It answers from the first moment: while the cluster is being formed, calls are `UNAVAILABLE` and say what is
 //!   waited for.
 
+mod audit;
+mod calls;
 mod cluster;
 mod config;
 mod connection;
@@ -31,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
@@ -60,6 +63,8 @@ pub struct AdminContext {
     pub phase: watch::Receiver<Phase>,
     /// There once this node is a member.
     pub control: watch::Receiver<Option<Arc<Control>>>,
+    /// TLS, where the listener has it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The listener is on loopback: reflection, health and metrics need no token.
     pub open: bool,
 }
@@ -89,6 +94,7 @@ pub async fn serve(
     listener.local_addr()?;
     let (health, routes) = services::routes().map_err(io::Error::other)?;
     let readiness = context.readiness.clone();
+    let tls = context.tls.clone().map(TlsAcceptor::from);
     let gate = Arc::new(gate::Gate::new(context, routes));
     let mut connections = JoinSet::new();
     let mut health_step = interval(HEALTH_STEP);
@@ -100,7 +106,8 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    let serving = connection::serve(stream, Arc::clone(&gate), shutdown.clone());
+                    let serving =
+                        connection::accept(stream, tls.clone(), Arc::clone(&gate), shutdown.clone());
                     connections.spawn(serving);
                 }
                 Err(error) => {

@@ -1,8 +1,9 @@
 //! The composition root of a node: the only place that knows everything, in the order in which it starts.
 //!
 //! ```text
-//! listeners -> admin (so that /readyz speaks) -> raft: form or rejoin, replay -> found the cluster -> credentials
-//!  -> usage: spools, flusher -> gateway -> table -> ready ... signal -> drain -> flush -> raft -> end
+//! listeners -> admin (so that /readyz speaks) -> join, where that is asked for -> raft: form or rejoin, replay
+//!  -> found the cluster -> credentials -> usage: spools, flusher -> gateway -> table -> ready
+//!  ... signal, or removed from the cluster -> drain -> flush -> hand leadership over -> raft -> end
 //! ```
 //!
 //! Three kinds of runtime, so that none starves another: two threads for raft and peers, one for the admin API and
@@ -12,47 +13,63 @@
 //! with another status.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use mode_envoy_raft::data_dir::DataDirError;
+use mode_envoy_raft::join::JoinError;
 use mode_envoy_raft::secret::SecretError;
-use mode_envoy_raft::{ClusterSecret, Phase, StartError};
+use mode_envoy_raft::{Departure, Phase, StartError};
 
-use crate::config::{ListenerKind, Settings};
+use crate::alarms::Alarms;
+use crate::config::{ListenerKind, Protection, Settings};
 use crate::control::Control;
-use crate::gateway::{self, Gateway};
+use crate::freshness::Freshness;
+use crate::gateway::{self, Gateway, Published};
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
-use crate::secrets::{KeyringError, KeyringSource};
-use crate::supervisor::Supervisor;
+use crate::secrets::KeyringError;
+use crate::supervisor::{Supervisor, TaskKind};
+use crate::tls::{ListenerTls, TlsError};
+use crate::usage::calls::CallStore;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
 use self::founding::FoundingError;
 use self::gauges::Gauges;
 use self::listeners::{BindError, Bound, Listeners};
+use self::own::Own;
 use self::signals::Signals;
 
 mod admin;
 mod credentials;
 mod data_plane;
+mod disk_watch;
 mod founding;
 mod gauges;
 mod listeners;
 mod member;
+mod own;
+mod protection;
+mod roll_ups;
 mod signals;
 
 /// What is in flight may take so long to finish.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The last flush may take so long; what is not counted then stays in the spool.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
+/// How long others that end too are waited for, so that their last usage is counted as well.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How long a node that was removed stays for the change of the membership to be committed.
+const LEAVE: Duration = Duration::from_secs(30);
+/// A node that comes back after a while looks so long for the others before it serves without them.
+const CONTACT: Duration = Duration::from_secs(5);
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -74,6 +91,24 @@ pub(crate) enum AppError {
     /// The cluster's secret.
     #[error("reading the cluster's secret")]
     Secret(#[from] SecretError),
+    /// The node did not join.
+    #[error("joining the cluster")]
+    Join(#[from] JoinError),
+    /// The data directory does not say whose it is.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The cluster removed this node.
+    #[error(
+        "node {0} was removed from the cluster, so it does not start; to have this machine back, start it with an empty data \
+         directory, --join and a token of `mode-envoy cluster add-node`"
+    )]
+    Removed(u64),
+    /// A listener's certificate.
+    #[error("preparing TLS of a listener")]
+    Tls(#[from] TlsError),
+    /// A certificate of the cluster's private CA.
+    #[error("making the admin listener's certificate from the cluster's secret")]
+    Minting(#[source] mode_envoy_raft::identity::IdentityError),
     /// The member did not start.
     #[error("starting as a member of the cluster")]
     Member(#[from] StartError),
@@ -119,14 +154,18 @@ struct App {
     supervisor: Supervisor,
     readiness: Readiness,
     gauges: Arc<Gauges>,
+    alarms: Alarms,
     phase: watch::Sender<Phase>,
     raft_runtime: RuntimeHandle,
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
     raft_stop: CancellationToken,
-    secret: ClusterSecret,
-    keyring: KeyringSource,
-    /// The revision in force in the gateway.
-    table_revision: Arc<AtomicU64>,
+    gateway_tls: Option<ListenerTls>,
+    /// Of a node that joins, and has a certificate of the cluster's own CA, only once it has joined.
+    admin_tls: OnceLock<ListenerTls>,
+    /// The CA of the admin listener's certificate, where that is the cluster's own; PEM.
+    admin_ca: OnceLock<String>,
+    /// What is in force in the gateway.
+    published: Published,
 }
 
 /// What runs once the start is over.
@@ -154,16 +193,15 @@ async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), Ap
     let mut signals = Signals::listen().map_err(AppError::Signals)?;
     let listeners = Listeners::bind(&settings)?;
     let app = App::new(settings, listeners.bound, raft_runtime)?;
+    protection::follow(&app);
     let control = watch::Sender::new(None);
-    admin::spawn(
-        &app,
-        listeners.admin,
-        app.phase.subscribe(),
-        control.subscribe(),
-    )?;
+    let mut admin = Some(listeners.admin);
+    if let Some(listener) = admin.take_if(|_| !app.admin_waits()) {
+        admin::spawn(&app, listener, &control)?;
+    }
 
     let started = tokio::select! {
-        running = app.start(listeners.peer, &control) => running.map(Some),
+        running = app.start((listeners.peer, admin), &control) => running.map(Some),
         reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
         signal = signals.next() => {
             tracing::info!(signal, "told to end while starting");
@@ -177,6 +215,13 @@ async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), Ap
     let ended = tokio::select! {
         reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
         reason = running.gateway.failed() => Err(AppError::Fatal(reason)),
+        () = removed(&running.member) => {
+            tracing::warn!(
+                node = running.member.node_id(),
+                "this node was removed from the cluster; it finishes what is in flight, flushes its usage and ends"
+            );
+            Ok(())
+        }
         signal = signals.next() => {
             tracing::info!(signal, "told to end; draining");
             Ok(())
@@ -199,51 +244,106 @@ impl App {
         raft_runtime: RuntimeHandle,
     ) -> Result<Self, AppError> {
         warn_of_waivers(&settings);
-        let secret = settings.secret.load()?;
+        let secret = own::secret_so_far(&settings)?;
+        // Before certificates, whose metrics are told as they are read.
+        let prometheus = metrics::install().map_err(AppError::Metrics)?;
+        let gateway_tls = protection::of(&settings.gateway, &bound, secret.as_ref())?;
+        let gateway_tls = gateway_tls.map(|(tls, _)| tls);
+        let admin = protection::of(&settings.admin, &bound, secret.as_ref())?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
-        let table_revision = Arc::new(AtomicU64::new(0));
-        let prometheus = metrics::install().map_err(AppError::Metrics)?;
-        let gauges = Gauges::new(prometheus, readiness.clone(), Arc::clone(&table_revision));
-        Ok(Self {
+        let published = Published::default();
+        let asked = published.clone();
+        readiness.require(move || asked.problem());
+        let revision = Arc::clone(&published.revision);
+        let gauges = Gauges::new(prometheus, readiness.clone(), revision);
+        let app = Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
+            alarms: Alarms::default(),
             raft_stop: CancellationToken::new(),
-            keyring: KeyringSource::new(secret.clone()),
             settings,
             bound,
             readiness,
             phase,
             raft_runtime,
-            secret,
-            table_revision,
-        })
+            gateway_tls,
+            admin_tls: OnceLock::new(),
+            admin_ca: OnceLock::new(),
+            published,
+        };
+        if let Some(tls) = admin {
+            app.protect_admin(tls);
+        }
+        Ok(app)
+    }
+
+    fn protect_admin(&self, (tls, ca): (ListenerTls, Option<String>)) {
+        // Said once, by whoever has the secret first.
+        let _ = self.admin_tls.set(tls);
+        if let Some(ca) = ca {
+            let _ = self.admin_ca.set(ca);
+        }
+    }
+
+    /// Whether the admin listener's certificate can only be made when this node has joined and knows the secret.
+    fn admin_waits(&self) -> bool {
+        self.settings.admin.protection == Protection::Minted && self.admin_tls.get().is_none()
     }
 
     /// Everything between the admin listener and being ready, in order.
     async fn start(
         &self,
-        peer: std::net::TcpListener,
+        (peer, admin): (TcpListener, Option<TcpListener>),
         control: &watch::Sender<Option<Arc<Control>>>,
     ) -> Result<Running, AppError> {
         let stage = |what| self.readiness.set(Stage::Starting(what));
         let (flush, flush_requests) = flush::channel();
+        let own = own::settle(self).await?;
+        if let Some(listener) = admin {
+            if let Some(tls) = protection::of(&self.settings.admin, &self.bound, Some(&own.secret))?
+            {
+                self.protect_admin(tls);
+            }
+            admin::spawn(self, listener, control)?;
+        }
         stage("becoming a member of the cluster");
-        let member = member::start(self, peer, &flush).await?;
-        self.gauges.set_member(member.clone());
-        admin::open(self, &member, &flush, control);
+        let (calls, settle) = CallStore::new(self.settings.call_log_age_ms);
+        let member = member::start(self, &own, peer, (&flush, &calls)).await?;
+        let freshness = self.follow_contact(&member);
+        self.gauges.set_member(member.clone(), freshness.clone());
+        disk_watch::start(self);
+        let sums = roll_ups::start(self, &member);
+        let asks = (&flush, &calls, sums);
+        admin::open(self, &own, &member, asks, control);
 
-        stage("waiting for a leader to found the cluster");
-        founding::founded(&member, &self.secret).await?;
-        self.check_secret(&member)?;
-        credentials::write(self, &member);
+        let serving = async {
+            stage("waiting for a leader to found the cluster");
+            founding::founded(&member, &own.secret).await?;
+            self.check_secret(&own, &member)?;
+            credentials::write(self, &own, &member);
+            stage("catching up with the cluster that it joined");
+            own::catch_up(&member).await?;
 
-        stage("settling the usage of the last run");
-        let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
-        stage("starting the gateway");
-        let gateway = data_plane::start_gateway(self, &member, recorders).await?;
+            stage("settling the usage of the last run");
+            let recorders =
+                data_plane::start_usage(self, &member, (flush_requests, settle), calls).await?;
+            stage("looking for the other nodes");
+            freshness.contact_within(CONTACT).await;
+            stage("starting the gateway");
+            data_plane::start_gateway(self, &own, &member, recorders, freshness.clone()).await
+        };
+        let gateway = tokio::select! {
+            serving = serving => serving?,
+            () = removed(&member) => {
+                // So that the next start needs nobody to tell it.
+                member.wait_left(LEAVE).await;
+                return Err(AppError::Removed(own.node_id));
+            }
+        };
+        self.readiness.require(move || freshness.problem());
         self.readiness.set(Stage::Serving);
-        tracing::info!(node = self.settings.node_id, "ready");
+        tracing::info!(node = own.node_id, "ready");
         Ok(Running {
             member,
             flush,
@@ -251,9 +351,22 @@ impl App {
         })
     }
 
+    /// Follows how long ago this node had contact with the quorum, over restarts too.
+    fn follow_contact(&self, member: &mode_envoy_raft::Handle) -> Freshness {
+        let (dir, rules) = (self.settings.data_dir.clone(), self.settings.stale);
+        let freshness = Freshness::open(&dir, member.contact(), rules, member.wall_ms());
+        let keeping = freshness.clone().keep(dir, self.supervisor.stopping());
+        self.supervisor
+            .spawn("contact", TaskKind::BestEffort, async move {
+                keeping.await;
+                Ok(())
+            });
+        freshness
+    }
+
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.
-    fn check_secret(&self, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
-        let opened = self.keyring.of(&member.catalog());
+    fn check_secret(&self, own: &Own, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
+        let opened = own.keyring.of(&member.catalog());
         opened.map(drop).map_err(|source| AppError::OtherSecret {
             path: self.settings.secret.path().to_owned(),
             source,
@@ -273,6 +386,8 @@ impl App {
             flush,
             gateway,
         } = running;
+        let leaving = *member.watch_departure().borrow() != Departure::Staying;
+        member.set_draining();
         let in_order = async {
             gateway.drain(DRAIN).await;
             match tokio::time::timeout(LAST_FLUSH, flush.flush()).await {
@@ -283,6 +398,12 @@ impl App {
                     );
                 }
             }
+            if leaving && !member.wait_left(LEAVE).await {
+                tracing::warn!(
+                    "the membership still has this node; see `mode-envoy cluster status`"
+                );
+            }
+            member.settle(SETTLE).await;
         };
         tokio::select! {
             () = in_order => {}
@@ -292,6 +413,16 @@ impl App {
         let ended = self.supervisor.stop(STOP).await;
         member.shutdown().await;
         tracing::info!(in_order = ended, "ended");
+    }
+}
+
+/// Returns when the log says that this node was removed.
+async fn removed(member: &mode_envoy_raft::Handle) {
+    let mut departure = member.watch_departure();
+    let gone = departure.wait_for(|departure| *departure != Departure::Staying);
+    if gone.await.is_err() {
+        // The member has ended, which others notice.
+        std::future::pending::<()>().await;
     }
 }
 

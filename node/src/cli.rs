@@ -1,27 +1,35 @@
 //! The command line. Apart from `serve`, `demo`, `check` and `certs`, every verb is a call of the gRPC admin API.
 //!
 //! One file per verb: its arguments, its call, its answer. `output` is the one place that prints: data on standard
-//! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly.
+//! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly or drift found
+//! by `diff`.
 
 pub(crate) mod client;
 pub(crate) mod output;
 
 mod apply;
+mod audit;
+mod calls;
 mod certs;
 mod check;
 mod cluster;
 mod delete;
 mod demo;
+mod diff;
+mod explain;
 mod export;
 mod get;
+mod history;
 mod inputs;
 mod keys;
+mod rollback;
 mod serve;
 mod tokens;
 mod usage;
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -68,6 +76,9 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Certificates (PEM) of who is trusted at an https address; the context file's, or the web's, otherwise.
+    #[arg(long, global = true, value_name = "FILE", env = "MODE_ENVOY_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// How to print the answer.
     #[arg(
         short,
@@ -88,6 +99,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Create and update objects from documents
     Apply(apply::ApplyArgs),
+    /// What applying documents would change; ends with 2 where the cluster differs
+    Diff(diff::DiffArgs),
     /// Check documents without a cluster
     Check(check::CheckArgs),
     /// Print the whole configuration as a document that `apply` takes back
@@ -96,6 +109,12 @@ enum Verb {
     Get(get::GetArgs),
     /// Delete an object
     Delete(delete::DeleteArgs),
+    /// Revisions of the configuration, and what they changed
+    History(history::HistoryArgs),
+    /// Make the declared configuration what it was at a revision
+    Rollback(rollback::RollbackArgs),
+    /// The hash-chained record of administrative changes
+    Audit(audit::AuditArgs),
     /// API keys: what clients of the gateway authenticate with
     #[command(subcommand)]
     Keys(keys::KeysVerb),
@@ -104,6 +123,10 @@ enum Verb {
     Tokens(tokens::TokensVerb),
     /// Calls, tokens, costs and latencies
     Usage(usage::UsageArgs),
+    /// Single calls, gathered from all nodes
+    Calls(calls::CallsArgs),
+    /// Why a call was answered as it was
+    Explain(explain::ExplainArgs),
     /// The cluster itself
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
@@ -118,6 +141,8 @@ pub(crate) enum Ended {
     Done,
     /// Exit code 1, where the answer itself says what is wrong.
     Failed,
+    /// Exit code 2: the cluster is not what the documents say.
+    Differs,
 }
 
 // === impl Global ===
@@ -137,7 +162,9 @@ impl Global {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = anyhow::Result<Ended>>,
     {
-        let client = Client::new(&self.admin, self.token.as_deref())?;
+        // An empty variable is the same as none.
+        let ca = self.ca.as_deref().filter(|ca| !ca.as_os_str().is_empty());
+        let client = Client::new(&self.admin, self.token.as_deref(), ca)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -179,12 +206,18 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Check(args) => ended(check::run(&args, format)),
         Verb::Certs(verb) => ended(certs::run(verb, format)),
         Verb::Apply(args) => global.call(|client| apply::run(client, args, format)),
+        Verb::Diff(args) => global.call(|client| diff::run(client, args, format)),
+        Verb::History(args) => global.call(|client| history::run(client, args, format)),
+        Verb::Rollback(args) => global.call(|client| rollback::run(client, args, format)),
+        Verb::Audit(args) => global.call(|client| audit::run(client, args, format)),
         Verb::Export(args) => global.call(|client| export::run(client, args, format)),
         Verb::Get(args) => global.call(|client| get::run(client, args, format)),
         Verb::Delete(args) => global.call(|client| delete::run(client, args, format)),
         Verb::Keys(verb) => global.call(|client| keys::run(client, verb, format)),
         Verb::Tokens(verb) => global.call(|client| tokens::run(client, verb, format)),
         Verb::Usage(args) => global.call(|client| usage::run(client, args, format)),
+        Verb::Calls(args) => calls::run(&global, args),
+        Verb::Explain(args) => global.call(|client| explain::run(client, args, format)),
         Verb::Cluster(verb) => global.call(|client| cluster::run(client, verb, format)),
     }
 }
@@ -193,6 +226,7 @@ fn ended(result: anyhow::Result<Ended>) -> ExitCode {
     match result {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Failed) => ExitCode::FAILURE,
+        Ok(Ended::Differs) => ExitCode::from(2),
         Err(error) => {
             output::note(&format!("error: {error:#}"));
             ExitCode::FAILURE

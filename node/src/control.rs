@@ -18,9 +18,13 @@ pub mod error;
 pub mod principal;
 
 mod apply;
+mod calls;
 mod cluster;
+mod diff;
+mod history;
 mod keys;
 mod read;
+mod rollback;
 mod time;
 mod tokens;
 mod usage;
@@ -33,14 +37,20 @@ use mode_envoy_raft::{Accepted, Handle};
 use crate::secrets::KeyringSource;
 use crate::usage::Queries;
 
-pub use self::apply::Applied;
+pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
-pub use self::cluster::ClusterStatus;
+pub use self::calls::{
+    CallsFilter, CallsQuestion, Follow, Followed, Gather, Gathered, LIMIT_MAX, explain,
+    status_range,
+};
+pub use self::cluster::{ClusterStatus, NewNode, Removal};
+pub use self::diff::{Compared, ComparedObject};
 pub use self::error::ControlError;
+pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recorded};
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::Principal;
-pub use self::read::Exported;
-pub use self::time::{format_minute, format_ms, parse_time};
+pub use self::read::{AsOf, Exported};
+pub use self::time::{format_exact_ms, format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};
 
@@ -56,17 +66,24 @@ pub struct Control {
     handle: Handle,
     keyring: KeyringSource,
     usage: Queries,
+    calls: Gather,
 }
 
 // === impl Control ===
 
 impl Control {
     /// Over a member of the cluster.
-    pub const fn new(handle: Handle, keyring: KeyringSource, usage: Queries) -> Self {
+    pub const fn new(
+        handle: Handle,
+        keyring: KeyringSource,
+        usage: Queries,
+        calls: Gather,
+    ) -> Self {
         Self {
             handle,
             keyring,
             usage,
+            calls,
         }
     }
 

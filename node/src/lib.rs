@@ -3,7 +3,8 @@
 //! Reading order: `app` starts everything in order. A request goes through [`gateway`] and [`upstream`]; what it
 //! used goes through [`usage`] into the log. A change comes from [`cli`] through [`admin`] to [`control`], and from
 //! the log back into the gateway's table. Around them: [`config`] (this process's settings), [`secrets`],
-//! [`supervisor`], [`readiness`], [`telemetry`] and [`metrics`].
+//! [`supervisor`], [`readiness`], [`freshness`], [`tls`],
+//! [`telemetry`] and [`metrics`].
 
 #[cfg(not(all(
     target_os = "linux",
@@ -13,6 +14,7 @@ compile_error!(
     "Mode Envoy runs on Linux on x86_64 and aarch64: it maps its usage spools and relies on their order of writes"
 );
 
+pub(crate) mod alarms;
 pub(crate) mod app;
 pub mod config;
 pub mod supervisor;
@@ -25,9 +27,11 @@ pub mod admin;
 pub mod control;
 pub mod secrets;
 
+pub mod freshness;
 pub mod metrics;
 pub mod readiness;
 pub mod telemetry;
+pub mod tls;
 
 pub mod cli;
 pub mod context;

@@ -10,13 +10,22 @@ use std::path::PathBuf;
 use mode_envoy_proto::log::v1::{self as log, event, item, series_ref};
 use prost::Message;
 
+#[path = "support/members.rs"]
+mod members;
 #[path = "support/samples.rs"]
 mod samples;
+#[path = "support/samples_history.rs"]
+mod samples_history;
+#[path = "support/samples_packed.rs"]
+mod samples_packed;
 
 #[test]
 fn every_log_message_has_the_bytes_it_always_had() {
     let mut seen = BTreeSet::new();
     samples::each(&mut Golden { seen: &mut seen });
+    samples_history::each(&mut Golden { seen: &mut seen });
+    members::each(&mut Golden { seen: &mut seen });
+    samples_packed::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -125,6 +134,7 @@ pub fn every_event() -> Vec<log::Event> {
         Kind::TokenRevoked(at()),
     ]
     .into_iter()
+    .chain(members::events())
     .map(|kind| log::Event { kind: Some(kind) })
     .collect()
 }
@@ -136,6 +146,7 @@ pub fn every_item() -> Vec<log::Item> {
             base_revision: 41,
             actor: "root".to_owned(),
             events: every_event(),
+            origin: "apply".to_owned(),
         }),
         item::Kind::Register(samples::register()),
         item::Kind::Usage(samples::usage_batch()),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::Stamp;
 use crate::convert::{self, DecodeError};
-use crate::types::{Applied, Entry, LogId, Payload, SnapshotMeta, StoredMembership};
+use crate::types::{Applied, Entry, LogId, NodeId, Payload, SnapshotMeta, StoredMembership};
 
 /// The state of this node, read by many and changed by the applying task only. Clones share it.
 #[derive(Clone)]
@@ -113,6 +113,13 @@ impl SharedState {
         (replica.applied, replica.membership.clone())
     }
 
+    /// Whether a node was removed and the membership no longer has it: nobody counts on it any more.
+    pub(crate) fn has_removed(&self, node: NodeId) -> bool {
+        let replica = self.lock();
+        replica.state.catalog.members().is_removed(node)
+            && replica.membership.membership().get_node(&node).is_none()
+    }
+
     /// The state and where it stands, as one: a copy that shares what will not change.
     pub(crate) fn image(&self) -> (SnapshotMeta, State) {
         let replica = self.lock();
@@ -210,7 +217,9 @@ mod tests {
         let set = ChangeSet {
             base_revision,
             actor: "root".into(),
+            origin: "apply".into(),
             events,
+            encoded: Arc::default(),
         };
         let items = vec![Item::ChangeSet(set)];
         Batch {

@@ -1,4 +1,5 @@
-//! Channels to peers: one shared, lazy HTTP/2 connection for each node, over mutual TLS that this crate makes itself.
+//! Channels to peers: one shared, lazy HTTP/2 connection for each node, and one more for snapshots, over mutual TLS that this crate
+//! makes itself.
 //!
 //! Invariants:
 //! * Taking a channel never dials and never waits; openraft asks for clients inside its own loop. A call dials, and a call that
@@ -143,7 +144,16 @@ struct Inner {
     identity: Arc<Identity>,
     /// The cluster that a peer's certificate must name; `None` during formation.
     expected: Option<ClusterId>,
-    cached: Mutex<BTreeMap<u64, (String, Channel)>>,
+    cached: Mutex<BTreeMap<(u64, Lane), (String, Channel)>>,
+}
+
+/// Which of its connections to a node.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Lane {
+    /// Short calls.
+    Calls,
+    /// What may fill a connection for minutes.
+    Bulk,
 }
 
 #[cfg(not(feature = "sim"))]
@@ -177,8 +187,17 @@ impl PeerChannels {
     /// The channel to a node. The same as before while the address is the same, else a new one. Never dials; to be called
     /// inside a tokio runtime, which drives the connection.
     pub fn channel(&self, node_id: u64, address: &str) -> Channel {
+        self.lane(node_id, address, Lane::Calls)
+    }
+
+    /// A channel of its own for what may fill a connection for minutes, as [`Self::channel`].
+    pub(crate) fn bulk(&self, node_id: u64, address: &str) -> Channel {
+        self.lane(node_id, address, Lane::Bulk)
+    }
+
+    fn lane(&self, node_id: u64, address: &str, lane: Lane) -> Channel {
         let mut cached = self.cached();
-        if let Some((known, channel)) = cached.get(&node_id)
+        if let Some((known, channel)) = cached.get(&(node_id, lane))
             && known == address
         {
             return channel.clone();
@@ -190,13 +209,13 @@ impl PeerChannels {
             address: address.to_owned(),
         };
         let channel = connect_lazy(target);
-        cached.insert(node_id, (address.to_owned(), channel.clone()));
+        cached.insert((node_id, lane), (address.to_owned(), channel.clone()));
         channel
     }
 
-    /// Forgets a node; its connection ends with the last clone of its channel.
+    /// Forgets a node; its connections end with the last clones of their channels.
     pub fn forget(&self, node_id: u64) {
-        self.cached().remove(&node_id);
+        self.cached().retain(|(node, _), _| *node != node_id);
     }
 
     fn with_expected(identity: Arc<Identity>, expected: Option<ClusterId>) -> Self {
@@ -209,7 +228,7 @@ impl PeerChannels {
         }
     }
 
-    fn cached(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (String, Channel)>> {
+    fn cached(&self) -> std::sync::MutexGuard<'_, BTreeMap<(u64, Lane), (String, Channel)>> {
         // Only whole entries are inserted or removed, so a poisoned lock still holds a consistent map.
         self.inner
             .cached

@@ -7,10 +7,14 @@
 mod assemble;
 mod error;
 mod find;
+mod keeper;
+mod members;
+mod open;
 #[cfg(feature = "sim")]
 pub(crate) mod simulated;
 mod start;
 mod status;
+mod unsettled;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -19,7 +23,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
@@ -32,11 +36,16 @@ use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
+use crate::calls::CallRecords;
+use crate::checkpoint::{CheckpointStats, Checkpoints};
+use crate::contact::Contact;
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
+use crate::join::Pin as CaPin;
 use crate::machine;
+use crate::members::{Departure, Leadership};
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
 use crate::reads::ReadIndex;
@@ -45,8 +54,10 @@ use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
 pub use error::StartError;
+pub use members::{MadeJoinToken, Pending, WouldStall};
 pub use start::start;
-pub use status::{MemberRole, MemberStatus, Status};
+pub use status::{Ending, HistoryHead, MemberRole, MemberStatus, Status};
+pub use unsettled::Unsettled;
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -98,9 +109,20 @@ pub struct Settings {
     pub wal_segment_bytes: u64,
     /// A checkpoint is written after this many entries.
     pub checkpoint_every: u64,
+    /// Or after this many bytes of log.
+    pub checkpoint_bytes: u64,
+    /// Entries of the log that are kept behind the newest checkpoint; at least those back to the one before it are.
+    pub log_keep: u64,
+    /// Or fewer, where they have more bytes than this.
+    pub log_keep_bytes: u64,
+    /// How fast a checkpoint is sent to another member.
+    pub snapshot_bytes_per_second: u64,
     /// Of this build, for the others to see.
     pub version: String,
 }
+
+/// What is wrong on a node although it serves, a sentence each.
+pub type Alarms = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What the process around this crate does for it.
 #[derive(Clone)]
@@ -111,6 +133,10 @@ pub struct Hooks {
     pub flush: Flush,
     /// The revision that is in force in this node's data plane.
     pub table_revision: Arc<AtomicU64>,
+    /// What is wrong on this node, for the others to see.
+    pub alarms: Alarms,
+    /// This node's call records.
+    pub calls: Arc<dyn CallRecords>,
 }
 
 /// A running member. Clones share it.
@@ -129,9 +155,15 @@ struct Inner {
     forwarder: Forwarder,
     leader: watch::Receiver<Option<NodeId>>,
     failed: watch::Receiver<Option<String>>,
+    contact: Contact,
+    unsettled: Unsettled,
     about: About,
+    leadership: Leadership,
+    departure: watch::Receiver<Departure>,
+    pin: CaPin,
     tasks: Tasks,
     wal: Wal,
+    checkpoints: Checkpoints,
     /// Holds the directory's lock for as long as anything may write there.
     data_dir: DataDir,
 }
@@ -143,6 +175,9 @@ struct About {
     advertise: Addresses,
     version: String,
     table_revision: Arc<AtomicU64>,
+    alarms: Alarms,
+    draining: Arc<AtomicBool>,
+    settled: Arc<AtomicBool>,
 }
 
 // === impl Timers ===
@@ -186,6 +221,10 @@ impl Settings {
             timers: Timers::default(),
             wal_segment_bytes: DEFAULT_SEGMENT_BYTES,
             checkpoint_every: 10_000,
+            checkpoint_bytes: 64 << 20,
+            log_keep: 10_000,
+            log_keep_bytes: 256 << 20,
+            snapshot_bytes_per_second: 64 << 20,
             version: String::new(),
         }
     }
@@ -335,14 +374,42 @@ impl Handle {
         self.inner.leader.clone()
     }
 
+    /// When this node last knew itself connected to the quorum.
+    pub fn contact(&self) -> Contact {
+        self.inner.contact.clone()
+    }
+
+    /// What its log held, at its start, beyond what it knew to be committed.
+    pub fn unsettled(&self) -> Unsettled {
+        self.inner.unsettled.clone()
+    }
+
     /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.failed.clone()
     }
 
+    pub(crate) fn forwarder(&self) -> Forwarder {
+        self.inner.forwarder.clone()
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
     /// What the write-ahead log has done since the start, for metrics.
     pub fn wal_stats(&self) -> WalStats {
         self.inner.wal.stats()
+    }
+
+    /// The index of the oldest entry that this node's log still has; 0 if it has none.
+    pub fn log_first_index(&self) -> u64 {
+        self.inner.wal.first_index().unwrap_or(0)
+    }
+
+    /// The checkpoints of this node, and what was sent and received of them, for metrics.
+    pub fn checkpoint_stats(&self) -> CheckpointStats {
+        self.inner.checkpoints.counters().read()
     }
 
     /// Ends consensus and all tasks, and closes the log. May be called more than once.

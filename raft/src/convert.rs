@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod command;
 mod event;
+mod members;
 mod objects;
 mod outcome;
 mod raft;
@@ -16,12 +17,15 @@ mod tests;
 mod usage;
 
 pub(crate) use batch::decode_batch;
-pub(crate) use checkpoint::{decode_checkpoint, encode_checkpoint, snapshot_meta};
+pub(crate) use checkpoint::{
+    CheckpointAbout, decode_checkpoint, encode_checkpoint, read_checkpoint_meta, snapshot_meta,
+};
 pub(crate) use command::Proposal;
+pub use event::{UnreadableChangeSet, read_change_set};
 pub(crate) use raft::{
     ballot, decode_log_id, decode_vote, encode_log_id, encode_vote, entry_from_wire, entry_to_wire,
     log_id, read_append_request, read_append_response, read_vote_request, read_vote_response,
-    write_append_response, write_vote_response,
+    vote_from_wire, write_append_response, write_vote_response,
 };
 
 /// Why bytes are not a message that this version understands.

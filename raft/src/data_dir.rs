@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Fresh --begin_forming(cluster id)--> Forming --become_member--> Member --confirm_log--> Member, log started
+//! none  --JoinDir::complete(id, secret)----------------------------^ joining --caught_up--> no more
+//! Member --removed--> never starts again
 //! ```
 //!
 //! Invariants:
@@ -22,14 +24,19 @@ use tokio::sync::watch;
 
 use self::record::{FORMAT, NODE_FILE, read_record, write_record};
 use crate::identity::{ClusterId, cluster_hex};
+use crate::secret::SecretError;
 
+mod joining;
 mod record;
 
+pub(crate) use self::joining::JoinDir;
 pub use self::record::{NodeRecord, Stage};
 
 const LOCK_FILE: &str = "lock";
 const WAL_DIR: &str = "wal";
 const CHECKPOINT_DIR: &str = "checkpoint";
+/// The cluster secret that a node got when it joined.
+const SECRET_FILE: &str = "cluster.secret";
 
 /// An open data directory, locked. A cheap clone of the same.
 #[derive(Clone, Debug)]
@@ -109,6 +116,39 @@ pub enum DataDirError {
         /// The cluster that wanted it.
         wanted: ClusterId,
     },
+    /// The cluster removed this node.
+    #[error(
+        "node {node_id}, whose data directory {path} is, was removed from cluster {}; its id is never used again: to \
+         have this machine back in the cluster, start it with an empty directory, --join and a token of `mode-envoy \
+         cluster add-node`",
+        cluster_hex(.cluster_id)
+    )]
+    Removed {
+        /// The directory.
+        path: PathBuf,
+        /// The node.
+        node_id: u64,
+        /// The cluster.
+        cluster_id: ClusterId,
+    },
+    /// It is not one that a node could join with.
+    #[error(
+        "the data directory {path} has begun to form a cluster of its own, so a node cannot join with it; give --data-dir an \
+         empty one"
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The system gave no random bytes.
+    #[error("the system's random number generator failed; nothing was written to {path}")]
+    Random {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The secret could not be kept.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A step was taken before the one that precedes it.
     #[error("the data directory {path} has no cluster yet")]
     NoCluster {
@@ -136,17 +176,7 @@ impl DataDir {
     /// [`DataDirError`], which says whose the directory is where it is not this node's.
     pub fn open(path: &Path, node_id: u64) -> Result<Self, DataDirError> {
         let failed = |doing| io_error(doing, path);
-        if !path.is_dir() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(failed("create"))?;
-            // The new directory's name is durable before anything inside of it is.
-            if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                sync_dir(parent)?;
-            }
-        }
+        create(path)?;
         let lock = lock(path)?;
         let record = match read_record(path)? {
             Some(record) if record.node_id != node_id => {
@@ -156,7 +186,7 @@ impl DataDir {
                     node_id,
                 });
             }
-            Some(record) => record,
+            Some(record) => not_removed(path, record)?,
             None if path
                 .join(WAL_DIR)
                 .try_exists()
@@ -171,6 +201,8 @@ impl DataDir {
                     node_id,
                     stage: Stage::Fresh,
                     initial_cluster: BTreeMap::new(),
+                    joining: false,
+                    removed: false,
                 };
                 write_record(path, &record)?;
                 record
@@ -184,6 +216,19 @@ impl DataDir {
                 _lock: lock,
             }),
         })
+    }
+
+    /// What a directory says of its node, without opening it; `None` where there is no node's directory yet.
+    ///
+    /// # Errors
+    /// [`DataDirError`], where there is one and it cannot be understood.
+    pub fn peek(path: &Path) -> Result<Option<NodeRecord>, DataDirError> {
+        read_record(path)
+    }
+
+    /// Where a node keeps the cluster secret that it got when it joined.
+    pub fn secret_file(path: &Path) -> PathBuf {
+        path.join(SECRET_FILE)
     }
 
     /// The directory.
@@ -267,6 +312,28 @@ impl DataDir {
         })
     }
 
+    /// Records that a node which joined has caught up with the cluster.
+    ///
+    /// # Errors
+    /// A failure to write.
+    pub(crate) fn caught_up(&self) -> Result<(), DataDirError> {
+        self.step(|record| {
+            record.joining = false;
+            Ok(())
+        })
+    }
+
+    /// Records that the cluster removed this node: it never starts again.
+    ///
+    /// # Errors
+    /// A failure to write.
+    pub(crate) fn mark_removed(&self) -> Result<(), DataDirError> {
+        self.step(|record| {
+            record.removed = true;
+            Ok(())
+        })
+    }
+
     fn cluster_of(&self, record: &NodeRecord) -> Result<ClusterId, DataDirError> {
         record.cluster_id().ok_or_else(|| DataDirError::NoCluster {
             path: self.inner.path.clone(),
@@ -291,6 +358,34 @@ impl DataDir {
             self.inner.record.send_replace(after);
         }
         Ok(())
+    }
+}
+
+/// Makes the directory (0700) where there is none.
+fn create(path: &Path) -> Result<(), DataDirError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io_error("create", path))?;
+    // The new directory's name is durable before anything inside of it is.
+    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+fn not_removed(path: &Path, record: NodeRecord) -> Result<NodeRecord, DataDirError> {
+    match record.cluster_id() {
+        Some(cluster_id) if record.removed => Err(DataDirError::Removed {
+            path: path.to_owned(),
+            node_id: record.node_id,
+            cluster_id,
+        }),
+        _ => Ok(record),
     }
 }
 

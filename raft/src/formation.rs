@@ -93,6 +93,13 @@ pub enum Phase {
         /// Who is missing, and why.
         waiting_for: Vec<Waiting>,
     },
+    /// Asking a member to let this node join.
+    Joining {
+        /// Whom.
+        address: String,
+        /// Why it has not done so yet; empty while it is asked for the first time.
+        reason: String,
+    },
     /// Reading the log and waiting for its first entries.
     Replaying,
     /// A member of the cluster.

@@ -115,6 +115,65 @@ impl Forwarder {
         within(limit, call).await
     }
 
+    /// Has `leader` give its leadership to `target`.
+    pub(crate) async fn transfer_leader(
+        &self,
+        leader: NodeId,
+        target: NodeId,
+        limit: Duration,
+    ) -> Result<wire::TransferLeaderResponse, Status> {
+        let (address, envelope) = self.reach(leader)?;
+        let message = wire::TransferLeaderRequest {
+            envelope: Some(envelope),
+            target,
+        };
+        let mut client = self.peers.members(leader, &address);
+        within(limit, client.transfer_leader(request(message, limit))).await
+    }
+
+    /// Has `node` stand for election now.
+    pub(crate) async fn campaign(
+        &self,
+        node: NodeId,
+        term: u64,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        let (address, envelope) = self.reach(node)?;
+        let message = wire::CampaignRequest {
+            envelope: Some(envelope),
+            term,
+        };
+        let mut client = self.peers.members(node, &address);
+        let asked = within(limit, client.campaign(request(message, limit)));
+        asked.await.map(drop)
+    }
+
+    /// A page of `node`'s call records.
+    pub(crate) async fn query_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::QueryCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::QueryCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.query_calls(request(message, limit))).await
+    }
+
+    /// The call records that have come on `node`.
+    pub(crate) async fn tail_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::TailCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::TailCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.tail_calls(request(message, limit))).await
+    }
+
     fn reach(&self, node: NodeId) -> Result<(String, wire::Envelope), Status> {
         let address = self.address(node);
         let address = address.ok_or_else(|| Status::not_found(format!("node {node} left")))?;

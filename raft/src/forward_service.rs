@@ -14,6 +14,7 @@ use crate::peer_server::{Local, check_envelope};
 use crate::proposal::{Caller, ProposeError};
 use crate::proposer::{Answer, Proposer, Refusal, Reply};
 use crate::reads::{ReadError, ReadIndex};
+use crate::types::NodeId;
 
 /// The longest that this node works for another one that waits.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -23,8 +24,8 @@ pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Flushes this node's usage and answers with the index that was applied then.
 pub(crate) type FlushHook = Arc<dyn Fn() -> Boxed<Result<u64, String>> + Send + Sync>;
-/// Says what this node is.
-pub(crate) type StatusHook = Arc<dyn Fn() -> wire::NodeStatusResponse + Send + Sync>;
+/// Says to a node what this one is.
+pub(crate) type StatusHook = Arc<dyn Fn(NodeId) -> wire::NodeStatusResponse + Send + Sync>;
 
 /// Serves `modeenvoy.peer.v1.Forward`.
 pub(crate) struct ForwardService {
@@ -50,8 +51,8 @@ impl wire::forward_server::Forward for ForwardService {
             .ok_or_else(|| Status::invalid_argument("no proposal"))?;
         let proposal =
             Proposal::from_wire(proposal).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let answer = tokio::time::timeout(limit, self.proposer.propose(proposal, caller)).await;
-        let answer = answer.unwrap_or(Err(Refusal::Final(ProposeError::Timeout)));
+        let deadline = tokio::time::Instant::now() + limit;
+        let answer = self.proposer.propose(proposal, caller, deadline).await;
         Ok(Response::new(wire::ProposeResponse {
             result: Some(write_answer(answer)?),
         }))
@@ -89,8 +90,8 @@ impl wire::forward_server::Forward for ForwardService {
         &self,
         request: Request<wire::NodeStatusRequest>,
     ) -> Result<Response<wire::NodeStatusResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
-        Ok(Response::new((self.status)()))
+        let asker = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        Ok(Response::new((self.status)(asker)))
     }
 }
 

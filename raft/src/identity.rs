@@ -8,7 +8,8 @@
 //!
 //! Invariants:
 //! * All nodes derive the same CA key and subject, so each trusts what any of them signed; certificates are never exchanged.
-//! * The peer listener is always mutual TLS 1.3, with ring named explicitly (the process default is never asked), and sessions
+//! * The peer listener is always TLS 1.3, mutual but for a node that joins, which has no certificate yet and is served nothing
+//!   but `Joining`; a certificate that is shown must be of the CA. TLS is made with ring named explicitly (the process default is never asked), and sessions
 //!   are never resumed: a resumed one would carry a certificate from before the cluster id was known.
 //! * A certificate names exactly one node, and at most one cluster; a URI and a DNS name that disagree name nobody.
 
@@ -21,14 +22,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
 use self::authority::PrivateCa;
+use crate::join::Pin;
 use crate::secret::ClusterSecret;
 
 mod authority;
 mod certificate;
+mod joining;
 mod pki;
 
 pub use self::certificate::{ClusterId, PeerIdentity, cluster_hex, parse_cluster_hex};
 pub(crate) use self::certificate::{peer_of, server_name};
+pub(crate) use self::joining::join_client_config;
 #[cfg(test)]
 pub(crate) use self::pki::write_pki;
 
@@ -114,6 +118,34 @@ struct Credentials {
     roots: RootCertStore,
 }
 
+/// A certificate of the cluster's private CA for a listener that others than nodes connect to.
+pub struct Minted {
+    /// The certificate.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key, made for it.
+    pub key: PrivateKeyDer<'static>,
+    /// The CA's certificate as PEM, for whoever shall trust it.
+    pub ca_pem: String,
+}
+
+// === impl Minted ===
+
+impl Minted {
+    /// For the names and addresses by which the listener is reached.
+    ///
+    /// # Errors
+    /// [`IdentityError`], where the secret gives no CA, or a name cannot stand in a certificate.
+    pub fn server(secret: &ClusterSecret, names: &[String]) -> Result<Self, IdentityError> {
+        PrivateCa::derive(secret)?.issue_server(names)
+    }
+}
+
+impl std::fmt::Debug for Minted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Minted").finish_non_exhaustive()
+    }
+}
+
 // === impl Identity ===
 
 impl Identity {
@@ -155,6 +187,14 @@ impl Identity {
     /// there it may be absent, but never another.
     pub fn uri_required(&self) -> bool {
         matches!(self.trust, Trust::Secret(_))
+    }
+
+    /// What a join token pins: the key of the private CA, or that the operator has another.
+    pub(crate) fn pin(&self) -> Pin {
+        match &self.trust {
+            Trust::Secret(ca) => Pin::CaKey(Box::new(ca.public_key())),
+            Trust::Operator => Pin::Operator,
+        }
     }
 
     /// Makes a certificate that names the cluster, for every connection from now on. Connections which exist keep the old one.
@@ -202,6 +242,8 @@ impl Current {
         let roots = Arc::new(credentials.roots);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                // Who shows none is served `Joining` only; the peer server sees to that.
+                .allow_unauthenticated()
                 .build()?;
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?

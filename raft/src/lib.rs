@@ -7,30 +7,36 @@
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `machine`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `network`, `raft_service`); how proposals and reads reach the leader (`clock`,
-//! `proposal`, `reads`, `proposer`, `forward`, `forward_service`); and [`cluster`], which puts it together.
+//! `apply`, `state_machine`, `peers`, `snapshot`, `contact`, `network`, `raft_service`); how proposals and reads reach the
+//! leader (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of;
+//! how nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
 
 pub mod channels;
 pub mod data_dir;
 pub mod formation;
 pub mod identity;
+pub mod join;
 pub mod peer_server;
 pub mod secret;
 
 mod apply;
 mod checkpoint;
+mod contact;
 mod convert;
 mod log_store;
 mod machine;
 mod network;
 mod peers;
 mod raft_service;
+mod snapshot;
 mod state_machine;
 mod types;
 
+mod calls;
 mod clock;
 mod forward;
 mod forward_service;
+mod members;
 mod proposal;
 mod proposer;
 mod reads;
@@ -41,11 +47,17 @@ pub mod cluster;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+pub use calls::CallRecords;
+pub use checkpoint::CheckpointStats;
 pub use cluster::{
-    Addresses, BoxFuture, Flush, Handle, Hooks, MemberRole, MemberStatus, Settings, StartError,
-    Status, Timers, start,
+    Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,
+    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, Unsettled, WouldStall,
+    start,
 };
+pub use contact::{BootMs, Contact};
+pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
+pub use members::{Departure, TransferError};
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};
 pub use secret::ClusterSecret;

@@ -1,4 +1,4 @@
-//! What consensus takes from its machine besides disks and sockets: a wall clock, chance, and threads that may block.
+//! What consensus takes from its machine besides disks and sockets: clocks, chance, and threads that may block.
 //!
 //! One place, so that a simulation can put its own in their stead (feature `sim`); in a node they are the system's.
 
@@ -7,6 +7,7 @@ mod real {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
     use std::time::{SystemTime, UNIX_EPOCH};
 
+    use rustix::time::{ClockId, clock_gettime};
     use tokio::task::JoinError;
 
     use crate::types::NodeId;
@@ -20,6 +21,14 @@ mod real {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds since this machine booted, its sleep included.
+    pub(crate) fn boot_ms() -> u64 {
+        let now = clock_gettime(ClockId::Boottime);
+        let secs = u64::try_from(now.tv_sec).unwrap_or_default();
+        let millis = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default();
+        secs.saturating_mul(1_000).saturating_add(millis)
     }
 
     /// A number that nobody can foresee well; for spreading, not for secrets.
@@ -36,7 +45,7 @@ mod real {
 }
 
 #[cfg(not(feature = "sim"))]
-pub(crate) use real::{Runtime, blocking, random, wall_ms};
+pub(crate) use real::{Runtime, blocking, boot_ms, random, wall_ms};
 
 #[cfg(feature = "sim")]
-pub(crate) use crate::sim::machine::{Runtime, blocking, random, wall_ms};
+pub(crate) use crate::sim::machine::{Runtime, blocking, boot_ms, random, wall_ms};

@@ -19,12 +19,17 @@ use openraft::{AnyError, OptionalSend};
 use tonic::{Response, Status};
 
 use crate::channels::DialError;
+use crate::contact::Contact;
 use crate::convert::{self, DecodeError};
 use crate::peers::{Peers, request};
+use crate::snapshot::{SendError, Sender};
 use crate::types::{Member, NodeId, Snapshot, TypeConfig, Vote};
 
 /// How long replication to a peer that cannot be dialled waits before it tries again.
 const REDIAL: Duration = Duration::from_millis(200);
+
+/// How long a member that did not take a snapshot is left alone; it has to read all that it holds for each attempt.
+const OFFER_AGAIN: Duration = Duration::from_secs(1);
 
 type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
 
@@ -32,32 +37,40 @@ type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
 pub(crate) struct Network {
     peers: Peers,
     node_id: NodeId,
+    contact: Contact,
+    snapshots: Sender,
+    heartbeat: Duration,
 }
 
 /// One peer.
 pub(crate) struct Peer {
     peers: Peers,
     node_id: NodeId,
+    contact: Contact,
     target: NodeId,
     address: String,
-}
-
-/// Why a snapshot is not sent.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "snapshot transfer is not part of this version; it is not needed, since the log is never purged: node {target} \
-     catches up from the log"
-)]
-struct NoSnapshotTransfer {
-    target: NodeId,
+    snapshots: Sender,
+    heartbeat: Duration,
 }
 
 // === impl Network ===
 
 impl Network {
-    /// On behalf of `node_id`.
-    pub(crate) fn new(peers: Peers, node_id: NodeId) -> Self {
-        Self { peers, node_id }
+    /// On behalf of `node_id`, which tells its followers of its `contact` with the quorum.
+    pub(crate) fn new(
+        peers: Peers,
+        node_id: NodeId,
+        contact: Contact,
+        snapshots: Sender,
+        heartbeat: Duration,
+    ) -> Self {
+        Self {
+            peers,
+            node_id,
+            contact,
+            snapshots,
+            heartbeat,
+        }
     }
 }
 
@@ -68,8 +81,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Peer {
             peers: self.peers.clone(),
             node_id: self.node_id,
+            contact: self.contact.clone(),
             target,
             address: member.peer.clone(),
+            snapshots: self.snapshots.clone(),
+            heartbeat: self.heartbeat,
         }
     }
 }
@@ -96,6 +112,39 @@ impl Peer {
                 timeout: limit,
             })),
         }
+    }
+
+    /// Lets a member that receives a snapshot hear of its leader: the library sends no heartbeats to it meanwhile, and
+    /// it would stand for election and unseat the leader. Ends when the member knows a higher vote.
+    async fn keep_following(&self, vote: Vote) -> Vote {
+        loop {
+            let message = wire::AppendEntriesRequest {
+                envelope: Some(self.peers.envelope(self.target)),
+                ballot: Some(convert::ballot(vote)),
+                ..Default::default()
+            };
+            let mut client = self.peers.raft(self.target, &self.address);
+            let call = client.append_entries(request(message, self.heartbeat));
+            let answer = tokio::time::timeout(self.heartbeat, call).await;
+            // A failure is the transfer's to report, which is on its way to the same member.
+            if let Ok(Ok(answer)) = answer
+                && let Ok(AppendEntriesResponse::HigherVote(higher)) =
+                    convert::read_append_response(answer.into_inner())
+            {
+                return higher;
+            }
+            tokio::time::sleep(self.heartbeat).await;
+        }
+    }
+
+    /// Whatever the reason, the next attempt goes on with the chunks that have arrived.
+    fn not_sent(&self, error: &SendError) -> StreamingError<TypeConfig, Fatal<NodeId>> {
+        if let SendError::Refused(status) = error
+            && let Some(dial) = DialError::of(status)
+        {
+            self.peers.missed(self.target, &dial);
+        }
+        StreamingError::Unreachable(Unreachable::new(error))
     }
 
     /// A peer that could not be dialled is left alone for a moment; any other failure is tried again at once.
@@ -128,6 +177,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             previous: rpc.prev_log_id.map(convert::log_id),
             committed: rpc.leader_commit.map(convert::log_id),
             entries,
+            quorum_age_ms: Some(self.contact.to_wire()),
         };
         let limit = option.hard_ttl();
         let mut client = self.peers.raft(self.target, &self.address);
@@ -155,16 +205,46 @@ impl RaftNetwork<TypeConfig> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: Snapshot,
-        _: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _: RPCOption,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, Fatal<NodeId>>> {
-        let reason = NoSnapshotTransfer {
-            target: self.target,
+        let limit = option.hard_ttl();
+        let to = (self.target, &*self.address);
+        let sending = async {
+            let sent = self
+                .snapshots
+                .send(&self.peers, to, vote, &snapshot.snapshot, limit)
+                .await;
+            if let Err(error) = &sent {
+                self.snapshots.not_sent(self.target, error);
+                tokio::time::sleep(OFFER_AGAIN).await;
+            }
+            sent
         };
-        tracing::error!(%reason, "a snapshot is not sent");
-        Err(StreamingError::Unreachable(Unreachable::new(&reason)))
+        let sent = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            higher = self.keep_following(vote) => return Ok(SnapshotResponse::new(higher)),
+            sent = tokio::time::timeout(limit, sending) => sent,
+        };
+        match sent {
+            Ok(Ok(vote)) => {
+                self.peers.reached(self.target);
+                Ok(SnapshotResponse::new(vote))
+            }
+            Ok(Err(error)) => Err(self.not_sent(&error)),
+            Err(_) => {
+                let timeout = Timeout {
+                    action: RPCTypes::InstallSnapshot,
+                    id: self.node_id,
+                    target: self.target,
+                    timeout: limit,
+                };
+                tracing::warn!(peer = self.target, error = %timeout, "a snapshot was not sent in time");
+                Err(StreamingError::Timeout(timeout))
+            }
+        }
     }
 
     fn backoff(&self) -> Backoff {

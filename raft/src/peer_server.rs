@@ -3,10 +3,11 @@
 //! ```text
 //! accept -> TLS handshake -> PeerIdentity of the certificate -> Gate: Formation at any time, the rest once it is installed
 //!                                                                      each of the rest calls `check_envelope` first
+//!                         -> no certificate                  -> Gate: Joining only, few at once, not for long
 //! ```
 //!
 //! Invariants:
-//! * Nothing is served without a verified certificate, and every request carries the [`PeerIdentity`] of its connection.
+//! * Nothing but `Joining` is served without a verified certificate, and every other request carries the [`PeerIdentity`] of its connection.
 //! * A failing accept or handshake never ends the loop.
 //! * Connections are tasks of this future: when it ends, none of them runs on.
 
@@ -22,8 +23,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use mode_envoy_proto::peer::v1::formation_server::SERVICE_NAME as FORMATION;
+use mode_envoy_proto::peer::v1::joining_server::SERVICE_NAME as JOINING;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +43,9 @@ pub use self::envelope::{Local, check_envelope};
 
 /// Connections at once, handshakes included. A cluster has tens of nodes with a few connections each.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections at once of strangers, which show no certificate; and how long each of them may last.
+const STRANGERS_MAX: usize = 16;
+const STRANGER_TIME: Duration = Duration::from_secs(15);
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 256;
 /// A handshake that takes longer is dropped.
@@ -79,13 +85,15 @@ struct Shared {
     identity: Arc<Identity>,
     formation: Routes,
     services: PeerServices,
+    strangers: Arc<Semaphore>,
     cancel: CancellationToken,
 }
 
 /// One connection's way to the services.
 #[derive(Clone)]
 struct Gate {
-    peer: PeerIdentity,
+    /// `None` for a stranger.
+    peer: Option<PeerIdentity>,
     node_id: u64,
     formation: Routes,
     services: PeerServices,
@@ -124,18 +132,24 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
         let service = request
             .uri()
             .path()
             .trim_start_matches('/')
             .split('/')
             .next();
+        if self.peer.is_none() && service != Some(JOINING) {
+            let status = Status::unauthenticated("the connection shows no certificate of a node");
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
         let routes = if service == Some(FORMATION) {
             Some(&self.formation)
         } else {
             self.services.routes.get()
         };
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         if let Some(routes) = routes {
             let mut routes = routes.clone();
             Box::pin(async move { routes.call(request).await })
@@ -172,6 +186,7 @@ pub async fn serve(
         identity,
         formation: Routes::new(formation.into_server()).prepare(),
         services,
+        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
         cancel,
     };
     let mut connections = JoinSet::new();
@@ -232,6 +247,12 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
             return;
         }
     };
+    let place = shared.strangers.try_acquire();
+    if peer.is_none() && place.is_err() {
+        tracing::debug!(%from, "too many connections without a certificate");
+        return;
+    }
+    let stranger = place.ok().filter(|_| peer.is_none());
     let gate = Gate {
         peer,
         node_id: shared.identity.node_id(),
@@ -243,20 +264,30 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
         pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(gate)));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = tokio::time::sleep(STRANGER_TIME), if stranger.is_some() => {
+            tracing::debug!(%from, "a connection without a certificate lasted too long");
+            return;
+        }
         () = cancel.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%from, node = peer.node_id, error, "a peer connection ended");
+        tracing::debug!(%from, node = peer.map(|peer| peer.node_id), error, "a peer connection ended");
     }
 }
 
 async fn handshake(
     stream: TcpStream,
     identity: &Identity,
-) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, PeerIdentity), String> {
+) -> Result<
+    (
+        tokio_rustls::server::TlsStream<TcpStream>,
+        Option<PeerIdentity>,
+    ),
+    String,
+> {
     // Without this, small answers wait for the other end's delayed acknowledgement; a connection works without it too.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set on a peer connection");
@@ -266,8 +297,11 @@ async fn handshake(
         .await
         .map_err(|_| "the TLS handshake took more than 5 s".to_owned())?
         .map_err(|error| format!("the TLS handshake failed: {error}"))?;
+    if tls.get_ref().1.peer_certificates().is_none() {
+        return Ok((tls, None));
+    }
     let peer = identity::peer_of(tls.get_ref().1).map_err(|error| error.to_string())?;
-    Ok((tls, peer))
+    Ok((tls, Some(peer)))
 }
 
 fn http2() -> auto::Builder<TokioExecutor> {

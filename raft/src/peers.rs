@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::Request;
 use tonic::transport::Channel;
+use wire::calls_client::CallsClient;
 use wire::forward_client::ForwardClient;
+use wire::members_client::MembersClient;
 use wire::raft_client::RaftClient;
 
 use crate::channels::{DialError, MAX_MESSAGE_BYTES, PeerChannels};
@@ -68,9 +70,28 @@ impl Peers {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
+    /// Snapshots for one member, over a connection that nothing else waits for; never dials.
+    pub(crate) fn snapshots(&self, to: NodeId, address: &str) -> RaftClient<Channel> {
+        RaftClient::new(self.channels.bulk(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
     /// Everything else with one member; never dials.
     pub(crate) fn forward(&self, to: NodeId, address: &str) -> ForwardClient<Channel> {
         ForwardClient::new(self.channels.channel(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// How leadership moves, with one member; never dials.
+    pub(crate) fn members(&self, to: NodeId, address: &str) -> MembersClient<Channel> {
+        MembersClient::new(self.channels.channel(to, address))
+    }
+
+    /// Call records of one member; never dials.
+    pub(crate) fn calls(&self, to: NodeId, address: &str) -> CallsClient<Channel> {
+        CallsClient::new(self.channels.channel(to, address))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

@@ -2,24 +2,52 @@
 
 use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
-use tonic::{Request, Response, Status};
+use openraft::raft::AppendEntriesResponse;
+use tonic::{Request, Response, Status, Streaming};
 
+use crate::apply::SharedState;
+use crate::contact::{BootMs, Contact};
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
+use crate::snapshot::{Answers, Receiver};
 use crate::types::{NodeId, Raft};
 
 /// Serves `modeenvoy.peer.v1.Raft`.
 pub(crate) struct RaftService {
     raft: Raft,
+    state: SharedState,
     local: Local,
+    snapshots: Receiver,
+    contact: Contact,
 }
 
 // === impl RaftService ===
 
 impl RaftService {
-    /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, local: Local) -> Self {
-        Self { raft, local }
+    /// For the node that `local` describes; what it accepts from the leader is `contact` with the quorum.
+    pub(crate) fn new(
+        raft: Raft,
+        state: SharedState,
+        local: Local,
+        (snapshots, contact): (Receiver, Contact),
+    ) -> Self {
+        Self {
+            raft,
+            state,
+            local,
+            snapshots,
+            contact,
+        }
+    }
+
+    /// A node that the cluster has done without is heard no more.
+    fn belongs(&self, node: NodeId) -> Result<(), Status> {
+        if self.state.has_removed(node) {
+            return Err(Status::permission_denied(format!(
+                "node {node} was removed from the cluster"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -29,14 +57,23 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<wire::AppendEntriesRequest>,
     ) -> Result<Response<wire::AppendEntriesResponse>, Status> {
+        let arrived = BootMs::now();
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let told = request.get_ref().quorum_age_ms;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
+        self.belongs(from)?;
         let answer = self
             .raft
             .append_entries(rpc)
             .await
             .map_err(|e| stopped(&e))?;
+        if matches!(
+            answer,
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
+        ) {
+            self.contact.heard(arrived, told);
+        }
         Ok(Response::new(convert::write_append_response(&answer)))
     }
 
@@ -47,8 +84,18 @@ impl wire::raft_server::Raft for RaftService {
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
         let rpc = convert::read_vote_request(request.get_ref()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
+        self.belongs(from)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
         Ok(Response::new(convert::write_vote_response(&answer)))
+    }
+
+    type InstallSnapshotStream = Answers;
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(self.snapshots.begin(request)))
     }
 }
 

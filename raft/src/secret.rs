@@ -1,7 +1,7 @@
 //! The cluster secret: 32 random bytes, the same on all nodes, from which the cluster's trust is derived.
 //!
 //! Invariants:
-//! * The secret itself never leaves this module except as hex for its own file; everything else uses [`ClusterSecret::derive`],
+//! * The secret itself never leaves this module except as hex, for its own file and for a node that joins; everything else uses [`ClusterSecret::derive`],
 //!   whose labels are stated once, below, and never change.
 //! * It is zeroized on drop and never printed.
 //! * Of several processes that create the same file at once, all end up with the bytes of one of them.
@@ -264,8 +264,28 @@ fn info<'a>(label: &'a str, context: &'a [u8]) -> [&'a [u8]; 3] {
     [label.as_bytes(), &[0], context]
 }
 
+/// Reads what [`base64url`] writes, and nothing else.
+pub(crate) fn read_base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
+    for group in text.as_bytes().chunks(4) {
+        let mut bits = 0_u32;
+        for (i, byte) in group.iter().enumerate() {
+            let six = BASE64URL.iter().position(|known| known == byte)?;
+            bits |= u32::try_from(six).ok()? << (18 - 6 * i);
+        }
+        let whole = group.len() * 6 / 8;
+        let [_, parts @ ..] = bits.to_be_bytes();
+        // A single digit is no byte, and bits beyond the last byte would be a second spelling.
+        if whole == 0 || parts[whole..].iter().any(|part| *part != 0) {
+            return None;
+        }
+        bytes.extend_from_slice(&parts[..whole]);
+    }
+    Some(bytes)
+}
+
 /// Base64 of RFC 4648 section 5 without padding.
-fn base64url(bytes: &[u8]) -> String {
+pub(crate) fn base64url(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
         let bits = group.iter().enumerate().fold(0_u32, |bits, (i, byte)| {

@@ -20,7 +20,7 @@ use crate::types::NodeId;
 pub(crate) mod machine;
 
 pub use crate::cluster::simulated::{
-    Founding, Leaving, LogLine, Member, Probe, SimDisk, log_on, start,
+    Found, Founding, LogLine, Member, Probe, SimDisk, found_on, start,
 };
 
 thread_local! {
@@ -45,6 +45,9 @@ pub trait World: Send + Sync {
 
     /// What a node's wall clock shows; Unix milliseconds.
     fn wall_ms(&self, node: NodeId) -> u64;
+
+    /// Milliseconds since the world began: no node's clock, and never set.
+    fn boot_ms(&self) -> u64;
 
     /// The next number of the world's generator.
     fn random(&self) -> u64;

@@ -4,16 +4,12 @@
 //! from a copy that shares its parts with the state, on a thread for blocking work, so it holds up nothing.
 #![expect(clippy::result_large_err, reason = "the error type is the library's")]
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use mode_envoy_storage::checkpoint::CheckpointStore;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, ErrorVerb, OptionalSend, RaftSnapshotBuilder};
 
 use crate::apply::SharedState;
-use crate::checkpoint::{self, CheckpointRef, SnapshotError};
+use crate::checkpoint::{CheckpointRef, Checkpoints, blocking};
 use crate::log_store::snapshot_error;
-use crate::machine;
 use crate::types::{
     Applied, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership,
     TypeConfig,
@@ -23,42 +19,21 @@ use crate::types::{
 #[derive(Clone)]
 pub(crate) struct StateMachine {
     state: SharedState,
-    store: Arc<CheckpointStore>,
-    current: Arc<Mutex<Option<SnapshotMeta>>>,
+    checkpoints: Checkpoints,
 }
 
 // === impl StateMachine ===
 
 impl StateMachine {
-    /// Over a state that was loaded from `current`, the newest checkpoint of the store.
-    pub(crate) fn new(
-        state: SharedState,
-        store: Arc<CheckpointStore>,
-        current: Option<SnapshotMeta>,
-    ) -> Self {
-        Self {
-            state,
-            store,
-            current: Arc::new(Mutex::new(current)),
-        }
-    }
-
-    fn current(&self) -> Option<SnapshotMeta> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_current(&self, at: SnapshotMeta) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    /// Over a state that was loaded from the newest of the checkpoints.
+    pub(crate) fn new(state: SharedState, checkpoints: Checkpoints) -> Self {
+        Self { state, checkpoints }
     }
 
     fn snapshot(&self, at: SnapshotMeta) -> Snapshot {
-        let reference = CheckpointRef::new(Arc::clone(&self.store), &at);
         Snapshot {
+            snapshot: Box::new(self.checkpoints.at(&at)),
             meta: at,
-            snapshot: Box::new(reference),
         }
     }
 }
@@ -66,11 +41,11 @@ impl StateMachine {
 impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let (at, image) = self.state.image();
-        let (store, place) = (Arc::clone(&self.store), at.clone());
-        blocking(move || checkpoint::save(&store, &place, &image))
+        let (checkpoints, place) = (self.checkpoints.clone(), at.clone());
+        // Where a leader's stands further on meanwhile, that one stays; the library hears of it when it is installed.
+        blocking(move || checkpoints.save(&place, &image))
             .await
             .map_err(|e| snapshot_error(ErrorVerb::Write, &e))?;
-        self.set_current(at.clone());
         Ok(self.snapshot(at))
     }
 }
@@ -103,9 +78,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<CheckpointRef>, StorageError> {
-        // A received checkpoint takes the place of this reference; until then it names our own.
-        let at = self.current().unwrap_or_default();
-        Ok(Box::new(CheckpointRef::new(Arc::clone(&self.store), &at)))
+        // Ours are received apart from the library; until then the reference names our own.
+        let at = self.checkpoints.newest().unwrap_or_default();
+        Ok(Box::new(self.checkpoints.at(&at)))
     }
 
     async fn install_snapshot(
@@ -113,28 +88,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         _: &SnapshotMeta,
         snapshot: Box<CheckpointRef>,
     ) -> Result<(), StorageError> {
-        let store = Arc::clone(&self.store);
+        let (checkpoints, applied) = (self.checkpoints.clone(), self.state.position().0);
         let (at, state) = blocking(move || {
-            let (at, state) = snapshot.read()?;
-            checkpoint::save(&store, &at, &state)?;
+            let (at, state) = snapshot.read(applied)?;
+            // What was received is durable already.
+            if !snapshot.is_of(&checkpoints) {
+                checkpoints.save(&at, &state)?;
+            }
             Ok((at, state))
         })
         .await
         .map_err(|e| snapshot_error(ErrorVerb::Write, &e))?;
-        self.state.install(at.clone(), state);
-        self.set_current(at);
+        self.state.install(at, state);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        Ok(self.current().map(|at| self.snapshot(at)))
+        Ok(self.checkpoints.newest().map(|at| self.snapshot(at)))
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
-) -> Result<T, SnapshotError> {
-    machine::blocking(work)
-        .await
-        .unwrap_or(Err(SnapshotError::Interrupted))
 }

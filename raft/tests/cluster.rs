@@ -2,12 +2,15 @@
 
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/snapshots.rs"]
+mod snapshots;
 
 use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, ObjectRef};
+use mode_envoy_proto::peer::v1::{QueryCallsRequest, TailCallsRequest};
 use mode_envoy_raft::{Caller, MemberRole, ProposeError, StartError};
 use tokio::task::JoinSet;
 
@@ -223,6 +226,18 @@ async fn a_member_that_stops_is_missed_and_catches_up_when_it_returns() {
     assert!(returned.catalog().tenant("acme").is_some());
     let (ours, theirs) = (asked.read(Clone::clone), returned.read(Clone::clone));
     assert!(ours == theirs);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn call_records_are_told_by_members_that_run_and_by_nobody_else() {
+    let mut cluster = TestCluster::new(2);
+    let nodes = cluster.start_all().await;
+    let ask = |node: u64| nodes[0].query_calls(node, QueryCallsRequest::default(), LONG);
+    let tail = |node: u64| nodes[0].tail_calls(node, TailCallsRequest::default(), LONG);
+    assert!(within(ask(2)).await.is_some() && within(tail(2)).await.is_some());
+    assert!(within(ask(9)).await.is_none());
+    cluster.stop(2).await;
+    assert!(within(ask(2)).await.is_none() && within(tail(2)).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

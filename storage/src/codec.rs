@@ -1,10 +1,11 @@
-//! Fixed-layout encoding of the payloads in usage spools; the only user of bincode.
+//! Fixed-layout encoding of the payloads in usage spools and of the projection's values; the only user of bincode.
 //!
 //! Little endian, fixed-width integers, at most [`MAX_BYTES`]. The layout follows the order of a
 //! type's fields, so a type that was ever written is frozen: a change is a new type under a new
-//! version of its frame. The frame around the payload is the envelope; it carries kind, version and
-//! checksum. Types hold integers, strings, byte vectors and fixed arrays; no hash maps (their order
-//! is not stable) and no vectors of empty types (a limit in bytes does not bound them).
+//! version of its frame. The frame around a payload carries kind, version and checksum; what stands
+//! outside a segment has an [`envelope`] that does. Types hold integers, strings, byte vectors and fixed
+//! arrays; no hash maps (their order is not stable) and no vectors of empty types (a limit in bytes
+//! does not bound them).
 //!
 //! Invariant: a hostile length is refused before anything is allocated for it, and bytes behind the
 //! value are an error.
@@ -16,6 +17,8 @@ use bincode::error::{DecodeError, EncodeError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+
+pub(crate) mod envelope;
 
 /// No value takes more bytes than this.
 pub const MAX_BYTES: usize = 64 * 1024;

@@ -68,6 +68,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// What the system reports. As with files, a failed sync must not be tried again.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// How many more bytes fit on the disk that a directory is on.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+
     /// Locks a directory against every other opener until the guard is dropped.
     ///
     /// # Errors
@@ -188,6 +194,11 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(dir)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         let handle = File::open(dir)?;
         match handle.try_lock() {
@@ -262,6 +273,27 @@ fn write_zeros(file: &File, len: u64, sync_every: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// How much room a file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this process may still write.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// The room of the file system that holds `path`.
+///
+/// # Errors
+/// What the system reports.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
 /// Reads a whole file of at most `limit` bytes.
 pub(crate) fn read_all(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
     let size = file.size()?;
@@ -291,6 +323,14 @@ mod tests {
         assert!(all[..99_997].iter().all(|byte| *byte == 0));
         assert_eq!(&all[99_997..], b"abc");
         assert!(read_all(file.as_ref(), 99_999).is_err());
+    }
+
+    #[test]
+    fn a_file_system_has_no_more_room_than_it_has_in_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = space(dir.path()).unwrap();
+        assert!(room.total > 0 && room.free <= room.total, "{room:?}");
+        assert!(space(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! | [`wal`] | vote and log of the replicated state | all that was acknowledged | all that was acknowledged |
 //! | [`checkpoint`] | the state at one log position | the last complete one | the last complete one |
 //! | [`spool`] | usage not yet replicated | every record | all but what came after the last sync |
+//! | [`projection`] | what can be computed again | perhaps | perhaps; never anything wrong |
+//! | [`call_log`] | single calls of the last days | what was written; the spool has the rest | what was synced; the spool has the rest |
 //!
 //! Invariants of the whole crate: bytes are checked before they are believed, a length is bounded
 //! before it is allocated, and a file of another cluster, another node or a newer format is refused.
@@ -28,7 +30,13 @@ pub mod checkpoint;
 // Usage records on their way into the replicated log.
 pub mod spool;
 
-// Fixed-layout encoding of spool payloads.
+// Records of single calls.
+pub mod call_log;
+
+// What can be computed again: the only user of sled.
+pub mod projection;
+
+// Fixed-layout encoding of what stands in spools and in the projection.
 pub mod codec;
 
 // A disk that loses, tears and refuses.

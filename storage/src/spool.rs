@@ -104,6 +104,17 @@ pub struct SpoolRecovery {
 pub fn open(
     options: SpoolOptions,
 ) -> Result<(SpoolWriter, SpoolReader, SpoolRecovery), SpoolError> {
+    open_with(&options, fs::File::sync_data)
+}
+
+/// How records become durable; a test notes what was.
+pub(crate) type SyncFile = fn(&fs::File) -> std::io::Result<()>;
+
+/// As [`open`].
+pub(crate) fn open_with(
+    options: &SpoolOptions,
+    sync_file: SyncFile,
+) -> Result<(SpoolWriter, SpoolReader, SpoolRecovery), SpoolError> {
     options.check()?;
     let dir = worker_dir(&options.dir, options.worker);
     RealDisk
@@ -112,7 +123,7 @@ pub fn open(
     let lock = RealDisk
         .lock_dir(&dir)
         .map_err(|error| SpoolError::lock(&dir, error))?;
-    let found = recovery::recover(&options, dir, lock)?;
+    let found = recovery::recover(options, dir, lock, sync_file)?;
     Ok((
         SpoolWriter::new(std::sync::Arc::clone(&found.shared), found.tail),
         SpoolReader::new(found.shared),

@@ -250,6 +250,12 @@ impl Disk for FaultDisk {
         result
     }
 
+    fn free_space(&self, _: &Path) -> io::Result<u64> {
+        let inner = self.lock();
+        let free = |space: u64| space.saturating_sub(inner.files.used());
+        Ok(inner.space.map_or(u64::MAX, free))
+    }
+
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         if !self.lock().locked.insert(dir.to_path_buf()) {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -126,6 +126,8 @@ pub struct WalStats {
     pub sync_micros_max: u64,
     /// Segments begun.
     pub segments_created: u64,
+    /// Bytes that the segments take on the disk now.
+    pub disk_bytes: u64,
 }
 
 /// A handle to an open log; clones share it, and the last one to go closes it.
@@ -269,6 +271,17 @@ impl Wal {
         max_bytes: usize,
     ) -> Result<Vec<Record>, WalError> {
         self.inner.shared.read(from, to_exclusive, max_bytes)
+    }
+
+    /// Bytes of the payloads from the record at `from` on.
+    pub fn bytes_from(&self, from: u64) -> u64 {
+        self.inner.shared.lock().log.bytes_from(from)
+    }
+
+    /// The smallest index from which on the payloads, up to and with the record at `last`, take no more
+    /// than `bytes`; `last + 1` if even that one is larger.
+    pub fn first_within(&self, last: u64, bytes: u64) -> u64 {
+        self.inner.shared.lock().log.first_within(last, bytes)
     }
 
     /// The index of the oldest record.

@@ -36,8 +36,10 @@ const SETTINGS: [&str; 10] = [
 /// What a node is started with. A test that wants a node to be refused changes it.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// `--node-id`.
+    /// `--node-id`, where it is told.
     pub node_id: u64,
+    /// Whether it is told its id; one that has joined knows it.
+    pub told_id: bool,
     /// `--data-dir`.
     pub data_dir: PathBuf,
     /// `--gateway-addr`.
@@ -48,10 +50,16 @@ pub struct Launch {
     pub peer: String,
     /// `--initial-cluster`.
     pub initial_cluster: Option<String>,
+    /// `--join` and `--join-token`; such a node is not told its id.
+    pub join: Option<(String, String)>,
     /// `--cluster-secret-file`; `None` for the user's own.
     pub secret_file: Option<PathBuf>,
+    /// `--advertise-peer`, where it is not what the node listens on.
+    pub advertise_peer: Option<String>,
     /// `--gateway-workers`, each of which has a usage spool of its own.
     pub workers: usize,
+    /// More words for `serve`; they win over the usual settings.
+    pub more: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -64,6 +72,16 @@ pub struct Node {
     /// What it is started with next time.
     pub launch: Launch,
     child: Option<Child>,
+}
+
+// === impl Launch ===
+
+impl Launch {
+    fn names(&self, setting: &[&str]) -> bool {
+        setting
+            .iter()
+            .any(|word| self.more.iter().any(|own| own == word))
+    }
 }
 
 // === impl Node ===
@@ -108,16 +126,30 @@ impl Node {
         let mut command = launch.program.command();
         command
             .arg("serve")
-            .args(["--node-id", &launch.node_id.to_string()])
             .arg("--data-dir")
             .arg(&launch.data_dir)
             .args(["--gateway-addr", &launch.gateway])
             .args(["--admin-addr", &launch.admin])
             .args(["--peer-addr", &launch.peer])
             .args(["--gateway-workers", &launch.workers.to_string()])
-            .args(SETTINGS);
+            .args(&launch.more);
+        for setting in SETTINGS.chunks(2).filter(|setting| !launch.names(setting)) {
+            command.args(setting);
+        }
+        match &launch.join {
+            Some((address, token)) => {
+                command.args(["--join", address, "--join-token", token]);
+            }
+            None if launch.told_id => {
+                command.args(["--node-id", &launch.node_id.to_string()]);
+            }
+            None => {}
+        }
         if let Some(secret) = &launch.secret_file {
             command.arg("--cluster-secret-file").arg(secret);
+        }
+        if let Some(peer) = &launch.advertise_peer {
+            command.args(["--advertise-peer", peer]);
         }
         if let Some(cluster) = &launch.initial_cluster {
             command.args(["--initial-cluster", cluster]);
@@ -318,6 +350,21 @@ impl Node {
         self.cli(&[&["usage", "-o", "json"], arguments].concat())
             .await?
             .json()
+    }
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    ///
+    /// It was refused.
+    pub async fn join_token(&self, valid: &str) -> Result<String> {
+        let line = format!("cluster add-node --expires {valid} -o json");
+        let made: Value = serde_json::from_str(&self.ok(&line).await?)?;
+        let token = made["join_token"]
+            .as_str()
+            .with_context(|| format!("no join_token in {made}"))?;
+        ensure!(token.starts_with("mej-"), "a join token begins with mej-");
+        Ok(token.to_owned())
     }
 
     /// The answer of `cluster status`.

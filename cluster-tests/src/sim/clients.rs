@@ -4,7 +4,7 @@
 //! Invariant: what a client notes of an operation is what a person at its place would know. An answer that says that
 //! nothing was written is believed, so that a node which says it wrongly is found out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 use mode_envoy_model::service::{Endpoint, Service, Timeouts};
-use mode_envoy_raft::sim::{Leaving, Member};
-use mode_envoy_raft::{Caller, Handle, ProposeError};
+use mode_envoy_raft::sim::Member;
+use mode_envoy_raft::{Accepted, Caller, Handle, ProposeError};
 
 use super::host::Nodes;
 use super::linear::{Act, Op, Outcome};
 use super::plan::{Kind as Plot, Plan};
-use super::world::{host_name, pass};
+use super::world::{address, pass};
 
 /// Objects that the administrators quarrel about.
 const OBJECTS: u64 = 3;
@@ -42,9 +42,17 @@ pub(crate) struct History {
     pub(crate) stale: Option<String>,
     /// Operations that were answered.
     pub(crate) answered: u64,
-    /// Nodes that were removed.
-    pub(crate) removed: BTreeSet<u64>,
+    /// Checkpoints of leaders that were installed, by node and life.
+    pub(crate) snapshots: BTreeMap<(u64, u64), u64>,
     pub(crate) done: bool,
+}
+
+/// A spare takes the place of a voter, as operators do it: it joins by a token, the voter is removed, and the membership
+/// follows by itself.
+struct Replacement {
+    spare: u64,
+    /// Who is to go, once that was said.
+    gone: Option<u64>,
 }
 
 /// One administrator.
@@ -90,6 +98,10 @@ impl Admin {
             let Some(node) = world.pick(&all) else {
                 continue;
             };
+            if world.below(60) == 0 {
+                self.hand_over(node).await;
+                continue;
+            }
             let object = world.below(OBJECTS);
             let act = match world.below(10) {
                 0..4 => Act::Put(world.next_moment()),
@@ -162,6 +174,23 @@ impl Admin {
         certain
     }
 
+    /// Has some voter lead.
+    async fn hand_over(&self, node: u64) {
+        let Some((member, _)) = self.nodes.member(node) else {
+            return;
+        };
+        let voters: Vec<u64> = member.probe().voters.into_iter().flatten().collect();
+        let world = &self.nodes.world;
+        let Some(heir) = world.pick(&voters) else {
+            return;
+        };
+        let moved = member
+            .handle()
+            .transfer_leader(heir, Duration::from_secs(2));
+        let moved = moved.await.map_err(|error| error.to_string());
+        world.note(&format!("client {} has n{heir} lead: {moved:?}", self.id));
+    }
+
     fn ends_in_order(&self, node: u64, life: u64) -> bool {
         let in_order = self
             .nodes
@@ -208,10 +237,15 @@ impl Admin {
     }
 }
 
-/// Changes the set of voters, as the plan says.
+/// Changes the members, as the plan says.
 pub(crate) async fn operate_members(nodes: Nodes, seen: Seen, plan: Plan) -> turmoil::Result {
     let world = nodes.world.clone();
-    let mut spares: Vec<u64> = (plan.voters + 1..=plan.voters + plan.spares).collect();
+    let spares: Vec<u64> = (plan.voters + 1..=plan.voters + plan.spares).collect();
+    let replacement = |spare: &u64| Replacement {
+        spare: *spare,
+        gone: None,
+    };
+    let mut replacements: Vec<Replacement> = spares.iter().map(replacement).collect();
     let pause = plan.chaos / (plan.changes + 2);
     for _ in 0..plan.changes {
         pass(pause / 2 + world.time_below(pause)).await;
@@ -219,20 +253,17 @@ pub(crate) async fn operate_members(nodes: Nodes, seen: Seen, plan: Plan) -> tur
             break;
         }
         let change = async {
-            match (plan.kind, spares.first()) {
-                (Plot::Churn, _) => shuffle(&nodes, &spares).await.map(|()| None),
-                (Plot::Faults, Some(&spare)) => replace(&nodes, spare).await.map(Some),
+            match (plan.kind, replacements.first_mut()) {
+                (Plot::Churn, _) => shuffle(&nodes, &spares).await.map(|()| false),
+                (Plot::Faults, Some(next)) => next.advance(&nodes).await.map(|()| true),
                 (Plot::Faults, None) => Err("no spare is left".to_owned()),
             }
         };
         match tokio::time::timeout(Duration::from_secs(4), change).await {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(gone))) => {
-                seen.lock().removed.insert(gone);
-                spares.remove(0);
-            }
-            Ok(Err(why)) => world.note(&format!("the voters do not change: {why}")),
-            Err(_) => world.note("whether the voters change is unknown"),
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => drop(replacements.remove(0)),
+            Ok(Err(why)) => world.note(&format!("the members do not change: {why}")),
+            Err(_) => world.note("whether the members change is unknown"),
         }
     }
     Ok(())
@@ -243,7 +274,7 @@ async fn shuffle(nodes: &Nodes, spares: &[u64]) -> Result<(), String> {
     let leader = leader(nodes)?;
     let members = leader.probe().members;
     for spare in spares.iter().filter(|spare| !members.contains(spare)) {
-        leader.add_learner(*spare, host_name(*spare)).await?;
+        leader.add_learner(*spare, address(*spare)).await?;
     }
     let mut from: Vec<u64> = leader.probe().members.into_iter().collect();
     let size = if nodes.world.chance(80) { 5 } else { 3 };
@@ -255,27 +286,77 @@ async fn shuffle(nodes: &Nodes, spares: &[u64]) -> Result<(), String> {
         voters.insert(node);
     }
     nodes.world.note(&format!("{voters:?} are to vote"));
-    leader.change_voters(voters, Leaving::Stay).await.map(drop)
+    leader.change_voters(voters).await.map(drop)
 }
 
-/// A spare takes the place of a voter, which leaves.
-async fn replace(nodes: &Nodes, spare: u64) -> Result<u64, String> {
-    let leader = leader(nodes)?;
-    let probe = leader.probe();
-    let [voters] = probe.voters.as_slice() else {
-        return Err("another change is under way".to_owned());
-    };
-    leader.add_learner(spare, host_name(spare)).await?;
-    let others: Vec<u64> = voters.iter().copied().filter(|v| *v != spare).collect();
-    let gone = nodes.world.pick(&others).ok_or("nobody votes")?;
-    let mut voters = voters.clone();
-    voters.remove(&gone);
-    voters.insert(spare);
+// === impl Replacement ===
+
+impl Replacement {
+    /// Goes on until both are decided; asking twice for the same changes nothing.
+    async fn advance(&mut self, nodes: &Nodes) -> Result<(), String> {
+        let token = [u8::try_from(self.spare).unwrap_or(u8::MAX); 32];
+        let hour = 3_600_000;
+        let make = Command::CreateJoinToken {
+            hash: token,
+            valid_ms: hour,
+        };
+        order(nodes, |_| make.clone()).await?;
+        let join = |handle: &Handle| Command::Join {
+            token,
+            nonce: token,
+            peer: address(self.spare),
+            members: handle.member_addresses(),
+        };
+        let joined = order(nodes, join).await?;
+        let id = joined.changes.first().map(|change| change.name.to_string());
+        if id != Some(self.spare.to_string()) {
+            return Err(format!("n{} got the id {id:?}", self.spare));
+        }
+        let gone = match self.gone {
+            Some(gone) => gone,
+            None => voter(nodes, self.spare)?,
+        };
+        self.gone = Some(gone);
+        let spare = self.spare;
+        let world = &nodes.world;
+        world.note(&format!("n{spare} has joined, n{gone} is to go"));
+        let remove = |handle: &Handle| Command::RemoveNode {
+            node: gone,
+            members: handle.member_addresses(),
+        };
+        order(nodes, remove).await.map(drop)
+    }
+}
+
+/// Has a command decided, by whichever node; again, until it is certain that it was.
+async fn order(nodes: &Nodes, command: impl Fn(&Handle) -> Command) -> Result<Accepted, String> {
+    loop {
+        pass(Duration::from_millis(50)).await;
+        let all: Vec<u64> = nodes.lock().keys().copied().collect();
+        let any = nodes.world.pick(&all).and_then(|node| nodes.member(node));
+        let Some((member, _)) = any.filter(|(member, _)| !member.probe().members.is_empty()) else {
+            continue;
+        };
+        let handle = member.handle();
+        let (command, caller) = (command(handle), Caller::node());
+        let asked = handle.propose(command, &caller, Duration::from_secs(1));
+        match asked.await {
+            Ok(accepted) => return Ok(accepted),
+            Err(ProposeError::Rejected(rejected)) => return Err(rejected.to_string()),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Some voter, but not this one.
+fn voter(nodes: &Nodes, but: u64) -> Result<u64, String> {
+    let probe = leader(nodes)?.probe();
+    let voters = probe.voters.into_iter().flatten();
+    let others: Vec<u64> = voters.filter(|voter| *voter != but).collect();
     nodes
         .world
-        .note(&format!("n{spare} is to vote in place of n{gone}"));
-    leader.change_voters(voters, Leaving::Leave).await?;
-    Ok(gone)
+        .pick(&others)
+        .ok_or_else(|| "nobody votes".to_owned())
 }
 
 fn leader(nodes: &Nodes) -> Result<Member, String> {

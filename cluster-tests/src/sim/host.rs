@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mode_envoy_raft::Departure;
 use mode_envoy_raft::cluster::{Addresses, Hooks, Settings, Timers};
 use mode_envoy_raft::identity::Identity;
 use mode_envoy_raft::secret::ClusterSecret;
@@ -21,13 +22,26 @@ use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::usage::{self, Spool};
-use super::world::{PORT, World, host_name, pass, spawn};
+use super::world::{PORT, World, address, pass, spawn};
 
 /// Of every cluster here.
 pub(crate) const CLUSTER: [u8; 16] = [0x51; 16];
 
+/// Why a process ended whose node the cluster has removed.
+pub(crate) const REMOVED: &str = "it was removed";
+
 /// Small, so that segments roll within a run.
 pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024;
+
+/// So few, that a node which was away for a second or two lacks what no log has any more.
+const CHECKPOINT_EVERY: u64 = 15;
+const LOG_KEEP: u64 = 5;
+
+/// So slow, that a transfer meets faults.
+const SNAPSHOT_PACE: u64 = 64 * 1024;
+
+/// How long a node that is told to end may take to hand over what it has.
+const SETTLE: Duration = Duration::from_secs(1);
 
 const TIMERS: Timers = Timers {
     heartbeat_ms: 100,
@@ -156,6 +170,7 @@ impl Nodes {
         let (nodes, handle) = (self.clone(), member.handle().clone());
         spawn(async move { usage::run(&nodes, node, &handle).await });
         let mut failed = member.handle().failed();
+        let mut departure = member.handle().watch_departure();
         let listener = TcpListener::bind(("0.0.0.0", PORT));
         let listener = listener.await.map_err(|e| e.to_string())?;
         loop {
@@ -165,6 +180,9 @@ impl Nodes {
                 Ok(why) = failed.wait_for(Option::is_some) => {
                     return Err(why.clone().unwrap_or_default());
                 }
+                Ok(_) = departure.wait_for(|now| *now == Departure::Left) => {
+                    return Err(REMOVED.to_owned());
+                }
                 Ok((stream, _)) = listener.accept() => {
                     let member = member.clone();
                     spawn(async move { serve(&member, stream).await });
@@ -172,8 +190,28 @@ impl Nodes {
             }
         }
         self.world.note(&format!("n{node} ends in order"));
-        member.handle().shutdown().await;
+        self.end(member, &listener).await;
         Ok(())
+    }
+
+    /// Hands over what it has, and serves the others meanwhile.
+    async fn end(&self, member: Member, listener: &TcpListener) {
+        if self.world.chance(70) {
+            member.handle().set_draining();
+            let settled = member.handle().settle(SETTLE);
+            tokio::pin!(settled);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut settled => break,
+                    Ok((stream, _)) = listener.accept() => {
+                        let member = member.clone();
+                        spawn(async move { serve(&member, stream).await });
+                    }
+                }
+            }
+        }
+        member.handle().shutdown().await;
     }
 
     async fn start(&self, node: u64, cancel: CancellationToken) -> Result<Member, String> {
@@ -184,16 +222,17 @@ impl Nodes {
             slot.life += 1;
             slot.in_order = false;
             slot.stop = Arc::default();
-            let address = host_name(node);
             let advertise = Addresses {
-                peer: address,
+                peer: address(node),
                 ..Addresses::default()
             };
             let mut settings =
                 Settings::new(node, slot.dir.clone(), advertise, self.secret.clone());
             settings.timers = TIMERS;
             settings.wal_segment_bytes = SEGMENT_BYTES;
-            settings.checkpoint_every = 40;
+            settings.checkpoint_every = CHECKPOINT_EVERY;
+            settings.log_keep = LOG_KEEP;
+            settings.snapshot_bytes_per_second = SNAPSHOT_PACE;
             let founding = Founding {
                 identity: Arc::clone(&slot.identity),
                 cluster_id: CLUSTER,
@@ -216,6 +255,8 @@ impl Nodes {
             authorize: Arc::new(|_, _, _| Ok(())),
             flush: Arc::new(|| Box::pin(async { Ok(()) })),
             table_revision: Arc::new(AtomicU64::new(0)),
+            alarms: Arc::new(Vec::new),
+            calls: Arc::new(()),
         };
         sim::start(settings, hooks, founding, disk, cancel)
             .await

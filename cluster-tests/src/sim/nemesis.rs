@@ -10,7 +10,7 @@ use mode_envoy_raft::sim::Probe;
 use mode_envoy_storage::testing::Op;
 use turmoil::Sim;
 
-use super::host::Nodes;
+use super::host::{Nodes, REMOVED};
 use super::plan::{Kind, Plan};
 use super::world::{World, host_name};
 
@@ -70,15 +70,6 @@ impl Nemesis {
         lost.map(|(node, _)| *node).collect()
     }
 
-    /// A node that was removed is switched off.
-    pub(crate) fn removed(&mut self, sim: &mut Sim<'_>, node: u64) {
-        if self.down.get(&node) != Some(&Down::ForGood) {
-            self.world
-                .note(&format!("n{node} was removed and is switched off"));
-            self.take_down(sim, node, Down::ForGood);
-        }
-    }
-
     /// Does what is due.
     pub(crate) fn act(&mut self, sim: &mut Sim<'_>, probes: &BTreeMap<u64, Probe>) {
         let now = self.world.now();
@@ -115,7 +106,7 @@ impl Nemesis {
             if self.down.contains_key(&node) {
                 continue;
             }
-            let down = if reason.contains("fault disk") {
+            let down = if reason.contains("fault disk") || reason == REMOVED {
                 Down::ForGood
             } else {
                 self.back_later()

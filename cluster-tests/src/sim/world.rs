@@ -166,6 +166,10 @@ impl sim::World for World {
         right.saturating_add_signed(inner.skew_ms.get(&node).copied().unwrap_or(0))
     }
 
+    fn boot_ms(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn random(&self) -> u64 {
         self.lock().rng.next_u64()
     }
@@ -215,6 +219,11 @@ impl AsyncWrite for Link {
 /// The name of a node's host.
 pub(crate) fn host_name(node: u64) -> String {
     format!("n{node}")
+}
+
+/// Where a node says that it is reached.
+pub(crate) fn address(node: u64) -> String {
+    format!("{}:{PORT}", host_name(node))
 }
 
 /// Lets virtual time pass.

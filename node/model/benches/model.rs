@@ -2,6 +2,8 @@
 //!
 //! Wall times of one machine; compare them within one run only.
 
+use std::collections::BTreeMap;
+
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use mode_envoy_model::batch::{Batch, Item};
@@ -14,9 +16,12 @@ use mode_envoy_model::service::{Endpoint, Service, Timeouts};
 use mode_envoy_model::state::State;
 use mode_envoy_model::tenant::Tenant;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
+use mode_envoy_model::usage::cells::{Bucket, Resolution};
 use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
-use mode_envoy_model::usage::query::{Dimension, Interval, Query, run};
+use mode_envoy_model::usage::packed::Packed;
+use mode_envoy_model::usage::query::{Dimension, Interval, Query, run, run_with};
+use mode_envoy_model::usage::rollup::{RollUp, RollUps, roll_up};
 use mode_envoy_model::usage::series::SeriesKey;
 
 const ROWS: u32 = 1_000;
@@ -185,6 +190,52 @@ fn query_all_keys_by_model_and_day(bencher: Bencher<'_, '_>) {
     let snapshot = state.usage.snapshot();
     let query = month(Vec::new(), vec![Dimension::Model]);
     bencher.bench(|| run(black_box(&snapshot), black_box(&query), wall_ms));
+}
+
+/// Roll-ups by model, made before.
+struct ByModel(BTreeMap<[u8; 32], RollUp>);
+
+impl RollUps for ByModel {
+    fn get(
+        &self,
+        _: Resolution,
+        _: u32,
+        content: &[u8; 32],
+        dimension: Dimension,
+    ) -> Option<RollUp> {
+        (dimension == Dimension::Model)
+            .then(|| self.0.get(content).cloned())
+            .flatten()
+    }
+}
+
+/// The same, where the days that are over have roll-ups.
+#[divan::bench(sample_count = 20, sample_size = 1)]
+fn query_all_keys_by_model_and_day_with_roll_ups(bencher: Bencher<'_, '_>) {
+    let (state, _, wall_ms) = state_of(50_000, DAYS);
+    let snapshot = state.usage.snapshot();
+    let buckets = snapshot.cells.buckets(Resolution::Day).values();
+    let packed = buckets.filter_map(|bucket| match bucket {
+        Bucket::Packed(packed) => Some(packed),
+        Bucket::Open(_) => None,
+    });
+    let made = packed.map(|packed| {
+        (
+            *packed.hash(),
+            roll_up(packed, &snapshot.series, Dimension::Model),
+        )
+    });
+    let roll_ups = ByModel(made.collect());
+    let query = month(Vec::new(), vec![Dimension::Model]);
+    bencher.bench(|| run_with(black_box(&snapshot), black_box(&query), wall_ms, &roll_ups));
+}
+
+/// One day of 50,000 series becomes bytes: what `apply` does once a day, and once an hour for the hour.
+#[divan::bench(sample_count = 20, sample_size = 1)]
+fn pack_50000_cells(bencher: Bencher<'_, '_>) {
+    let (state, ..) = state_of(50_000, 1);
+    let chunk = state.usage.cells.buckets(Resolution::Day)[&1].chunk();
+    bencher.bench(|| Packed::of(black_box(&chunk)));
 }
 
 fn route(n: u32) -> Route {

@@ -1,5 +1,7 @@
 //! One entry of the log, as a value, and what applying its items comes to.
 
+use std::sync::Arc;
+
 use crate::event::Event;
 use crate::usage::batch::{Register, UsageBatch};
 
@@ -26,14 +28,18 @@ pub enum Item {
 }
 
 /// Accepted as a whole if the state is still at `base_revision`, else void.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ChangeSet {
     /// The revision it was decided on.
     pub base_revision: u64,
     /// Who asked: the name of an admin token, or `cluster`.
     pub actor: String,
+    /// What was asked for, in a few words: `apply`, `rollback to 5`.
+    pub origin: String,
     /// Never empty.
     pub events: Vec<Event>,
+    /// As it stands in the log, for the history; empty before it is written there.
+    pub encoded: Arc<[u8]>,
 }
 
 /// What applying an item came to.

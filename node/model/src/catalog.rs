@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use crate::consumer::Consumer;
 use crate::key::{Key, SecretHash};
 use crate::limits;
+use crate::member::Members;
 use crate::model::Model;
 use crate::object::{Kind, Name, Object, ObjectRef};
 use crate::provider::Provider;
@@ -21,14 +22,19 @@ use crate::service::Service;
 use crate::tenant::Tenant;
 use crate::token::Token;
 
+mod changes;
 mod decide;
 mod evolve;
 mod faults;
 mod invariants;
 mod keys;
+mod members;
 mod put;
 mod references;
+mod replace;
 mod routing;
+
+pub use replace::{Prunable, WayBack};
 
 /// A value and the revision that set it.
 #[derive(Debug, Eq, PartialEq)]
@@ -89,6 +95,7 @@ pub struct Catalog {
     key_by_hash: OrdMap<SecretHash, (Name, Name)>,
     key_by_id: OrdMap<Name, (Name, Name)>,
     token_by_hash: OrdMap<SecretHash, Name>,
+    members: Members,
 }
 
 // === impl Versioned ===
@@ -122,6 +129,7 @@ impl Catalog {
             key_by_hash: OrdMap::new(),
             key_by_id: OrdMap::new(),
             token_by_hash: OrdMap::new(),
+            members: Members::default(),
         }
     }
 
@@ -144,6 +152,12 @@ impl Catalog {
         catalog
     }
 
+    /// With these members, as a checkpoint holds them.
+    #[must_use]
+    pub fn with_members(self, members: Members) -> Self {
+        Self { members, ..self }
+    }
+
     /// The cluster's identity, once it has one.
     pub const fn founded(&self) -> Option<&Founded> {
         self.founded.as_ref()
@@ -152,6 +166,11 @@ impl Catalog {
     /// The version of messages that may stand in the log.
     pub const fn format_version(&self) -> u32 {
         self.format_version
+    }
+
+    /// Who joined and who was removed since the formation.
+    pub const fn members(&self) -> &Members {
+        &self.members
     }
 
     /// How many change sets were accepted.

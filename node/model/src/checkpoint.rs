@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
+use crate::history::{History, HistoryParts};
+use crate::member::Members;
 use crate::state::State;
 use crate::usage::Usage;
-use crate::usage::cells::{Cells, Chunk, Resolution};
+use crate::usage::cells::{Bucket, Cells, Resolution};
 use crate::usage::nodes::{NodeKey, NodeUsage};
 use crate::usage::series::SeriesKey;
 use crate::usage::streams::Stream;
@@ -28,12 +30,16 @@ pub struct Parts {
     pub wall_ms: u64,
     /// Everything in the catalog, with the revision that set it.
     pub records: Vec<(u64, Record)>,
+    /// Every change set; absent in the checkpoint of a version that did not keep them.
+    pub history: Option<HistoryParts>,
+    /// Who joined and who was removed since the formation.
+    pub members: Members,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
     pub streams: Vec<(u64, Arc<Stream>)>,
     /// The cells, by resolution and bucket.
-    pub cells: Vec<(Resolution, u32, Chunk)>,
+    pub cells: Vec<(Resolution, u32, Bucket)>,
     /// Usage by node; absent in the checkpoint of a version that did not count it.
     pub nodes: Option<NodeParts>,
 }
@@ -46,7 +52,7 @@ pub struct NodeParts {
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<NodeKey>)>,
     /// The cells, by resolution and bucket.
-    pub cells: Vec<(Resolution, u32, Chunk)>,
+    pub cells: Vec<(Resolution, u32, Bucket)>,
 }
 
 /// Why parts are not a state: they are damaged, or of a newer version.
@@ -75,6 +81,29 @@ pub enum PartsError {
         "restoring a checkpoint: there is no {0:?} bucket {1}; take the checkpoint of another node"
     )]
     NoBucket(Resolution, u32),
+    /// A record of the history is not what its hash says.
+    #[error(
+        "restoring a checkpoint: the history does not hold together at revision {0}: its record was changed, or one \
+         before it is missing; take the checkpoint of another node"
+    )]
+    HistoryBroken(u64),
+    /// The history ends elsewhere than the checkpoint says.
+    #[error(
+        "restoring a checkpoint: the history's last record is not the one that the checkpoint names; take the \
+         checkpoint of another node"
+    )]
+    HistoryHead,
+    /// The history is of another revision than the catalog.
+    #[error(
+        "restoring a checkpoint: the history ends at revision {last}, and the catalog is at {revision}; take the \
+         checkpoint of another node"
+    )]
+    HistoryRevision {
+        /// Of the last record.
+        last: u64,
+        /// Of the catalog.
+        revision: u64,
+    },
     /// Records of the catalog contradict one another.
     #[error(
         "restoring a checkpoint: {dropped} records of the catalog contradict others; take the checkpoint of another \
@@ -108,6 +137,8 @@ impl State {
             lease_clock_ms: self.lease_clock_ms,
             wall_ms: self.wall_ms,
             records: self.catalog.records().collect(),
+            history: Some(self.history.parts()),
+            members: self.catalog.members().clone(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -129,18 +160,22 @@ impl State {
         for (node, stream) in parts.streams {
             usage.streams.restore(node, stream);
         }
-        for (resolution, bucket, chunk) in parts.cells {
+        for (resolution, number, bucket) in parts.cells {
             let series = &mut usage.series;
             let retain = |id| {
                 series.retain(id, resolution);
                 series.get(id).is_some()
             };
-            restore_chunk(&mut usage.cells, resolution, bucket, chunk, retain)?;
+            restore_bucket(&mut usage.cells, resolution, number, bucket, retain)?;
         }
         usage.nodes = match parts.nodes {
             Some(nodes) => NodeUsage::from_parts(nodes)?,
             None if usage.cells == Cells::default() => NodeUsage::default(),
             None => NodeUsage::begun_at(parts.wall_ms),
+        };
+        let history = match &parts.history {
+            Some(history) => History::from_parts(history, parts.revision)?,
+            None => History::default(),
         };
         let expected = parts.records.len();
         let Parts {
@@ -149,13 +184,15 @@ impl State {
             revision,
             ..
         } = parts;
-        let catalog = Catalog::restore(founded, format_version, revision, parts.records);
+        let catalog = Catalog::restore(founded, format_version, revision, parts.records)
+            .with_members(parts.members);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });
         }
         Ok(Self {
             catalog: Arc::new(catalog),
+            history,
             usage,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,
@@ -188,16 +225,16 @@ impl NodeUsage {
                 return Err(PartsError::SeriesTwice(id));
             }
         }
-        for (resolution, bucket, chunk) in parts.cells {
+        for (resolution, number, bucket) in parts.cells {
             if !Self::RESOLUTIONS.contains(&resolution) {
-                return Err(PartsError::NoBucket(resolution, bucket));
+                return Err(PartsError::NoBucket(resolution, number));
             }
             let series = &mut nodes.series;
             let retain = |id| {
                 series.retain(id);
                 series.get(id).is_some()
             };
-            restore_chunk(&mut nodes.cells, resolution, bucket, chunk, retain)?;
+            restore_bucket(&mut nodes.cells, resolution, number, bucket, retain)?;
         }
         Ok(nodes)
     }
@@ -205,36 +242,36 @@ impl NodeUsage {
 
 // === free functions ===
 
-fn take_cells(cells: &Cells) -> Vec<(Resolution, u32, Chunk)> {
+fn take_cells(cells: &Cells) -> Vec<(Resolution, u32, Bucket)> {
     let resolutions = Resolution::ALL.into_iter();
     resolutions
         .flat_map(|resolution| {
-            let chunks = cells.chunks(resolution).iter();
-            chunks.map(move |(&bucket, chunk)| (resolution, bucket, chunk.clone()))
+            let buckets = cells.buckets(resolution).iter();
+            buckets.map(move |(&number, bucket)| (resolution, number, bucket.clone()))
         })
         .collect()
 }
 
-/// Puts a chunk back; `retain` says whether the dictionary has a series, and counts that it is in one more chunk.
-fn restore_chunk(
+/// Puts a bucket back; `retain` says whether the dictionary has a series, and counts that it is in one more bucket.
+fn restore_bucket(
     cells: &mut Cells,
     resolution: Resolution,
-    bucket: u32,
-    chunk: Chunk,
+    number: u32,
+    bucket: Bucket,
     mut retain: impl FnMut(u32) -> bool,
 ) -> Result<(), PartsError> {
-    if bucket > resolution.bucket_of(u32::MAX) {
-        return Err(PartsError::NoBucket(resolution, bucket));
+    if number > resolution.bucket_of(u32::MAX) {
+        return Err(PartsError::NoBucket(resolution, number));
     }
-    for &series in chunk.keys() {
+    for series in bucket.series() {
         if !retain(series) {
             return Err(PartsError::UnknownSeries {
                 resolution,
-                bucket,
+                bucket: number,
                 series,
             });
         }
     }
-    cells.restore(resolution, bucket, chunk);
+    cells.restore(resolution, number, bucket);
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! What may be asked of the configuration, and how a refusal reads.
 
+use std::collections::BTreeMap;
+
+use crate::catalog::WayBack;
 use crate::key::{Key, SecretHash};
 use crate::object::{Name, Object, ObjectRef};
 use crate::token::Token;
@@ -25,6 +28,26 @@ pub enum Command {
     Put {
         /// In any order; references may point within the list.
         objects: Vec<Object>,
+        /// Decide and report, change nothing.
+        dry_run: bool,
+    },
+    /// As `Put`, and deletes what there is beside the objects, of their kinds and tenants.
+    Prune {
+        /// In any order; references may point within the list.
+        objects: Vec<Object>,
+        /// The caller knows that it may be more than a fifth of what there is.
+        confirmed: bool,
+        /// Decide and report, change nothing.
+        dry_run: bool,
+    },
+    /// Makes the declarative objects what they were at a revision.
+    Rollback {
+        /// Which one.
+        revision: u64,
+        /// The revision from which the way back leads; refused at another one.
+        base_revision: u64,
+        /// What is to be put and deleted, found from the history.
+        back: WayBack,
         /// Decide and report, change nothing.
         dry_run: bool,
     },
@@ -56,6 +79,31 @@ pub enum Command {
     RevokeToken {
         /// Name.
         name: Name,
+    },
+    /// Makes a token that lets one node join, once.
+    CreateJoinToken {
+        /// Hash of its secret.
+        hash: SecretHash,
+        /// For how long.
+        valid_ms: u64,
+    },
+    /// Lets a node join that showed a token.
+    Join {
+        /// Hash of the token's secret.
+        token: SecretHash,
+        /// Hash of the number that the node drew.
+        nonce: SecretHash,
+        /// Address of its peer listener.
+        peer: String,
+        /// Peer addresses by node id, as the membership of whoever proposes has them.
+        members: BTreeMap<u64, String>,
+    },
+    /// Removes a node for good.
+    RemoveNode {
+        /// Its id.
+        node: u64,
+        /// Peer addresses by node id, as the membership of whoever proposes has them.
+        members: BTreeMap<u64, String>,
     },
 }
 
@@ -100,6 +148,8 @@ pub enum RejectedCode {
     Limit,
     /// The caller's role does not allow it.
     Forbidden,
+    /// It was made for another revision.
+    Conflict,
 }
 
 /// One fault: where it is and what to do about it.
@@ -128,4 +178,29 @@ pub struct Decision {
     pub events: Vec<crate::event::Event>,
     /// The report, one line per object named.
     pub changes: Vec<Change>,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// What the history says was asked for.
+    pub fn origin(&self) -> String {
+        let words = match self {
+            Self::Found { .. } => "formation",
+            Self::RaiseFormat { .. } => "format",
+            Self::Put { .. } => "apply",
+            Self::Prune { .. } => "apply --prune",
+            Self::Rollback { revision, .. } => return format!("rollback to {revision}"),
+            Self::Delete(_) => "delete",
+            Self::CreateKey(_) => "keys create",
+            Self::RotateKey { .. } => "keys rotate",
+            Self::RevokeKey { .. } => "keys revoke",
+            Self::CreateToken(_) => "tokens create",
+            Self::RevokeToken { .. } => "tokens revoke",
+            Self::CreateJoinToken { .. } => "cluster add-node",
+            Self::Join { .. } => "join",
+            Self::RemoveNode { .. } => "cluster remove-node",
+        };
+        words.to_owned()
+    }
 }

@@ -1,7 +1,8 @@
 //! What happened to the configuration. Applying an event never fails; see [`crate::catalog::Catalog::evolve`].
 
 use crate::consumer::Consumer;
-use crate::key::Key;
+use crate::key::{Key, SecretHash};
+use crate::member::{JoinToken, JoinedNode};
 use crate::model::Model;
 use crate::object::Name;
 use crate::provider::Provider;
@@ -72,4 +73,17 @@ pub enum Event {
     TokenPut(Token),
     /// An admin token was revoked.
     TokenRevoked(Name),
+    /// A join token was made.
+    JoinTokenPut(JoinToken),
+    /// A join token was used: the node's id is taken for good.
+    NodeJoined {
+        /// The node.
+        node: JoinedNode,
+        /// The token that let it in.
+        token: SecretHash,
+        /// Hash of the number that it drew, by which it is known if it asks again.
+        nonce: SecretHash,
+    },
+    /// A node was removed; its id is never used again.
+    NodeRemoved(u64),
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Reading order: the objects, what may be asked ([`command`]), what happened ([`event`]), the [`catalog`] they
-//! add up to, the [`usage`] cells beside it, the [`state`] that applies batches to
-//! both, and the [`checkpoint`] that it is taken apart into.
+//! add up to, the [`history`] that keeps every change set, the [`usage`] cells beside it, the [`state`] that applies
+//! batches to all of them, and the [`checkpoint`] that it is taken apart into.
 
 pub mod limits;
 pub mod object;
@@ -17,6 +17,7 @@ mod check;
 
 pub mod consumer;
 pub mod key;
+pub mod member;
 pub mod model;
 pub mod price;
 pub mod provider;
@@ -29,6 +30,7 @@ pub mod command;
 pub mod event;
 
 pub mod catalog;
+pub mod history;
 pub mod usage;
 
 pub mod batch;

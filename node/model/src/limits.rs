@@ -24,6 +24,13 @@ pub const KEYS: usize = 200_000;
 /// Admin tokens of a cluster.
 pub const TOKENS: usize = 1_000;
 
+/// Join tokens of a cluster that are not expired.
+pub const JOIN_TOKENS: usize = 100;
+/// Nodes of a cluster at one time.
+pub const MEMBERS: usize = 64;
+/// Node ids that a cluster may ever use: as many as it keeps usage streams.
+pub const NODE_IDS: u64 = STREAMS as u64;
+
 // === Counts within an object or a message ===
 
 /// Objects in one `Put`.
@@ -61,8 +68,12 @@ pub const PATH: usize = 1_024;
 pub const UPSTREAM_MODEL: usize = 256;
 /// A dimension of a usage series.
 pub const DIMENSION: usize = 256;
+/// A peer address: the longest host name, and a port.
+pub const PEER_ADDRESS: usize = HOST + 6;
 /// Who asked for a change set.
 pub const ACTOR: usize = 256;
+/// What a change set says it was asked for as.
+pub const ORIGIN: usize = 64;
 /// The cluster's encryption key, wrapped.
 pub const WRAPPED_KEY: usize = 1_024;
 /// The ciphertext of one secret.
@@ -74,6 +85,8 @@ pub const CIPHERTEXT: usize = 16_384;
 pub const TIMEOUT_MS: u64 = 3_600_000;
 /// Longest time for which a rotated key's old secret is still accepted: 30 days, in milliseconds.
 pub const GRACE_MS: u64 = 30 * 86_400_000;
+/// Shortest and longest time for which a join token is valid: one second and one hour, in milliseconds.
+pub const JOIN_TOKEN_MS: (u64, u64) = (1_000, 3_600_000);
 /// Highest price: one dollar per token, in pico-dollars.
 pub const PRICE_PICO_USD: u64 = 1_000_000_000_000;
 

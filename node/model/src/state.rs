@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::batch::{Batch, Item, Outcome};
+use crate::batch::{Batch, ChangeSet, Item, Outcome};
 use crate::catalog::Catalog;
+use crate::history::History;
 use crate::usage::Usage;
 use crate::usage::cells::minute_of;
 
@@ -15,6 +16,8 @@ use crate::usage::cells::minute_of;
 pub struct State {
     /// The configuration; replaced by a changed copy, so that readers keep theirs.
     pub catalog: Arc<Catalog>,
+    /// Every change set that made the configuration.
+    pub history: History,
     /// What was used.
     pub usage: Usage,
     /// The leader's monotone clock, as of the last batch.
@@ -30,6 +33,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             catalog: Arc::new(Catalog::empty()),
+            history: History::default(),
             usage: Usage::default(),
             lease_clock_ms: 0,
             wall_ms: 0,
@@ -40,10 +44,12 @@ impl State {
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Outcome> {
         self.lease_clock_ms = self.lease_clock_ms.max(batch.lease_clock_ms);
         if batch.wall_ms > self.wall_ms {
-            let edge = minute_of(batch.wall_ms) > minute_of(self.wall_ms);
-            self.wall_ms = batch.wall_ms;
-            if edge {
-                self.usage.expire(self.wall_ms);
+            let before_ms = std::mem::replace(&mut self.wall_ms, batch.wall_ms);
+            if minute_of(self.wall_ms) > minute_of(before_ms) {
+                self.usage.pass(before_ms, self.wall_ms);
+                if self.catalog.has_expired_join_tokens(self.wall_ms) {
+                    Arc::make_mut(&mut self.catalog).expire_join_tokens(self.wall_ms);
+                }
             }
         }
         batch
@@ -55,13 +61,22 @@ impl State {
 
     fn apply_item(&mut self, index: u64, item: &Item) -> Outcome {
         match item {
-            Item::ChangeSet(set) => match self.catalog.check_change_set(set) {
-                Ok(()) => Arc::make_mut(&mut self.catalog).apply_change_set(set),
-                Err(outcome) => outcome,
-            },
+            Item::ChangeSet(set) => self.change(set),
             Item::Register(register) => self.usage.register(index, register),
             Item::Usage(batch) => self.usage.count(batch, self.wall_ms),
         }
+    }
+
+    fn change(&mut self, set: &ChangeSet) -> Outcome {
+        if let Err(outcome) = self.catalog.check_change_set(set) {
+            return outcome;
+        }
+        let outcome = Arc::make_mut(&mut self.catalog).apply_change_set(set);
+        if let Outcome::Changed { revision } = outcome {
+            let encoded = Arc::clone(&set.encoded);
+            self.history.record(revision, self.wall_ms, encoded);
+        }
+        outcome
     }
 }
 

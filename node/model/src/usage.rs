@@ -20,7 +20,9 @@ pub mod cells;
 pub mod counters;
 pub mod histogram;
 pub mod nodes;
+pub mod packed;
 pub mod query;
+pub mod rollup;
 pub mod sender;
 pub mod series;
 pub mod streams;
@@ -104,12 +106,14 @@ impl Usage {
         Outcome::Counted
     }
 
-    /// Drops what is past its retention.
-    pub(crate) fn expire(&mut self, wall_ms: u64) {
+    /// Drops what is past its retention and packs what is over, when the wall clock has come from one minute to another.
+    pub(crate) fn pass(&mut self, before_ms: u64, wall_ms: u64) {
         let series = &mut self.series;
         self.cells
             .expire(wall_ms, |resolution, id| series.release(id, resolution));
         self.nodes.expire(wall_ms);
+        self.cells.pack(before_ms, wall_ms);
+        self.nodes.cells.pack(before_ms, wall_ms);
     }
 
     fn well_formed(&self, batch: &UsageBatch) -> bool {

@@ -7,6 +7,7 @@ use super::convert;
 use super::gate::call_of;
 use super::services::Api;
 use super::status::to_status;
+use crate::control::format_ms;
 
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Api {
@@ -22,6 +23,63 @@ impl pb::cluster_server::Cluster for Api {
             leader: status.leader.unwrap_or_default(),
             revision: status.revision,
             nodes: status.members.into_iter().map(convert::node).collect(),
+            joining: joining(status.pending.joining),
+            leaving: status.pending.leaving,
+            join_tokens: status.join_tokens.into_iter().map(join_token).collect(),
         }))
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<pb::AddNodeRequest>,
+    ) -> Result<Response<pb::AddNodeResponse>, Status> {
+        let call = call_of(&request)?;
+        let seconds = request.get_ref().valid_seconds;
+        let made = call.control.add_node(&call.who, seconds).await;
+        let made = made.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::AddNodeResponse {
+            join_token: made.token.text.to_string(),
+            expires: format_ms(made.token.expires_ms),
+            peer: made.peer,
+            revision: made.token.revision,
+        }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<pb::RemoveNodeRequest>,
+    ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        let call = call_of(&request)?;
+        let removed = call
+            .control
+            .remove_node(&call.who, request.get_ref().id)
+            .await;
+        let removed = removed.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::RemoveNodeResponse {
+            revision: removed.revision,
+            done: removed.done,
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let call = call_of(&request)?;
+        let leader = request.get_ref().id;
+        let moved = call.control.transfer_leader(&call.who, leader).await;
+        moved.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::TransferLeaderResponse { leader }))
+    }
+}
+
+fn joining(nodes: Vec<(u64, String)>) -> Vec<pb::JoiningNode> {
+    let node = |(id, peer)| pb::JoiningNode { id, peer };
+    nodes.into_iter().map(node).collect()
+}
+
+fn join_token(expires_ms: u64) -> pb::JoinToken {
+    pb::JoinToken {
+        expires: format_ms(expires_ms),
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn node(member: MemberStatus) -> pb::Node {
         admin: member.admin,
         peer: member.peer,
         version: member.version,
+        alarms: member.alarms,
     }
 }
 

@@ -152,6 +152,10 @@ fn waiting_for(phase: &Phase) -> String {
             )
         }
         Phase::Forming { .. } => "the cluster is being formed".to_owned(),
+        Phase::Joining { address, reason } if reason.is_empty() => {
+            format!("this node asks {address} to let it join")
+        }
+        Phase::Joining { reason, .. } => format!("this node is not let in yet: {reason}"),
         Phase::Replaying => "this node is replaying its log".to_owned(),
         Phase::Starting | Phase::Member => "this node is starting".to_owned(),
     }

@@ -45,6 +45,7 @@ fn of_rejected(rejected: &Rejected) -> Status {
         RejectedCode::InUse => (Code::FailedPrecondition, "IN_USE"),
         RejectedCode::Limit => (Code::ResourceExhausted, "LIMIT"),
         RejectedCode::Forbidden => (Code::PermissionDenied, "FORBIDDEN"),
+        RejectedCode::Conflict => (Code::Aborted, "CONFLICT"),
     };
     let violations = rejected
         .violations
@@ -132,6 +133,7 @@ mod tests {
             (RejectedCode::InUse, Code::FailedPrecondition),
             (RejectedCode::Limit, Code::ResourceExhausted),
             (RejectedCode::Forbidden, Code::PermissionDenied),
+            (RejectedCode::Conflict, Code::Aborted),
         ];
         for (code, expected) in codes {
             assert_eq!(to_status(&rejected(code, 1)).code(), expected);

@@ -11,26 +11,28 @@ use std::path::Path;
 
 use mode_envoy_raft::Handle;
 
-use super::App;
+use super::own::Own;
+use super::{App, protection};
 use crate::context;
 use crate::supervisor::Chain;
 
 const TOKEN_FILE: &str = "admin.token";
 const OWNER_ONLY: u32 = 0o600;
 
-pub(super) fn write(app: &App, handle: &Handle) {
+pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
     let token_file = app.settings.data_dir.join(TOKEN_FILE);
-    let token = app.secret.root_token(&handle.cluster_id());
+    let token = own.secret.root_token(&handle.cluster_id());
     if let Err(error) = replace(&token_file, &token) {
         tracing::error!(path = %token_file.display(), %error, "the admin token could not be written");
         return;
     }
     let token_file = token_file.canonicalize().unwrap_or(token_file);
     let url = app.bound.admin_url();
-    let entry = context::Entry {
-        token_file,
-        ca: None,
-    };
+    let ca = app
+        .admin_ca
+        .get()
+        .and_then(|pem| protection::write_ca(&app.settings.data_dir, pem));
+    let entry = context::Entry { token_file, ca };
     if let Err(error) = context::record(&url, &entry) {
         let error = Chain(&error).to_string();
         tracing::warn!(

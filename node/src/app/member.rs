@@ -1,29 +1,36 @@
 //! Becoming a member: forming or rejoining the cluster, and the hooks that consensus calls back.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 
 use mode_envoy_raft::{Flush, Handle, Hooks, Phase, Settings};
 
+use super::own::Own;
 use super::{App, AppError};
 use crate::control;
 use crate::supervisor::TaskKind;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 
 /// Returns when this node is a member and has replayed its log.
 pub(super) async fn start(
     app: &App,
+    identity: &Own,
     listener: TcpListener,
-    flush: &FlushHandle,
+    (flush, calls): (&FlushHandle, &CallStore),
 ) -> Result<Handle, AppError> {
     log_phases(app);
+    let alarms = app.alarms.clone();
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
-        table_revision: Arc::clone(&app.table_revision),
+        table_revision: Arc::clone(&app.published.revision),
+        alarms: Arc::new(move || alarms.list()),
+        calls: Arc::new(calls.clone()),
     };
     let start = mode_envoy_raft::start(
-        settings(app),
+        settings(app, identity),
         listener,
         hooks,
         app.phase.clone(),
@@ -37,7 +44,7 @@ pub(super) async fn start(
     Ok(member)
 }
 
-fn settings(app: &App) -> Settings {
+fn settings(app: &App, identity: &Own) -> Settings {
     let own = &app.settings;
     let (dir, advertise) = (own.data_dir.clone(), app.bound.advertise.clone());
     Settings {
@@ -46,8 +53,12 @@ fn settings(app: &App) -> Settings {
         timers: own.timers,
         wal_segment_bytes: own.wal_segment_bytes,
         checkpoint_every: own.checkpoint_every,
+        checkpoint_bytes: own.checkpoint_bytes,
+        log_keep: own.log_keep,
+        log_keep_bytes: own.log_keep_bytes,
+        snapshot_bytes_per_second: own.snapshot_bytes_per_second,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Settings::new(own.node_id, dir, advertise, app.secret.clone())
+        ..Settings::new(identity.node_id, dir, advertise, identity.secret.clone())
     }
 }
 
@@ -63,16 +74,28 @@ fn flush_hook(flush: &FlushHandle) -> Flush {
 fn watch_failure(app: &App, member: &Handle) {
     let mut failed = member.failed();
     let stopping = app.supervisor.stopping();
+    let dir = app.settings.data_dir.clone();
     app.supervisor
         .spawn("raft", TaskKind::Essential, async move {
             tokio::select! {
                 () = stopping.cancelled() => Ok(()),
                 failed = failed.wait_for(Option::is_some) => {
                     let reason = failed.ok().and_then(|reason| reason.clone());
-                    Err(reason.unwrap_or_else(|| "consensus ended".to_owned()).into())
+                    let reason = reason.unwrap_or_else(|| "consensus ended".to_owned());
+                    Err(advised(reason, &dir).into())
                 }
             }
         });
+}
+
+/// A reason comes as text from far below; a full disk is the one that an operator mends at once.
+fn advised(mut reason: String, dir: &Path) -> String {
+    if reason.contains("No space left on device") {
+        reason.push_str("; make room on the disk of ");
+        reason.push_str(&dir.to_string_lossy());
+        reason.push_str(" and start the node again: nothing that was acknowledged is lost");
+    }
+    reason
 }
 
 /// Says how far this node is. What formation waits for is logged where that is found out.
@@ -83,7 +106,7 @@ fn log_phases(app: &App) {
         .spawn("phases", TaskKind::BestEffort, async move {
             loop {
                 match &*phases.borrow_and_update() {
-                    Phase::Starting | Phase::Forming { .. } => {}
+                    Phase::Starting | Phase::Forming { .. } | Phase::Joining { .. } => {}
                     Phase::Replaying => tracing::info!("replaying the log"),
                     Phase::Member => {
                         tracing::info!("this node is a member of the cluster");
@@ -96,4 +119,18 @@ fn log_phases(app: &App) {
                 }
             }
         });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_comes_with_what_to_do() {
+        let full = "cannot write /data/wal/prepared.tmp: No space left on device (os error 28)";
+        let told = advised(full.to_owned(), Path::new("/data"));
+        assert!(told.starts_with(full) && told.contains("make room on the disk of /data"));
+        let other = "cannot sync the log segment: Input/output error (os error 5)";
+        assert_eq!(advised(other.to_owned(), Path::new("/data")), other);
+    }
 }

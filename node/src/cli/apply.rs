@@ -16,6 +16,10 @@ use crate::control::document::write;
 
 /// Creates and updates objects from documents.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(super) struct ApplyArgs {
     /// A document, a folder of documents, or `-` for standard input
     #[arg(short, long = "file", value_name = "FILE", required = true)]
@@ -23,6 +27,12 @@ pub(super) struct ApplyArgs {
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Delete what there is beside the objects, of the kinds and tenants that the documents name
+    #[arg(long)]
+    prune: bool,
+    /// With --prune: even if that is more than 20 % of what there is
+    #[arg(long, requires = "prune")]
+    yes: bool,
     /// Answer when every node that can be reached has the change in force
     #[arg(long)]
     wait: bool,
@@ -37,8 +47,9 @@ struct Shown<'a> {
     late_nodes: &'a [u64],
 }
 
+/// One line of a report.
 #[derive(Serialize)]
-struct ShownChange<'a> {
+pub(super) struct ShownChange<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     tenant: &'a str,
@@ -62,6 +73,8 @@ pub(super) async fn run(client: Client, args: ApplyArgs, format: Format) -> anyh
         document,
         dry_run: args.dry_run,
         wait: args.wait,
+        prune: args.prune,
+        yes: args.yes,
     };
     let applied = client
         .call(message, |channel, request| async move {
@@ -69,24 +82,25 @@ pub(super) async fn run(client: Client, args: ApplyArgs, format: Format) -> anyh
         })
         .await;
     match applied {
-        Ok(response) => Ok(show(&response, &args, format)),
+        Ok(response) => Ok(show(&response, args.dry_run, format)),
         Err(error) => placed(&inputs, error),
     }
 }
 
-fn show(response: &pb::ApplyResponse, args: &ApplyArgs, format: Format) -> Ended {
+/// Prints the report of a change.
+pub(super) fn show(response: &pb::ApplyResponse, dry_run: bool, format: Format) -> Ended {
     if format == Format::Table {
         for change in &response.changes {
             data(&format!("{} {}\n", object(change), change.change));
         }
-        let suffix = if args.dry_run {
+        let suffix = if dry_run {
             " (dry run: nothing was changed)"
         } else {
             ""
         };
         data(&format!("revision {}{suffix}\n", response.revision));
     } else {
-        let (table, shown) = (table(response), shown(response, args.dry_run));
+        let (table, shown) = (table(response), shown(response, dry_run));
         answer(format, &table, &shown);
     }
     if !response.missing_nodes.is_empty() {
@@ -110,7 +124,8 @@ fn listed(nodes: &[u64]) -> String {
     nodes.join(", ")
 }
 
-fn object(change: &pb::ObjectChange) -> String {
+/// An object as reports name it.
+pub(super) fn object(change: &pb::ObjectChange) -> String {
     match change.tenant.as_str() {
         "" => format!("{} {}", change.kind, change.name),
         tenant => format!("{} {tenant}/{}", change.kind, change.name),
@@ -142,7 +157,7 @@ fn shown(response: &pb::ApplyResponse, dry_run: bool) -> Shown<'_> {
     }
 }
 
-fn shown_change(change: &pb::ObjectChange) -> ShownChange<'_> {
+pub(super) fn shown_change(change: &pb::ObjectChange) -> ShownChange<'_> {
     let pb::ObjectChange {
         kind,
         tenant,
@@ -157,7 +172,7 @@ fn shown_change(change: &pb::ObjectChange) -> ShownChange<'_> {
     }
 }
 
-fn refused(faults: &[Located]) -> Ended {
+pub(super) fn refused(faults: &[Located]) -> Ended {
     for fault in faults {
         note(&fault.to_string());
     }
@@ -170,7 +185,7 @@ fn refused(faults: &[Located]) -> Ended {
 }
 
 /// Where a node's refusal names fields, points at them in the user's files.
-fn placed(inputs: &Inputs, error: anyhow::Error) -> anyhow::Result<Ended> {
+pub(super) fn placed(inputs: &Inputs, error: anyhow::Error) -> anyhow::Result<Ended> {
     let fields = error
         .downcast_ref::<Refused>()
         .map(Refused::fields)

@@ -15,8 +15,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use self::tls::Tls;
 use crate::admin::{ERROR_DOMAIN, MAX_MESSAGE_BYTES};
 use crate::context;
+
+mod tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any deadline of a node.
@@ -35,6 +38,7 @@ pub(crate) struct Client {
 struct Node {
     url: String,
     endpoint: Endpoint,
+    tls: Option<Tls>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -55,11 +59,15 @@ pub(crate) struct FieldFault {
 // === impl Client ===
 
 impl Client {
-    /// Over the addresses given; `token` is what the command line or the environment says.
-    pub(crate) fn new(urls: &[String], token: Option<&str>) -> anyhow::Result<Self> {
+    /// Over the addresses given; `token` and `ca` are what the command line or the environment says.
+    pub(crate) fn new(
+        urls: &[String],
+        token: Option<&str>,
+        ca: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let nodes = urls
             .iter()
-            .map(|url| Node::new(url.trim(), token))
+            .map(|url| Node::new(url.trim(), token, ca))
             .collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             bail!("no admin address: give one by --admin or MODE_ENVOY_ADMIN");
@@ -76,7 +84,7 @@ impl Client {
     {
         let mut unreached = Vec::new();
         for (i, node) in self.nodes.iter().enumerate() {
-            let channel = match node.endpoint.connect().await {
+            let channel = match node.connect().await {
                 Ok(channel) => channel,
                 Err(error) => {
                     unreached.push(format!("{}: {}", node.url, innermost(&error)));
@@ -107,19 +115,19 @@ impl Client {
 // === impl Node ===
 
 impl Node {
-    fn new(url: &str, token: Option<&str>) -> anyhow::Result<Self> {
+    fn new(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/').to_owned();
         let uri: Uri = url
             .parse()
             .with_context(|| format!("the admin address `{url}` is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http") if uri.path() == "/" && uri.query().is_none() => {}
-            Some("https") => bail!(
-                "the admin address `{url}`: TLS on the admin listener is not in this version; \
-                 use http:// on the node itself, or through a tunnel"
+        let bare = uri.path() == "/" && uri.query().is_none();
+        let tls = match uri.scheme_str() {
+            Some("http") if bare => None,
+            Some("https") if bare => Some(tls_to(&url, &uri, ca)?),
+            _ => bail!(
+                "the admin address `{url}` is not like http://127.0.0.1:7070 or https://admin.example.com:7070"
             ),
-            _ => bail!("the admin address `{url}` is not like http://127.0.0.1:7070"),
-        }
+        };
         let loopback = uri.host().is_some_and(is_loopback);
         // An empty variable is the same as none.
         let token = match token.filter(|token| !token.trim().is_empty()) {
@@ -137,7 +145,8 @@ impl Node {
             }
             None => None,
         };
-        let endpoint = Endpoint::from(uri)
+        let endpoint = Endpoint::from(dialled(&uri)?)
+            .origin(uri)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .http2_max_header_list_size(MAX_HEAD_BYTES)
@@ -145,8 +154,20 @@ impl Node {
         Ok(Self {
             url,
             endpoint,
+            tls,
             authorization,
         })
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        match &self.tls {
+            None => self.endpoint.connect().await,
+            Some(tls) => {
+                let tls = tls.clone();
+                let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
+                self.endpoint.connect_with_connector(connector).await
+            }
+        }
     }
 
     fn request<M>(&self, message: M) -> Request<M> {
@@ -210,6 +231,22 @@ pub(crate) use api;
 /// Longest message either way.
 pub(crate) const fn max_message() -> usize {
     MAX_MESSAGE_BYTES
+}
+
+/// Whom an `https` address must show itself to be: `--ca`, else what a node on this machine has left for that address.
+fn tls_to(url: &str, uri: &Uri, ca: Option<&Path>) -> anyhow::Result<Tls> {
+    let left = match ca {
+        Some(_) => None,
+        None => context::lookup(url)?.and_then(|entry| entry.ca),
+    };
+    Tls::new(uri, ca.or(left.as_deref())).with_context(|| format!("the admin address `{url}`"))
+}
+
+/// The address without TLS, which the connector sees to.
+fn dialled(uri: &Uri) -> anyhow::Result<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    Ok(Uri::from_parts(parts)?)
 }
 
 fn nothing_happened(status: &Status) -> bool {
@@ -284,18 +321,26 @@ mod tests {
             "http://127.0.0.1:7070/",
             "http://[::1]:7070",
             "http://localhost:1",
+            "https://admin.acme.test",
+            "https://[::1]:7070",
         ] {
-            assert!(Client::new(&[url.to_owned()], Some("t")).is_ok(), "{url}");
+            assert!(
+                Client::new(&[url.to_owned()], Some("t"), None).is_ok(),
+                "{url}"
+            );
         }
         for (url, part) in [
-            ("https://127.0.0.1:7070", "not in this version"),
+            ("https://127.0.0.1:7070/x", "is not like"),
             ("127.0.0.1:7070", "is not"),
             ("http://127.0.0.1:7070/api", "is not like"),
             ("ftp://x", "is not like"),
         ] {
-            let refused = Client::new(&[url.to_owned()], Some("t")).unwrap_err();
+            let refused = Client::new(&[url.to_owned()], Some("t"), None).unwrap_err();
             assert!(format!("{refused:#}").contains(part), "{url}: {refused:#}");
         }
+        let (url, none) = (["https://a.test".to_owned()], Path::new("/no/such.pem"));
+        let refused = Client::new(&url, Some("t"), Some(none)).unwrap_err();
+        assert!(format!("{refused:#}").contains("reading the CA file /no/such.pem"));
     }
 
     #[test]

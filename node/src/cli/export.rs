@@ -12,13 +12,19 @@ use crate::control::document::tree;
 /// Prints the whole configuration as a document that `apply` takes back.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct ExportArgs {
+    /// What was declared at this revision; secrets are told as they were stored then
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    revision: Option<u64>,
     /// What the node itself has, without asking the cluster whether that is all
     #[arg(long)]
     local: bool,
 }
 
 pub(super) async fn run(client: Client, args: ExportArgs, format: Format) -> anyhow::Result<Ended> {
-    let message = pb::ExportRequest { local: args.local };
+    let message = pb::ExportRequest {
+        local: args.local,
+        revision: args.revision.unwrap_or_default(),
+    };
     let exported = client
         .call(message, |channel, request| async move {
             api!(ConfigClient, channel).export(request).await

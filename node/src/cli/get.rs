@@ -26,6 +26,9 @@ pub(super) struct GetArgs {
     /// Only objects of this tenant
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
+    /// What was declared at this revision; secrets are told as they were stored then
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    revision: Option<u64>,
     /// What the node itself has, without asking the cluster whether that is all
     #[arg(long)]
     local: bool,
@@ -38,6 +41,7 @@ pub(super) async fn run(client: Client, args: GetArgs, format: Format) -> anyhow
         name: args.name.unwrap_or_default(),
         tenant: args.tenant.unwrap_or_default(),
         local: args.local,
+        revision: args.revision.unwrap_or_default(),
     };
     let got = client
         .call(message, |channel, request| async move {

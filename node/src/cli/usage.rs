@@ -71,7 +71,9 @@ pub(super) async fn run(client: Client, args: UsageArgs, format: Format) -> anyh
         ));
     }
     if found.rows.iter().any(|row| row.folded) {
-        note("rows marked folded hold series beyond the cluster's cap under __other__");
+        note(
+            "rows marked folded hold series beyond the cluster's cap under __other__, or calls that a full spool only added up",
+        );
     }
     if found.rows.iter().any(|row| row.unpriced_attempts > 0) {
         note("some tokens have no known price and are not part of the costs");

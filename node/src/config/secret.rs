@@ -1,11 +1,13 @@
 //! Where the cluster's secret is.
 //!
 //! While every listener is on loopback a secret in the user's own configuration directory will do, made on first
-//! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident.
+//! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident. A node that joined
+//! has it from the cluster.
 
 use std::path::{Path, PathBuf};
 
 use mode_envoy_raft::ClusterSecret;
+use mode_envoy_raft::data_dir::DataDir;
 use mode_envoy_raft::secret::{SecretError, default_secret_path};
 
 use super::error::ConfigError;
@@ -15,6 +17,8 @@ use super::error::ConfigError;
 pub enum SecretFile {
     /// A file that must be there.
     Named(PathBuf),
+    /// The one that the node got when it joined, in its data directory.
+    Kept(PathBuf),
     /// The user's own, made where it is missing.
     OwnDefault(PathBuf),
 }
@@ -22,9 +26,16 @@ pub enum SecretFile {
 // === impl SecretFile ===
 
 impl SecretFile {
-    pub(super) fn choose(named: Option<PathBuf>, all_loopback: bool) -> Result<Self, ConfigError> {
+    /// `joins`: whether this node is to join, so that its secret will be in the data directory.
+    pub(super) fn choose(
+        named: Option<PathBuf>,
+        (data_dir, joins): (&Path, bool),
+        all_loopback: bool,
+    ) -> Result<Self, ConfigError> {
+        let kept = DataDir::secret_file(data_dir);
         match named {
             Some(path) => Ok(Self::Named(path)),
+            None if joins || kept.exists() => Ok(Self::Kept(kept)),
             None if !all_loopback => Err(ConfigError::SecretNotNamed),
             None => default_secret_path()
                 .map(Self::OwnDefault)
@@ -35,7 +46,7 @@ impl SecretFile {
     /// Which file it is.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Named(path) | Self::OwnDefault(path) => path,
+            Self::Named(path) | Self::Kept(path) | Self::OwnDefault(path) => path,
         }
     }
 
@@ -46,7 +57,7 @@ impl SecretFile {
     /// The file is missing, unreadable or holds no secret.
     pub fn load(&self) -> Result<ClusterSecret, SecretError> {
         match self {
-            Self::Named(path) => ClusterSecret::load(path),
+            Self::Named(path) | Self::Kept(path) => ClusterSecret::load(path),
             Self::OwnDefault(path) => ClusterSecret::load_or_create(path),
         }
     }
@@ -58,11 +69,17 @@ mod tests {
 
     #[test]
     fn off_loopback_the_secret_must_be_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let choose = |named, joins| SecretFile::choose(named, (dir.path(), joins), false);
         assert!(matches!(
-            SecretFile::choose(None, false),
+            choose(None, false),
             Err(ConfigError::SecretNotNamed)
         ));
-        let named = SecretFile::choose(Some(PathBuf::from("/s")), false).unwrap();
+        let named = choose(Some(PathBuf::from("/s")), false).unwrap();
         assert_eq!(named, SecretFile::Named(PathBuf::from("/s")));
+        let kept = SecretFile::Kept(dir.path().join("cluster.secret"));
+        assert_eq!(choose(None, true).unwrap(), kept);
+        std::fs::write(kept.path(), "").unwrap();
+        assert_eq!(choose(None, false).unwrap(), kept);
     }
 }

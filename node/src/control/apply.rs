@@ -32,6 +32,15 @@ pub struct Applied {
     pub late_nodes: Vec<u64>,
 }
 
+/// Whether the caller knows that a prune may delete more than a fifth of what there is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Confirmed {
+    /// It does.
+    Yes,
+    /// It was not asked.
+    No,
+}
+
 // === impl Control ===
 
 impl Control {
@@ -48,27 +57,64 @@ impl Control {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         check(who.role, Action::ChangeConfig)?;
-        // A long document takes a while to read; other callers need not wait for it.
-        let read = spawn_blocking(move || document::read(&text)).await;
-        let document = read
-            .map_err(|_| ControlError::Unavailable("this node is ending".to_owned()))?
-            .map_err(ControlError::Document)?;
-        let keyring = self.keyring.of(&self.handle.catalog())?;
-        let objects = document
-            .drafts
-            .into_iter()
-            .map(|draft| seal(draft, keyring.as_deref()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let accepted = self.propose(who, Command::Put { objects, dry_run }).await?;
+        let objects = self.read_objects(text).await?;
+        let command = Command::Put { objects, dry_run };
+        self.carry_out(who, command, wait && !dry_run).await
+    }
+
+    /// Creates and updates every object of a document, and deletes what there is beside them, of their kinds and
+    /// tenants. More than a fifth of it goes only if the caller has `confirmed` that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`], and where something else still refers to what would be deleted.
+    pub async fn prune(
+        &self,
+        who: &Principal,
+        text: String,
+        confirmed: Confirmed,
+        dry_run: bool,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        check(who.role, Action::ChangeConfig)?;
+        let objects = self.read_objects(text).await?;
+        let command = Command::Prune {
+            objects,
+            confirmed: confirmed == Confirmed::Yes,
+            dry_run,
+        };
+        self.carry_out(who, command, wait && !dry_run).await
+    }
+
+    /// Has a command decided; what it came to, once every node has it in force if that is to be waited for.
+    pub(super) async fn carry_out(
+        &self,
+        who: &Principal,
+        command: Command,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        let accepted = self.propose(who, command).await?;
         let mut applied = Applied {
             changes: accepted.changes,
             revision: accepted.revision,
             ..Applied::default()
         };
-        if wait && !dry_run {
+        if wait {
             self.wait_in_force(&mut applied).await;
         }
         Ok(applied)
+    }
+
+    /// The objects of a document, their secrets sealed.
+    pub(super) async fn read_objects(&self, text: String) -> Result<Vec<Object>, ControlError> {
+        // A long document takes a while to read; other callers need not wait for it.
+        let document = in_background(move || document::read(&text)).await?;
+        let document = document.map_err(ControlError::Document)?;
+        let keyring = self.keyring.of(&self.handle.catalog())?;
+        let drafts = document.drafts.into_iter();
+        drafts
+            .map(|draft| seal(draft, keyring.as_deref()))
+            .collect()
     }
 
     /// Deletes one object; answers the revision.
@@ -112,6 +158,14 @@ impl Control {
 }
 
 // === free functions ===
+
+/// Runs what takes a while where it holds nobody up.
+pub(super) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ControlError> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|_| ControlError::Unavailable("this node is ending".to_owned()))
+}
 
 /// Reads a kind as the caller wrote it.
 pub(super) fn parse_kind(text: &str) -> Result<Kind, ControlError> {

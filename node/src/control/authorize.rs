@@ -23,6 +23,8 @@ pub enum Action {
     ChangeKeys,
     /// See, create or revoke admin tokens.
     Tokens,
+    /// Add or remove nodes, or move leadership.
+    Members,
     /// What only the cluster itself does.
     Internal,
 }
@@ -35,7 +37,7 @@ impl Action {
         match self {
             Self::Read => Some(Role::Viewer),
             Self::ChangeConfig | Self::ChangeKeys => Some(Role::Admin),
-            Self::Tokens => Some(Role::Root),
+            Self::Tokens | Self::Members => Some(Role::Root),
             Self::Internal => None,
         }
     }
@@ -46,14 +48,22 @@ impl Action {
             Self::ChangeConfig => "changing configuration",
             Self::ChangeKeys => "changing API keys",
             Self::Tokens => "managing admin tokens",
+            Self::Members => "changing the cluster's nodes",
             Self::Internal => "this",
         }
     }
 
     const fn of(command: &Command) -> Self {
         match command {
-            Command::Found { .. } | Command::RaiseFormat { .. } => Self::Internal,
-            Command::Put { .. } | Command::Delete(_) => Self::ChangeConfig,
+            // A join is authorised by the token that it shows.
+            Command::Found { .. } | Command::RaiseFormat { .. } | Command::Join { .. } => {
+                Self::Internal
+            }
+            Command::CreateJoinToken { .. } | Command::RemoveNode { .. } => Self::Members,
+            Command::Put { .. }
+            | Command::Prune { .. }
+            | Command::Rollback { .. }
+            | Command::Delete(_) => Self::ChangeConfig,
             Command::CreateKey(_) | Command::RotateKey { .. } | Command::RevokeKey { .. } => {
                 Self::ChangeKeys
             }
@@ -93,7 +103,7 @@ pub fn hook() -> Authorize {
 fn leader_check(catalog: &Catalog, caller: &Caller, command: &Command) -> Result<(), Rejected> {
     let action = Action::of(command);
     let Some(hash) = caller.token_hash else {
-        // The node itself: it founds the cluster and raises the format, and changes nothing else.
+        // The node itself: it founds the cluster, raises the format, lets in who has a token, and changes nothing else.
         return match action {
             Action::Internal => Ok(()),
             _ => Err(forbidden(
@@ -144,6 +154,9 @@ pub const fn role_name(role: Role) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use mode_envoy_model::catalog::WayBack;
     use mode_envoy_model::event::Event;
     use mode_envoy_model::object::{Kind, ObjectRef};
     use mode_envoy_model::token::Token;
@@ -159,6 +172,23 @@ mod tests {
             role,
             hash: [role as u8 + 1; 32],
             created_ms: 0,
+        }
+    }
+
+    fn prune() -> Command {
+        Command::Prune {
+            objects: Vec::new(),
+            confirmed: true,
+            dry_run: false,
+        }
+    }
+
+    fn rollback() -> Command {
+        Command::Rollback {
+            revision: 1,
+            base_revision: 2,
+            back: WayBack::default(),
+            dry_run: true,
         }
     }
 
@@ -199,6 +229,8 @@ mod tests {
                 },
                 admin,
             ),
+            (prune(), admin),
+            (rollback(), admin),
             (Command::Delete(object), admin),
             (Command::CreateKey(key), admin),
             (
@@ -222,13 +254,45 @@ mod tests {
         ]
     }
 
+    fn every_command_about_members() -> Vec<(Command, [bool; 3])> {
+        let (nobody, only_root) = ([false; 3], [false, false, true]);
+        vec![
+            (
+                Command::CreateJoinToken {
+                    hash: [1; 32],
+                    valid_ms: 1,
+                },
+                only_root,
+            ),
+            (
+                Command::RemoveNode {
+                    node: 1,
+                    members: BTreeMap::new(),
+                },
+                only_root,
+            ),
+            (
+                Command::Join {
+                    token: [1; 32],
+                    nonce: [1; 32],
+                    peer: String::new(),
+                    members: BTreeMap::new(),
+                },
+                nobody,
+            ),
+        ]
+    }
+
     #[test]
     fn each_role_may_do_what_the_table_says_here_and_at_the_leader() {
         let mut catalog = Catalog::empty();
         for role in ROLES {
             catalog.evolve(&Event::TokenPut(token(role)));
         }
-        for (command, allowed) in every_command() {
+        for (command, allowed) in every_command()
+            .into_iter()
+            .chain(every_command_about_members())
+        {
             for (role, allowed) in ROLES.into_iter().zip(allowed) {
                 let caller = Caller {
                     actor: "t".to_owned(),
@@ -254,7 +318,10 @@ mod tests {
             actor: "cluster".to_owned(),
             token_hash: None,
         };
-        for (command, allowed) in every_command() {
+        for (command, allowed) in every_command()
+            .into_iter()
+            .chain(every_command_about_members())
+        {
             let internal = allowed == [false; 3];
             assert_eq!(
                 hook()(&Catalog::empty(), &caller, &command).is_ok(),

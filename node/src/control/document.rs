@@ -12,6 +12,7 @@
 //!   same drafts back.
 //! * Whether values make sense together is not judged here: that is the catalog's business (`mode_envoy_model`).
 
+mod compare;
 mod fields;
 mod kinds;
 mod locate;
@@ -26,6 +27,7 @@ use std::fmt;
 
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
 
+pub use self::compare::{FieldDiff, compare};
 pub use self::locate::Locator;
 pub use self::read::read;
 pub use self::secret::{SecretRef, SecretSource};

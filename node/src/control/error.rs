@@ -69,7 +69,7 @@ impl ControlError {
         )
     }
 
-    fn refused(code: RejectedCode, path: &str, problem: impl Into<String>) -> Self {
+    pub(super) fn refused(code: RejectedCode, path: &str, problem: impl Into<String>) -> Self {
         let violation = Violation {
             path: path.to_owned(),
             problem: problem.into(),

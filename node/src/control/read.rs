@@ -16,6 +16,15 @@ pub struct Exported {
     pub revision: u64,
 }
 
+/// Which state of the configuration is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsOf {
+    /// What was declared at a revision; 0: what is there now.
+    pub revision: u64,
+    /// As this node has it, without asking the cluster whether that is all.
+    pub local: bool,
+}
+
 // === impl Control ===
 
 impl Control {
@@ -23,16 +32,15 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// The cluster did not confirm that this node is up to date.
-    pub async fn export(&self, who: &Principal, local: bool) -> Result<Exported, ControlError> {
+    /// The history does not hold that revision, or the cluster did not confirm that this node is up to date.
+    pub async fn export(&self, who: &Principal, at: AsOf) -> Result<Exported, ControlError> {
         check(who.role, Action::Read)?;
-        self.up_to_date(local).await?;
-        let catalog = self.handle.catalog();
+        let catalog = self.catalog_of(at).await?;
         let objects = Kind::ALL
             .into_iter()
             .flat_map(|kind| catalog.objects(kind))
             .map(|(_, object)| object);
-        exported(objects, catalog.revision())
+        exported(objects, catalog.revision().max(at.revision))
     }
 
     /// The objects of one kind; with a name, that one, which must be there.
@@ -46,7 +54,7 @@ impl Control {
         kind: &str,
         name: &str,
         tenant: &str,
-        local: bool,
+        as_of: AsOf,
     ) -> Result<Exported, ControlError> {
         check(who.role, Action::Read)?;
         let kind = parse_kind(kind)?;
@@ -54,8 +62,7 @@ impl Control {
             let problem = format!("a {kind} belongs to the cluster; leave the tenant out");
             return Err(ControlError::invalid("tenant", problem));
         }
-        self.up_to_date(local).await?;
-        let catalog = self.handle.catalog();
+        let catalog = self.catalog_of(as_of).await?;
         let wanted = |at: &ObjectRef| {
             (name.is_empty() || *at.name == *name)
                 && (tenant.is_empty() || at.tenant.as_deref() == Some(tenant))
@@ -73,7 +80,7 @@ impl Control {
             );
             return Err(ControlError::not_found("name", problem));
         }
-        exported(objects, catalog.revision())
+        exported(objects, catalog.revision().max(as_of.revision))
     }
 }
 

@@ -14,7 +14,7 @@ use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::series::SeriesKey;
 
-use super::record::{CloseHead, Dims, EncodedDims, RecordFault};
+use super::record::{CloseHead, Dims, EncodedDims, RecordFault, TotalHead};
 
 /// A batch is closed when it has grown to about so many bytes; the log takes twice as much.
 const BYTES: usize = 512 * 1_024;
@@ -58,7 +58,7 @@ impl Aggregate {
         close: &CloseHead,
         dims: EncodedDims<'_>,
     ) -> Result<(), RecordFault> {
-        let series = self.place(close.status_class(), dims)?;
+        let series = self.place(close.status_class(), false, dims)?;
         let minute = u32::try_from(wall_ms / 60_000).unwrap_or(u32::MAX);
         let before = self.rows.len();
         let sums = self.rows.entry((minute, series)).or_default();
@@ -69,6 +69,20 @@ impl Aggregate {
                 sums.ttft.record(ttft);
             }
         }
+        self.bytes += CLOSE_BYTES + (self.rows.len() - before) * ROW_BYTES;
+        Ok(())
+    }
+
+    /// Counts calls that were added up already. Their row says so: nothing is known of them one by one.
+    pub(crate) fn add_total(
+        &mut self,
+        total: &TotalHead,
+        dims: EncodedDims<'_>,
+    ) -> Result<(), RecordFault> {
+        let series = self.place(total.status_class.clamp(1, 5), true, dims)?;
+        let before = self.rows.len();
+        let sums = self.rows.entry((total.minute, series)).or_default();
+        sums.counters.add(&total.counters());
         self.bytes += CLOSE_BYTES + (self.rows.len() - before) * ROW_BYTES;
         Ok(())
     }
@@ -88,14 +102,20 @@ impl Aggregate {
         (self.keys, rows.collect())
     }
 
-    fn place(&mut self, status_class: u8, dims: EncodedDims<'_>) -> Result<u32, RecordFault> {
+    fn place(
+        &mut self,
+        status_class: u8,
+        folded: bool,
+        dims: EncodedDims<'_>,
+    ) -> Result<u32, RecordFault> {
         self.scratch.clear();
-        self.scratch.push(status_class);
+        self.scratch.extend([status_class, u8::from(folded)]);
         self.scratch.extend_from_slice(dims.0);
         if let Some(&place) = self.places.get(&*self.scratch) {
             return Ok(place);
         }
-        let key = bounded(dims.decode()?).into_series(status_class);
+        let mut key = bounded(dims.decode()?).into_series(status_class);
+        key.folded = folded;
         let place = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
         self.bytes += key.texts().iter().map(|text| text.len() + 2).sum::<usize>();
         self.keys.push(key);
@@ -104,7 +124,7 @@ impl Aggregate {
     }
 }
 
-fn counters(close: &CloseHead) -> Counters {
+pub(crate) fn counters(close: &CloseHead) -> Counters {
     let count = |yes: bool| u64::from(yes && close.answered());
     let tokens = close
         .input_uncached

@@ -1,6 +1,6 @@
 //! The flusher: one thread per node that moves usage from the spools into the log.
 //!
-//! Every 100 ms it makes the spools durable. Every 500 ms, at once while it is behind, and at once when somebody
+//! Every 100 ms it makes the spools durable and feeds the call log. Every 500 ms, at once while it is behind, and at once when somebody
 //! waits for a flush, it composes a batch and sends it until the log's answer is known. One thing is in flight at a
 //! time, and while it is, syncing goes on. Without a quorum it keeps trying and the spools grow to their bound.
 //!
@@ -19,17 +19,23 @@ use mode_envoy_model::usage::batch::Register;
 use mode_envoy_model::usage::streams::Stream;
 use mode_envoy_raft::{Handle, ProposeError};
 
+use crate::alarms::Alarms;
 use crate::metrics as names;
 use crate::supervisor::TaskError;
 
 use self::core::Marks;
+use self::fill::{Stuck, Teller};
+use super::calls::SettleRequests;
 use super::flush::{FlushRequests, Waiter};
 use super::recorder::wall_ms;
 use super::stream::{Meaning, Need};
 
+#[cfg(test)]
+mod calls_test;
 mod core;
 #[cfg(test)]
 mod exactly_once_test;
+mod fill;
 mod side;
 
 pub(crate) use self::core::Core;
@@ -48,8 +54,11 @@ pub(crate) struct Flusher {
     core: Core,
     handle: Handle,
     requests: FlushRequests,
+    settle: SettleRequests,
     waiters: Vec<(Marks, Waiter)>,
     backoff: Duration,
+    stuck: Stuck,
+    teller: Teller,
 }
 
 enum Reply {
@@ -60,11 +69,22 @@ enum Reply {
 // === impl Flusher ===
 
 impl Flusher {
-    pub(crate) const fn new(core: Core, handle: Handle, requests: FlushRequests) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        handle: Handle,
+        (requests, settle): (FlushRequests, SettleRequests),
+        alarms: Alarms,
+    ) -> Self {
         Self {
+            stuck: Stuck {
+                counted_ms: wall_ms(),
+                ..Stuck::default()
+            },
+            teller: Teller::new(core.dir().to_owned(), alarms),
             core,
             handle,
             requests,
+            settle,
             waiters: Vec::new(),
             backoff: Duration::ZERO,
         }
@@ -86,12 +106,24 @@ impl Flusher {
         let mut in_flight: Option<InFlight> = self.begin()?;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(self.core.sync(wall_ms())?),
+                () = stop.cancelled() => {
+                    self.core.sync(wall_ms())?;
+                    return Ok(self.core.finish_calls(wall_ms())?);
+                }
                 _ = sync.tick() => {
                     self.core.sync(wall_ms())?;
+                    self.core.feed_calls(wall_ms())?;
                     gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
+                    self.stuck.waits = in_flight.is_some();
+                    self.teller.tell(self.core.fullest(), &self.stuck);
                 }
                 _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
+                Some(waiter) = self.settle.0.recv() => {
+                    self.core.sync(wall_ms())?;
+                    while !self.core.feed_calls(wall_ms())? {}
+                    // Whoever no longer waits is no failure.
+                    let _ = waiter.send(());
+                }
                 Some(waiter) = self.requests.0.recv() => {
                     self.waiters.push((self.core.written(), waiter));
                     self.answer_waiters();
@@ -118,7 +150,9 @@ impl Flusher {
         if matches!(self.core.need(), Need::Compose) {
             self.core.sync(wall_ms())?;
             let series = self.handle.usage().series;
-            self.core.compose(|key| series.id_of(key))?;
+            if !self.core.compose(|key| series.id_of(key))? {
+                self.moving();
+            }
         }
         let (handle, wait) = (self.handle.clone(), self.backoff);
         Ok(match self.core.need() {
@@ -163,7 +197,7 @@ impl Flusher {
             .handle
             .read(|state| state.usage.streams.get(node).cloned());
         self.core.registered(incarnation, stream.as_ref())?;
-        self.backoff = Duration::ZERO;
+        self.moving();
         tracing::info!(incarnation, "usage stream registered");
         self.answer_waiters();
         Ok(())
@@ -172,7 +206,7 @@ impl Flusher {
     fn counted(&mut self, outcome: &Outcome) -> Result<(), TaskError> {
         let rows = self.core.sent().map_or(0, |batch| batch.rows.len());
         let meaning = self.core.answered(outcome)?;
-        self.backoff = Duration::ZERO;
+        self.moving();
         match meaning {
             Meaning::Counted(_) => {
                 counter!(names::USAGE_BATCHES, "outcome" => "counted").increment(1);
@@ -186,6 +220,7 @@ impl Flusher {
             }
             Meaning::Refused => {
                 counter!(names::USAGE_BATCHES, "outcome" => "refused").increment(1);
+                self.stuck.why = Some("the log refuses a batch as malformed".to_owned());
                 tracing::error!(
                     "the log refuses a usage batch as malformed; usage stays in the spool"
                 );
@@ -195,7 +230,17 @@ impl Flusher {
         Ok(())
     }
 
+    /// The log answers, or has nothing to answer.
+    fn moving(&mut self) {
+        self.backoff = Duration::ZERO;
+        self.stuck = Stuck {
+            counted_ms: wall_ms(),
+            ..Stuck::default()
+        };
+    }
+
     fn unanswered(&mut self, error: &ProposeError) {
+        self.stuck.why = Some(error.to_string());
         counter!(names::USAGE_BATCHES, "outcome" => "unanswered").increment(1);
         tracing::debug!(%error, "the log did not answer the usage stream; it is asked again");
         self.backoff = (self.backoff * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX);

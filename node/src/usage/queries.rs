@@ -13,9 +13,10 @@ use mode_envoy_model::usage::query::{self, Query, QueryError, Report};
 use mode_envoy_raft::{Handle, ProposeError};
 
 use super::flush::FlushHandle;
+use super::projection::Sums;
 
 /// How long members have to flush.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long the read index may take, once they have.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -24,6 +25,7 @@ const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Queries {
     handle: Handle,
     flush: FlushHandle,
+    sums: Option<Sums>,
 }
 
 /// A report, and what it covers.
@@ -58,7 +60,18 @@ pub enum QueryFailure {
 impl Queries {
     /// Answers from the state behind `handle`; `flush` reaches this node's own spools.
     pub const fn new(handle: Handle, flush: FlushHandle) -> Self {
-        Self { handle, flush }
+        Self {
+            handle,
+            flush,
+            sums: None,
+        }
+    }
+
+    /// Answers what it can from sums that were computed before.
+    #[must_use]
+    pub(crate) fn with_sums(mut self, sums: Option<Sums>) -> Self {
+        self.sums = sums;
+        self
     }
 
     /// Answers a question.
@@ -77,7 +90,12 @@ impl Queries {
         let (snapshot, wall_ms) = self
             .handle
             .read(|state| (state.usage.snapshot(), state.wall_ms));
-        let report = tokio::task::spawn_blocking(move || query::run(&snapshot, &query, wall_ms))
+        let sums = self.sums.as_ref().map(Sums::ask);
+        let run = move || match &sums {
+            Some(sums) => query::run_with(&snapshot, &query, wall_ms, sums),
+            None => query::run(&snapshot, &query, wall_ms),
+        };
+        let report = tokio::task::spawn_blocking(run)
             .await
             .map_err(|_| QueryFailure::Interrupted)??;
         Ok(Answer {

@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! * an attempt that cannot be recorded is refused before the upstream sees it: `open` fails first;
-//! * room is kept for the Close of every Open: opens stop at 95 % of the spool's bound (the flusher says when);
+//! * room is kept for the Close of every Open: from 95 % of the spool's bound on (the flusher says when) no Open is
+//!   written, and calls that begin then are only added up, until there is room again;
 //! * a Carry is written only for a call that is open now, by the one thread that could close it; so in a spool the
 //!   Close of a call always stands after its last Carry.
 
@@ -15,10 +16,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use metrics::counter;
+
 use mode_envoy_storage::codec::CodecError;
 use mode_envoy_storage::spool::{SpoolError, SpoolWriter};
 
-use super::record::{CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, VERSION};
+use super::record::{BARE, CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
+use super::totals::Totals;
+use crate::metrics as names;
 
 const CARRIES_WAIT: u8 = 1;
 const NEARLY_FULL: u8 = 1 << 1;
@@ -26,6 +31,10 @@ const FAILED: u8 = 1 << 2;
 
 /// Attempts that are open at once without the set growing.
 const OPEN_CAPACITY: usize = 4_096;
+
+/// While the spool is nearly full, sums are written as long as more than this part of it is left, so that a killed
+/// process loses few of them; what is left is for Closes.
+const ROOM_FOR_CLOSES: u64 = 40;
 
 /// One attempt of one call.
 pub(crate) type Attempt = (CallId, u8);
@@ -63,13 +72,28 @@ pub(crate) struct Notice {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct CarryRequest {
     pub(crate) attempt: Attempt,
+    /// The version of its Open.
+    pub(crate) version: u8,
     /// The payload of its Open.
     pub(crate) payload: Vec<u8>,
 }
 
 struct Inner {
     writer: SpoolWriter,
+    /// Attempts whose Open is in the spool.
     open: HashSet<Attempt>,
+    /// Calls that the spool has no room for one by one.
+    totals: Totals,
+    /// Closes of open attempts that found no room at all, which does not happen where the flusher says in time that
+    /// the spool is nearly full. Their Opens are in the spool, so they are no more than these.
+    late: Vec<Late>,
+}
+
+/// A Close that waits for room.
+struct Late {
+    attempt: Attempt,
+    wall_ms: u64,
+    payload: Vec<u8>,
 }
 
 // === impl Recorder ===
@@ -78,41 +102,54 @@ impl Recorder {
     pub(crate) fn new(writer: SpoolWriter, notice: Arc<Notice>) -> Self {
         let open = HashSet::with_capacity(OPEN_CAPACITY);
         Self {
-            inner: RefCell::new(Inner { writer, open }),
+            inner: RefCell::new(Inner {
+                writer,
+                open,
+                totals: Totals::default(),
+                late: Vec::new(),
+            }),
             notice,
         }
     }
 
-    /// Records that an attempt begins.
+    /// Records that an attempt begins; where the spool is nearly full, its end alone will count.
     ///
     /// # Errors
     ///
     /// The attempt must not be sent then: its usage would be lost.
     pub fn open(&self, opened: &Opened<'_>) -> Result<(), RecordError> {
-        let state = self.notice.state.load(Ordering::Acquire);
-        admit(state)?;
+        let state = self.working()?;
         let inner = &mut *self.inner.borrow_mut();
-        if state & CARRIES_WAIT != 0 {
-            self.carry(inner);
+        if state & NEARLY_FULL != 0 {
+            return Ok(());
         }
-        inner.append(OPEN, |out| opened.encode_into(out))?;
-        inner.open.insert((opened.call, opened.attempt));
-        Ok(())
+        self.catch_up(inner, state);
+        match inner.append((OPEN, VERSION), wall_ms(), |out| opened.encode_into(out)) {
+            Ok(()) => {
+                inner.open.insert((opened.call, opened.attempt));
+                Ok(())
+            }
+            // Full before the flusher could say so.
+            Err(RecordError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Records that an attempt ended.
     ///
     /// # Errors
     ///
-    /// The attempt stays open in the spool then, and is presumed at the next start.
+    /// The spool failed. Where its Open is in the spool, the attempt stays open there and is presumed at the next start.
     pub fn close(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
+        let state = self.notice.state.load(Ordering::Acquire);
         let inner = &mut *self.inner.borrow_mut();
-        inner.append(CLOSE, |out| closed.encode_into(out))?;
-        inner.open.remove(&(closed.call, closed.attempt));
-        if self.notice.state.load(Ordering::Acquire) & CARRIES_WAIT != 0 {
-            self.carry(inner);
-        }
-        Ok(())
+        let recorded = if inner.open.contains(&(closed.call, closed.attempt)) {
+            inner.close_open(closed)
+        } else {
+            inner.close_alone(closed, state)
+        };
+        self.catch_up(inner, state);
+        recorded
     }
 
     /// Records a call that is refused before any attempt: a Close without an Open.
@@ -121,15 +158,38 @@ impl Recorder {
     ///
     /// The refusal is not counted then.
     pub fn refuse(&self, closed: &Closed<'_>) -> Result<(), RecordError> {
-        admit(self.notice.state.load(Ordering::Acquire))?;
+        let state = self.working()?;
         let refused = Closed {
             rejected: true,
             answered: true,
             ..*closed
         };
-        self.inner
-            .borrow_mut()
-            .append(CLOSE, |out| refused.encode_into(out))
+        self.inner.borrow_mut().close_alone(&refused, state)
+    }
+
+    /// Writes what was added up while the spool was nearly full: all of it once there is room, until then what is of
+    /// a minute that is over. Called now and then, whether there are calls or not.
+    pub fn settle(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        let state = self.notice.state.load(Ordering::Acquire);
+        inner.settle(state, wall_ms());
+    }
+
+    fn working(&self) -> Result<u8, RecordError> {
+        match self.notice.state.load(Ordering::Acquire) {
+            state if state & FAILED != 0 => Err(RecordError::Failed),
+            state => Ok(state),
+        }
+    }
+
+    /// What waits for its turn at a time when something is written anyway.
+    fn catch_up(&self, inner: &mut Inner, state: u8) {
+        if state & CARRIES_WAIT != 0 {
+            self.carry(inner);
+        }
+        if inner.has_waiting() {
+            inner.settle(state, wall_ms());
+        }
     }
 
     /// Repeats the Opens that the flusher asked for, unless they have ended. A request that cannot be written is
@@ -137,7 +197,9 @@ impl Recorder {
     fn carry(&self, inner: &mut Inner) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
-                && let Err(error) = inner.append(CARRY, |out| copy_into(&request.payload, out))
+                && let Err(error) = inner.append((CARRY, request.version), wall_ms(), |out| {
+                    copy_into(&request.payload, out)
+                })
             {
                 tracing::warn!(%error, "a long open call could not be carried to the spool's tail");
             }
@@ -153,18 +215,129 @@ impl std::fmt::Debug for Recorder {
     }
 }
 
+impl Drop for Recorder {
+    /// The worker and all its calls have ended: what was only added up is written as far as the spool can take it.
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        inner.write_late();
+        inner.write_totals(u32::MAX, 0);
+        if !inner.totals.is_empty() {
+            tracing::error!(
+                calls = inner.totals.calls(),
+                "the usage spool is full to its end: these calls, which were only added up, are lost"
+            );
+        }
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
+    /// Counts an end without an Open in the spool: as a record of its own, or where there is no room in a sum.
+    fn close_alone(&mut self, closed: &Closed<'_>, state: u8) -> Result<(), RecordError> {
+        if state & NEARLY_FULL == 0 {
+            match self.append((CLOSE, VERSION), wall_ms(), |out| closed.encode_into(out)) {
+                Err(RecordError::Full) => {}
+                written => return written,
+            }
+        }
+        counter!(names::USAGE_TOTALS_ONLY).increment(1);
+        self.totals
+            .add(wall_ms(), closed)
+            .map_err(|_| RecordError::Spool(SpoolError::NotEncoded { room: RECORD_MAX }))
+    }
+
+    /// Records the end of an attempt whose Open is in the spool.
+    fn close_open(&mut self, closed: &Closed<'_>) -> Result<(), RecordError> {
+        let (attempt, wall_ms) = ((closed.call, closed.attempt), wall_ms());
+        match self.append((CLOSE, VERSION), wall_ms, |out| closed.encode_into(out)) {
+            Err(RecordError::Full) => {
+                let mut payload = vec![0; RECORD_MAX];
+                let encoded = closed.encode_into(&mut payload);
+                payload.truncate(encoded.map_err(|_| RecordError::Full)?);
+                self.late.push(Late {
+                    attempt,
+                    wall_ms,
+                    payload,
+                });
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.open.remove(&attempt);
+                Ok(())
+            }
+        }
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.totals.is_empty() || !self.late.is_empty()
+    }
+
+    /// Writes the Closes that wait for room, as far as there is any.
+    fn write_late(&mut self) {
+        while let Some(late) = self.late.pop() {
+            let payload = &late.payload;
+            match self.append((CLOSE, VERSION), late.wall_ms, |out| {
+                copy_into(payload, out)
+            }) {
+                Ok(()) => {
+                    self.open.remove(&late.attempt);
+                }
+                Err(_) => return self.late.push(late),
+            }
+        }
+    }
+
+    fn settle(&mut self, state: u8, now_ms: u64) {
+        if !self.has_waiting() || state & FAILED != 0 {
+            return;
+        }
+        self.write_late();
+        if state & NEARLY_FULL == 0 {
+            let calls = self.write_totals(u32::MAX, 0);
+            if calls > 0 {
+                tracing::info!(
+                    calls,
+                    "the usage spool has room again; calls that were only added up are in it now"
+                );
+            }
+        } else {
+            let minute = u32::try_from(now_ms / 60_000).unwrap_or(u32::MAX);
+            let left = self.writer.max_bytes() / ROOM_FOR_CLOSES;
+            self.write_totals(minute, left);
+        }
+    }
+
+    /// Writes sums of minutes before `before` while more than `left` bytes are free; how many calls they tell of.
+    fn write_totals(&mut self, before: u32, left: u64) -> u64 {
+        let mut calls = 0;
+        while self.writer.room() > left
+            && let Some(total) = self.totals.take_before(before)
+        {
+            if let Err(error) = self.append((TOTAL, BARE), wall_ms(), |out| total.encode_into(out))
+            {
+                self.totals.put_back(total);
+                if !matches!(error, RecordError::Full) {
+                    tracing::warn!(%error, "calls that were added up could not be written to the spool");
+                }
+                break;
+            }
+            calls += total.calls();
+        }
+        calls
+    }
+
     fn append(
         &mut self,
-        kind: u8,
+        (kind, version): (u8, u8),
+        wall_ms: u64,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
-            .append_with(kind, VERSION, wall_ms(), RECORD_MAX, write)
+            .append_with(kind, version, wall_ms, RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
             Err(error) if error.is_full() => Err(RecordError::Full),
@@ -185,7 +358,7 @@ impl Notice {
         }
     }
 
-    /// Says whether the spool is so full that only Closes may still be written.
+    /// Says whether the spool is so full that only Closes and sums may still be written.
     pub(crate) fn set_nearly_full(&self, full: bool) {
         self.set(NEARLY_FULL, full);
     }
@@ -207,16 +380,6 @@ impl Notice {
         } else {
             self.state.fetch_and(!bit, Ordering::Release);
         }
-    }
-}
-
-const fn admit(state: u8) -> Result<(), RecordError> {
-    if state & FAILED != 0 {
-        Err(RecordError::Failed)
-    } else if state & NEARLY_FULL != 0 {
-        Err(RecordError::Full)
-    } else {
-        Ok(())
     }
 }
 
@@ -244,7 +407,7 @@ pub(crate) fn wall_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::record::{Dims, Record};
+    use crate::usage::record::{Asked, Dims, Record};
     use crate::usage::recovery::{self, Spool};
     use crate::usage::testing::settings;
 
@@ -261,13 +424,18 @@ mod tests {
             call,
             attempt,
             dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         })
     }
 
     fn kinds(spool: &mut Spool) -> Vec<u8> {
-        let records = spool.reader.read(1, 100, 1 << 20).unwrap();
+        kinds_of(spool, 100)
+    }
+
+    fn kinds_of(spool: &mut Spool, most: usize) -> Vec<u8> {
+        let records = spool.reader.read(1, most, 1 << 20).unwrap();
         let sound = |r: &mode_envoy_storage::spool::SpoolRecord| {
             Record::parse(r.kind, r.version, &r.payload).is_ok()
         };
@@ -275,20 +443,114 @@ mod tests {
         records.iter().map(|record| record.kind).collect()
     }
 
+    fn totals(spool: &mut Spool) -> Vec<(u64, u64)> {
+        let records = spool.reader.read(1, 100, 1 << 20).unwrap();
+        let total = |record: &mode_envoy_storage::spool::SpoolRecord| match Record::parse(
+            record.kind,
+            record.version,
+            &record.payload,
+        )
+        .unwrap()
+        {
+            Record::Total(head, _) => Some((head.counters().calls, head.counters().rejected)),
+            _ => None,
+        };
+        records.iter().filter_map(total).collect()
+    }
+
     #[test]
-    fn a_spool_that_is_nearly_full_takes_closes_but_no_opens() {
+    fn while_the_spool_is_nearly_full_what_was_open_is_closed_in_it_and_the_rest_is_added_up() {
         let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
         let (recorder, mut spool) = recorder(dir.path());
         open(&recorder, &dims).unwrap();
         let notice = spool.notice.take().unwrap();
         notice.set_nearly_full(true);
-        let closed = Closed::of(CALL, 0, &dims);
-        assert!(matches!(open(&recorder, &dims), Err(RecordError::Full)));
-        assert!(matches!(recorder.refuse(&closed), Err(RecordError::Full)));
-        recorder.close(&closed).unwrap();
+        let later = |id, status| Closed {
+            status,
+            ..Closed::of(CallId([id; 16]), 0, &dims)
+        };
+        for id in 2..5 {
+            let (call, attempt) = (CallId([id; 16]), 0);
+            recorder
+                .open(&Opened {
+                    call,
+                    attempt,
+                    dims: &dims,
+                    asked: Asked::default(),
+                    reserved_input: 1,
+                    bytes_in: 4,
+                })
+                .unwrap();
+            recorder.close(&later(id, 200)).unwrap();
+        }
+        recorder.refuse(&later(9, 401)).unwrap();
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        recorder.settle();
+        assert_eq!(kinds(&mut spool), [OPEN, CLOSE], "the minute is not over");
+
         notice.set_nearly_full(false);
         open(&recorder, &dims).unwrap();
-        assert_eq!(kinds(&mut spool), [OPEN, CLOSE, OPEN]);
+        assert_eq!(totals(&mut spool), [(3, 0), (1, 1)]);
+        assert_eq!(kinds(&mut spool).last(), Some(&OPEN));
+        recorder.settle();
+        assert_eq!(totals(&mut spool).len(), 2, "each is written once");
+    }
+
+    #[test]
+    fn sums_of_minutes_that_are_over_are_written_though_the_spool_is_nearly_full_but_not_into_its_last_part()
+     {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, mut spool) = recorder(dir.path());
+        spool.notice.as_ref().unwrap().set_nearly_full(true);
+        let in_an_hour = wall_ms() + 3_600_000;
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        let mut inner = recorder.inner.borrow_mut();
+        assert_eq!(inner.write_totals(u32::MAX, u64::MAX), 0);
+        inner.settle(NEARLY_FULL, in_an_hour);
+        drop(inner);
+        assert_eq!(totals(&mut spool), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_worker_that_ends_writes_all_that_was_added_up() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let (recorder, mut spool) = recorder(dir.path());
+        spool.notice.as_ref().unwrap().set_nearly_full(true);
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        drop(recorder);
+        assert_eq!(totals(&mut spool), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_spool_that_is_full_to_its_end_before_anybody_noticed_adds_up_and_loses_nothing() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = small.segment_bytes as u64;
+        let mut recovered = recovery::open(&small).unwrap();
+        let (recorder, mut spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        let all = 500;
+        for id in 0..all {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&u64::to_le_bytes(id));
+            let call = CallId(bytes);
+            let opened = Opened {
+                call,
+                attempt: 0,
+                dims: &dims,
+                asked: Asked::default(),
+                reserved_input: 1,
+                bytes_in: 4,
+            };
+            recorder.open(&opened).unwrap();
+            recorder.close(&Closed::of(call, 0, &dims)).unwrap();
+        }
+        let written = kinds_of(&mut spool, 1_000);
+        let closes = written.into_iter().filter(|kind| *kind == CLOSE).count() as u64;
+        assert!(closes > 10 && closes < all);
+        let inner = recorder.inner.borrow();
+        let waiting = inner.totals.calls() + inner.late.len() as u64;
+        assert_eq!(closes + waiting, all);
+        assert_eq!(inner.open.len(), inner.late.len());
     }
 
     #[test]
@@ -310,6 +572,7 @@ mod tests {
             call,
             attempt,
             dims: &dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         };
@@ -318,6 +581,7 @@ mod tests {
         let ask = || {
             vec![CarryRequest {
                 attempt: (CALL, 0),
+                version: VERSION,
                 payload: payload.clone(),
             }]
         };

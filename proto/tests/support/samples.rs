@@ -2,7 +2,7 @@
 
 use mode_envoy_proto::log::v1 as log;
 
-use super::{Golden, every_event, every_item, every_series_ref};
+use super::{Golden, every_event, every_item, every_series_ref, members};
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
     catalog(golden);
@@ -24,6 +24,7 @@ pub(crate) fn each(golden: &mut Golden<'_>) {
             base_revision: 41,
             actor: "root".to_owned(),
             events: every_event(),
+            origin: "apply".to_owned(),
         },
     );
     golden.check("Event", &every_event()[2]);
@@ -114,6 +115,8 @@ fn checkpoint(golden: &mut Golden<'_>) {
             wall_ms: 1_700_000_000_000,
             format_version: 1,
             founded: Some(founded()),
+            history: Some(super::samples_history::head()),
+            members: Some(members::members()),
         },
     );
     let entry = log::SeriesEntry {

@@ -1,27 +1,39 @@
 //! Starts this crate's tasks around consensus, and puts together what uses them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mode_envoy_proto::peer::v1 as wire;
 use mode_envoy_storage::wal::Wal;
 use tokio::sync::watch;
 use tonic::service::Routes;
+use wire::calls_server::CallsServer;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
-use super::{About, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
+use super::keeper::{self, Keeping};
+use super::{
+    About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, Timers, Unsettled, watchers,
+};
 use crate::apply::SharedState;
+use crate::calls::CallsService;
 use crate::channels::MAX_MESSAGE_BYTES;
+use crate::checkpoint::Checkpoints;
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
 use crate::identity::Identity;
+use crate::join::JoinService;
+use crate::members::{self, Departure, Leadership, MembersService};
 use crate::peer_server::Local;
 use crate::peers::Peers;
-use crate::proposer::Proposer;
+use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
+use crate::secret::ClusterSecret;
+use crate::snapshot::Receiver;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -33,8 +45,11 @@ pub(super) struct Parts {
     pub(super) raft: Raft,
     pub(super) state: SharedState,
     pub(super) wal: Wal,
+    pub(super) checkpoints: Checkpoints,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
+    pub(super) contact: Contact,
+    pub(super) unsettled: Unsettled,
 }
 
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
@@ -49,38 +64,42 @@ pub(super) fn assemble(
         raft,
         state,
         wal,
+        checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     } = parts;
-    let node_id = settings.node_id;
+    let (node_id, secret) = (settings.node_id, settings.secret.clone());
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let (failed, failures) = watch::channel(None);
     watchers::failure(tasks, &raft, failed);
-    let leader = watchers::leader(tasks, &raft);
+    let lease = Duration::from_millis(settings.timers.election_max_ms);
+    let leadership = Leadership::new(lease);
+    let leader = watchers::leader(tasks, &raft, leadership.clone(), contact.clone());
+    keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
-    let confirming = on_the_leader(tasks, raft.clone());
+    let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
     let Hooks {
         authorize,
         flush,
         table_revision,
+        alarms,
+        calls,
     } = hooks;
-    let (for_proposer, of_reads) = (state.clone(), confirming.clone());
-    let proposer = Proposer::start(
-        tasks,
+    let own = proposer::Leader {
         node_id,
-        raft.clone(),
-        for_proposer,
-        of_reads,
-        authorize,
-    );
-    let about = About {
+        raft: raft.clone(),
         state: state.clone(),
-        advertise: settings.advertise,
-        version: settings.version,
-        table_revision,
+        reads: confirming.clone(),
+        contact: contact.clone(),
+        silence: silence(&settings.timers),
+        turn: Arc::clone(&leadership.turn),
     };
+    let proposer = Proposer::start(tasks, own, authorize);
+    let about = about(&state, settings, table_revision, alarms);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -88,7 +107,13 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let routes = routes(RaftService::new(raft.clone(), local), service);
+    let calls = CallsService {
+        local,
+        records: calls,
+    };
+    let consensus = raft_service(&raft, local, &state, &checkpoints, (tasks, &contact));
+    let routes = routes(consensus, service, calls);
+    let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
@@ -99,22 +124,87 @@ pub(super) fn assemble(
         forwarder,
         leader,
         failed: failures,
+        contact,
+        unsettled,
         about,
+        leadership,
+        departure,
+        pin: identity.pin(),
         tasks: tasks.clone(),
         wal,
+        checkpoints,
         data_dir,
     };
     let handle = Handle {
         inner: Arc::new(inner),
     };
-    Ok((handle, routes))
+    tasks.spawn("membership", members::keep(handle.clone()));
+    tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
+    Ok((handle.clone(), with_members(routes, local, handle, secret)))
+}
+
+/// Beside these, what a member does for the membership and for nodes that join.
+fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSecret) -> Routes {
+    let joining = JoinService::new(handle.clone(), secret);
+    routes
+        .add_service(MembersService::server(local, handle))
+        .add_service(joining.into_server())
+}
+
+fn about(
+    state: &SharedState,
+    settings: Settings,
+    table_revision: Arc<AtomicU64>,
+    alarms: Alarms,
+) -> About {
+    About {
+        state: state.clone(),
+        advertise: settings.advertise,
+        version: settings.version,
+        table_revision,
+        alarms,
+        draining: Arc::default(),
+        settled: Arc::default(),
+    }
+}
+
+fn raft_service(
+    raft: &Raft,
+    local: Local,
+    state: &SharedState,
+    checkpoints: &Checkpoints,
+    (tasks, contact): (&Tasks, &Contact),
+) -> RaftService {
+    let (checkpoints, tasks) = (checkpoints.clone(), tasks.clone());
+    let receiver = Receiver::new(raft.clone(), local, state.clone(), checkpoints, tasks);
+    RaftService::new(
+        raft.clone(),
+        state.clone(),
+        local,
+        (receiver, contact.clone()),
+    )
+}
+
+fn keeping(settings: &Settings) -> Keeping {
+    Keeping {
+        every: settings.checkpoint_every,
+        every_bytes: settings.checkpoint_bytes,
+        keep: settings.log_keep,
+        keep_bytes: settings.log_keep_bytes,
+    }
 }
 
 /// A read index from this node, if it leads.
-fn on_the_leader(tasks: &Tasks, raft: Raft) -> ReadIndex {
+fn on_the_leader(tasks: &Tasks, raft: Raft, silent: Arc<AtomicBool>) -> ReadIndex {
     ReadIndex::start(tasks, "read index", move || {
-        let raft = raft.clone();
-        async move { reads::confirm(&raft).await }
+        let (raft, silent) = (raft.clone(), silent.load(Ordering::Acquire));
+        async move {
+            if silent {
+                let reason = "the leader is handing over".to_owned();
+                return Err(ReadError::Unconfirmed(reason));
+            }
+            reads::confirm(&raft).await
+        }
     })
 }
 
@@ -140,14 +230,22 @@ fn anywhere(
     })
 }
 
-fn routes(raft: RaftService, forward: ForwardService) -> Routes {
+/// A leader that has heard no quorum for so long proposes nothing: what it wrote would only wait.
+fn silence(timers: &Timers) -> Duration {
+    Duration::from_millis(timers.election_max_ms.saturating_mul(2))
+}
+
+fn routes(raft: RaftService, forward: ForwardService, calls: CallsService) -> Routes {
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let forward = ForwardServer::new(forward)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Routes::new(raft).add_service(forward)
+    let calls = CallsServer::new(calls)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Routes::new(raft).add_service(forward).add_service(calls)
 }
 
 fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {
@@ -161,5 +259,5 @@ fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {
 }
 
 fn status_hook(about: About) -> StatusHook {
-    Arc::new(move || about.answer())
+    Arc::new(move |asker| about.answer(asker))
 }

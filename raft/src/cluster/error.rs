@@ -51,6 +51,21 @@ pub enum StartError {
         /// This node.
         node_id: NodeId,
     },
+    /// The checkpoint that the log goes on from is damaged or gone.
+    #[error(
+        "the newest checkpoint in {path} that is intact stands at log index {checkpoint}, and the log before index {purged} is          purged, so what lies between is lost on this node; remove node {node_id} from the cluster and let an empty one join          under a new node id",
+        path = .path.display()
+    )]
+    CheckpointLost {
+        /// The checkpoints.
+        path: PathBuf,
+        /// Where the newest intact one stands; 0 if there is none.
+        checkpoint: u64,
+        /// Up to where the log is purged.
+        purged: u64,
+        /// This node.
+        node_id: NodeId,
+    },
     /// The timers contradict one another.
     #[error("the timers do not work together: {0}; heartbeat < election_min < election_max")]
     Timers(String),

@@ -75,9 +75,11 @@ async fn propose(
         let answer = match search.leader() {
             None => Err(Refusal::NotLeader(None)),
             Some(node) if node == inner.node_id => {
-                let asked = inner.proposer.propose(proposal.clone(), caller.clone());
-                let late = Err(Refusal::Final(ProposeError::Timeout));
-                timeout_at(search.deadline, asked).await.unwrap_or(late)
+                let (proposal, caller) = (proposal.clone(), caller.clone());
+                inner
+                    .proposer
+                    .propose(proposal, caller, search.deadline)
+                    .await
             }
             Some(node) => {
                 let left = search.deadline.saturating_duration_since(Instant::now());

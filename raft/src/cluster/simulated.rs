@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use mode_envoy_model::state::State;
 use mode_envoy_proto::peer::v1 as wire;
+use mode_envoy_storage::checkpoint::CheckpointStore;
 use mode_envoy_storage::disk::Disk;
 use mode_envoy_storage::wal::{Position, Stepper, Wal, WalOptions};
 use openraft::ServerState;
@@ -22,9 +25,12 @@ use tonic::codegen::{Body, Bytes, Service, StdError, http};
 use tonic::service::Routes;
 
 use super::assemble::{Parts, assemble};
-use super::start::{initialise, open, raft_config};
-use super::{Handle, Hooks, Settings, StartError};
+use super::open::{Opened, open};
+use super::start::{initialise, raft_config};
+use super::{Handle, Hooks, Settings, StartError, Unsettled};
 use crate::channels::PeerChannels;
+use crate::checkpoint::Checkpoints;
+use crate::contact::Contact;
 use crate::convert;
 use crate::data_dir::DataDir;
 use crate::formation::Formed;
@@ -32,6 +38,7 @@ use crate::identity::{ClusterId, Identity, PeerIdentity};
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::sim::Stream;
+use crate::snapshot::Sender;
 use crate::tasks::Tasks;
 use crate::types::{self, NodeId, Raft};
 
@@ -68,15 +75,6 @@ pub struct Member {
     cluster_id: ClusterId,
 }
 
-/// What becomes of voters that do not vote any more.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leaving {
-    /// They learn.
-    Stay,
-    /// They are no members.
-    Leave,
-}
-
 /// What consensus of a member looks like at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Probe {
@@ -98,6 +96,15 @@ pub struct Probe {
     pub members: BTreeSet<NodeId>,
     /// Why consensus ended, if it did.
     pub ended: Option<String>,
+}
+
+/// What is on a disk.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Found {
+    /// Up to which index the checkpoint has everything.
+    pub covered: u64,
+    /// The entries that the log has.
+    pub log: Vec<Position>,
 }
 
 /// One entry of a log, told from others.
@@ -141,18 +148,15 @@ pub async fn start(
         log_expected: founding.log_expected,
         members: founding.members.unwrap_or_default(),
     };
-    let SimDisk { disk, wake, drive } = disk;
-    let open_wal = |disk, options| {
-        let (wal, recovered, stepper) = Wal::open_stepped(disk, options, wake)?;
-        drive(stepper);
-        Ok((wal, recovered))
-    };
-    let segment_bytes = settings.wal_segment_bytes;
     let node_id = settings.node_id;
-    let opened = open(disk, open_wal, node_id, segment_bytes, &data_dir, &formed)?;
+    let opened = opened(disk, &settings, &data_dir, &formed)?;
     let channels = PeerChannels::new(Arc::clone(&founding.identity));
     let peers = Peers::new(channels, cluster_id, node_id);
-    let network = Network::new(peers.clone(), node_id);
+    let contact = Contact::default();
+    let pace = settings.snapshot_bytes_per_second;
+    let sender = Sender::new(opened.checkpoints.clone(), pace);
+    let heartbeat = Duration::from_millis(settings.timers.heartbeat_ms);
+    let network = Network::new(peers.clone(), node_id, contact.clone(), sender, heartbeat);
     let raft = Raft::new(
         node_id,
         Arc::new(config),
@@ -162,12 +166,16 @@ pub async fn start(
     )
     .await
     .map_err(|e| StartError::Consensus(e.to_string()))?;
+    let unsettled = Unsettled::read(&opened.state, &opened.wal);
     let parts = Parts {
         raft: raft.clone(),
         state: opened.state,
         wal: opened.wal.clone(),
+        checkpoints: opened.checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     };
     let (handle, routes) = assemble(settings, hooks, parts, &founding.identity, &tasks)?;
     if formed.initialise {
@@ -182,16 +190,73 @@ pub async fn start(
     })
 }
 
-/// The log that a node would find on a disk: what it can be held to after a crash.
+/// What is on the disk. Until all of it is put together, what is asked of the log is written at once: opening waits for it.
+fn opened(
+    disk: SimDisk,
+    settings: &Settings,
+    data_dir: &DataDir,
+    formed: &Formed,
+) -> Result<Opened, StartError> {
+    let SimDisk { disk, wake, drive } = disk;
+    let opening = Arc::new(Mutex::new(None::<Stepper>));
+    let stepping = Arc::clone(&opening);
+    let wake = move || match &mut *lock(&stepping) {
+        Some(stepper) => while stepper.step() {},
+        None => wake(),
+    };
+    let open_wal = |disk, options| {
+        let (wal, recovered, stepper) = Wal::open_stepped(disk, options, wake)?;
+        *lock(&opening) = Some(stepper);
+        Ok((wal, recovered))
+    };
+    let segment_bytes = settings.wal_segment_bytes;
+    let opened = open(
+        disk,
+        open_wal,
+        settings.node_id,
+        segment_bytes,
+        data_dir,
+        formed,
+    );
+    if let Some(stepper) = lock(&opening).take() {
+        drive(stepper);
+    }
+    opened
+}
+
+/// What a node would find on a disk: what it can be held to after a crash. `like` says whose files and where.
 ///
 /// # Errors
-/// Where it would refuse to open it.
-pub fn log_on(disk: Arc<dyn Disk>, options: WalOptions) -> Result<Vec<Position>, String> {
-    let opened = Wal::open_stepped(disk, options, || {});
+/// Where it would refuse to start.
+pub fn found_on(
+    disk: Arc<dyn Disk>,
+    checkpoints: PathBuf,
+    like: WalOptions,
+) -> Result<Found, String> {
+    let (cluster_id, node_id) = (like.cluster_id, like.node_id);
+    let store = CheckpointStore::open(Arc::clone(&disk), checkpoints, cluster_id, node_id);
+    let store = store.map_err(|e| e.to_string())?;
+    let (_, checkpoint) = Checkpoints::open(store).map_err(|e| e.to_string())?;
+    let at = checkpoint.and_then(|(at, _)| at.last_log_id);
+    let covered = at.map_or(0, |id| id.index);
+    let opened = Wal::open_stepped(disk, like, || {});
     let (wal, _, _) = opened.map_err(|e| e.to_string())?;
+    let purged = wal.purged().map_or(0, |purged| purged.index);
+    if purged > covered {
+        return Err(format!(
+            "its log begins after {purged}, its checkpoint stands at {covered}"
+        ));
+    }
     let records = wal.read(0, u64::MAX, usize::MAX);
     let records = records.map_err(|e| e.to_string())?;
-    Ok(records.iter().map(|record| record.position).collect())
+    Ok(Found {
+        covered,
+        log: records.iter().map(|record| record.position).collect(),
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Member ===
@@ -245,6 +310,11 @@ impl Member {
     pub fn last(&self) -> Option<LogLine> {
         let last = self.wal.last()?;
         self.log(last.index).ok()?.pop()
+    }
+
+    /// Up to which index the log was let go of, since a checkpoint has it.
+    pub fn purged(&self) -> u64 {
+        self.wal.purged().map_or(0, |purged| purged.index)
     }
 
     /// The entries from `from` on.
@@ -302,17 +372,12 @@ impl Member {
             .map_err(|e| e.to_string())
     }
 
-    /// Makes exactly these the voters; who voted before stays to learn, or leaves.
+    /// Makes exactly these the voters, whatever the rule is; who voted before stays to learn.
     ///
     /// # Errors
     /// What the consensus library says.
-    pub async fn change_voters(
-        &self,
-        voters: BTreeSet<NodeId>,
-        others: Leaving,
-    ) -> Result<u64, String> {
-        let stay = others == Leaving::Stay;
-        let changed = self.raft.change_membership(voters, stay).await;
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<u64, String> {
+        let changed = self.raft.change_membership(voters, true).await;
         changed
             .map(|done| done.log_id.index)
             .map_err(|e| e.to_string())

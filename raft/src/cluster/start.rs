@@ -3,50 +3,44 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mode_envoy_storage::checkpoint::CheckpointStore;
-use mode_envoy_storage::disk::{Disk, RealDisk};
-use mode_envoy_storage::wal::{Recovered, Wal, WalError, WalOptions};
+use mode_envoy_storage::disk::RealDisk;
+use mode_envoy_storage::wal::Wal;
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
-use super::{Handle, Hooks, Settings, StartError, Timers, watchers};
-use crate::apply::SharedState;
+use super::open::open;
+use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
-use crate::checkpoint::{self, SnapshotError};
-use crate::data_dir::DataDir;
+use crate::contact::Contact;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
-use crate::log_store::LogStore;
+use crate::machine;
 use crate::network::Network;
 use crate::peer_server::{self, PeerServices};
 use crate::peers::Peers;
-use crate::state_machine::StateMachine;
+use crate::snapshot::Sender;
 use crate::tasks::Tasks;
 use crate::types::{Member, NodeId, Raft};
 
 /// Entries in one message to a follower; their bytes are bounded as well.
 const ENTRIES_PER_MESSAGE: u64 = 64;
-/// A follower this many entries behind is sent a snapshot; beyond any checkpoint interval, so that it never is.
-const LAG: u64 = u64::MAX;
-const SNAPSHOT_TIMEOUT_MS: u64 = 120_000;
-const PURGE_BATCH: u64 = 1_024;
+/// A follower no more entries behind than this counts as up to date.
+const LAG: u64 = 20_000;
+/// A transfer that takes longer begins anew; chunks that have arrived are not sent again.
+const SNAPSHOT_TIMEOUT_MS: u64 = 10 * 60 * 1_000;
+/// How long the others have to say whether this node was removed while it was away.
+const ASK_AT_START: Duration = Duration::from_millis(700);
 
 /// The peer listener before it is served.
 struct Listening {
     listener: TcpListener,
     services: PeerServices,
-}
-
-/// What was on the disk.
-pub(super) struct Opened {
-    pub(super) wal: Wal,
-    pub(super) log: LogStore,
-    pub(super) state: SharedState,
-    pub(super) machine: StateMachine,
 }
 
 /// Forms or rejoins the cluster and starts consensus. Returns when this node is a member and has applied what its own
@@ -101,28 +95,51 @@ async fn run(
             let disk = Arc::new(RealDisk);
             open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
         };
-        tokio::task::spawn_blocking(opening)
+        machine::blocking(opening)
             .await
             .map_err(|_| StartError::Cancelled)??
     };
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
-    let network = Network::new(peers.clone(), settings.node_id);
+    let contact = Contact::default();
+    let sender = Sender::new(
+        opened.checkpoints.clone(),
+        settings.snapshot_bytes_per_second,
+    );
+    let network = Network::new(
+        peers.clone(),
+        settings.node_id,
+        contact.clone(),
+        sender,
+        Duration::from_millis(settings.timers.heartbeat_ms),
+    );
     let (log, machine) = (opened.log, opened.machine);
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
         .map_err(|e| StartError::Consensus(e.to_string()))?;
+    let unsettled = {
+        let (state, wal) = (opened.state.clone(), opened.wal.clone());
+        machine::blocking(move || Unsettled::read(&state, &wal))
+            .await
+            .map_err(|_| StartError::Cancelled)?
+    };
     let parts = Parts {
         raft: raft.clone(),
         state: opened.state,
         wal: opened.wal,
+        checkpoints: opened.checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     };
     let joined = async {
         let (handle, routes) = assemble(settings, hooks, parts, &identity, tasks)?;
         services.install(routes);
         join(&handle, &formed, tasks).await?;
+        if formed.log_expected {
+            still_belongs(&handle).await?;
+        }
         Ok(handle)
     };
     let joined = joined.await;
@@ -163,53 +180,6 @@ async fn form(
     Ok(former.run(phase, tasks.cancel()).await?)
 }
 
-/// Opens log and checkpoint and puts the state together.
-pub(super) fn open(
-    disk: Arc<dyn Disk>,
-    open_wal: impl FnOnce(Arc<dyn Disk>, WalOptions) -> Result<(Wal, Recovered), WalError>,
-    node_id: NodeId,
-    segment_bytes: u64,
-    data_dir: &DataDir,
-    formed: &Formed,
-) -> Result<Opened, StartError> {
-    let cluster_id = formed.cluster_id;
-    let dir = data_dir.checkpoint_dir();
-    let store = CheckpointStore::open(Arc::clone(&disk), dir.clone(), cluster_id, node_id)?;
-    let found = checkpoint::load(&store).map_err(|error| match error {
-        SnapshotError::Store(error) => StartError::Checkpoint(error),
-        other => StartError::Unreadable {
-            what: "the checkpoint",
-            path: dir,
-            reason: other.to_string(),
-        },
-    })?;
-    let dir = data_dir.wal_dir();
-    let mut options = WalOptions::new(dir.clone(), cluster_id, node_id);
-    options.segment_bytes = segment_bytes;
-    let (wal, recovered) = open_wal(disk, options)?;
-    let empty = recovered.vote.is_none() && recovered.last.is_none();
-    if empty && (formed.log_expected || found.is_some()) {
-        return Err(StartError::LogLost {
-            path: data_dir.path().to_owned(),
-            node_id,
-        });
-    }
-    let log = LogStore::new(wal.clone(), &recovered).map_err(|error| StartError::Unreadable {
-        what: "the log",
-        path: dir,
-        reason: error.to_string(),
-    })?;
-    let at = found.as_ref().map(|(at, _)| at.clone());
-    let state = SharedState::new(found);
-    let machine = StateMachine::new(state.clone(), Arc::new(store), at);
-    Ok(Opened {
-        wal,
-        log,
-        state,
-        machine,
-    })
-}
-
 /// Initialises the log if that falls to this node, and waits until the log has a membership.
 async fn join(handle: &Handle, formed: &Formed, tasks: &Tasks) -> Result<(), StartError> {
     let raft = &handle.inner.raft;
@@ -220,6 +190,21 @@ async fn join(handle: &Handle, formed: &Formed, tasks: &Tasks) -> Result<(), Sta
         () = tasks.cancel().cancelled() => Err(StartError::Cancelled),
         confirmed = watchers::confirm_log(raft, &handle.inner.data_dir) => Ok(confirmed?),
     }
+}
+
+/// Asks the others whether this node was removed while it was away. Who does not answer at once is not waited for: a node
+/// that was removed and does not know it yet is told later, and harms nobody.
+async fn still_belongs(handle: &Handle) -> Result<(), StartError> {
+    if !handle.was_removed(ASK_AT_START).await {
+        return Ok(());
+    }
+    handle.remember_removal().await?;
+    let dir = &handle.inner.data_dir;
+    Err(StartError::DataDir(DataDirError::Removed {
+        path: dir.path().to_owned(),
+        node_id: handle.node_id(),
+        cluster_id: handle.cluster_id(),
+    }))
 }
 
 /// Writes the first entry: who the members are. A start that was cut short after it finds it written.
@@ -257,9 +242,9 @@ pub(super) fn raft_config(settings: &Settings) -> Result<Config, StartError> {
         election_timeout_max: election_max_ms,
         max_payload_entries: ENTRIES_PER_MESSAGE,
         replication_lag_threshold: LAG,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.checkpoint_every),
+        // Both are the keeper's, which knows bytes and the older checkpoint as well.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
-        purge_batch_size: PURGE_BATCH,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         ..Config::default()
     };

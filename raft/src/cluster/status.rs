@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use mode_envoy_model::history::History;
 use mode_envoy_model::limits;
 use mode_envoy_proto::peer::v1 as wire;
 
@@ -19,6 +20,18 @@ pub enum MemberRole {
     Follower,
     /// Only listens.
     Learner,
+}
+
+/// Whether a member is about to end.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Ending {
+    /// Not as far as it says.
+    #[default]
+    No,
+    /// It finishes what is in flight, and has usage to flush.
+    Draining,
+    /// It needs the log no more.
+    Settled,
 }
 
 /// What a member says of itself. Where it cannot be reached, what the membership says of it, and zeros.
@@ -46,6 +59,25 @@ pub struct MemberStatus {
     pub version: String,
     /// The newest version of log messages that it reads.
     pub format_version: u32,
+    /// What is wrong there although it serves, a sentence each.
+    pub alarms: Vec<String>,
+    /// Whether it is about to end.
+    pub ending: Ending,
+    /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
+    pub asker_removed: bool,
+    /// What it says of its history.
+    pub history: HistoryHead,
+}
+
+/// The ends of a member's history.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HistoryHead {
+    /// Revision of its oldest record; 0 where it has none.
+    pub since_revision: u64,
+    /// Revision of its newest record.
+    pub revision: u64,
+    /// Hash of its newest record; empty where it said none.
+    pub hash: Vec<u8>,
 }
 
 /// The cluster as this node sees it.
@@ -82,8 +114,11 @@ impl MemberRole {
 
 impl About {
     /// What this node answers to the others.
-    pub(super) fn answer(&self) -> wire::NodeStatusResponse {
+    pub(super) fn answer(&self, asker: NodeId) -> wire::NodeStatusResponse {
         wire::NodeStatusResponse {
+            draining: self.draining.load(Ordering::Acquire),
+            settled: self.settled.load(Ordering::Acquire),
+            asker_removed: self.state.has_removed(asker),
             applied_index: self.state.applied_index(),
             revision: self.state.catalog().revision(),
             gateway: self.advertise.gateway.clone(),
@@ -91,6 +126,8 @@ impl About {
             version: self.version.clone(),
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
+            alarms: (self.alarms)(),
+            history: Some(self.state.read(|state| history_status(&state.history))),
         }
     }
 }
@@ -168,7 +205,7 @@ impl Handle {
 
     async fn ask_status(&self, id: NodeId, timeout: Duration) -> Option<wire::NodeStatusResponse> {
         if id == self.inner.node_id {
-            return Some(self.inner.about.answer());
+            return Some(self.inner.about.answer(id));
         }
         match self.inner.forwarder.status(id, timeout).await {
             Ok(answer) => Some(answer),
@@ -207,6 +244,7 @@ fn member_status(
 ) -> MemberStatus {
     let reachable = answer.is_some();
     let answer = answer.unwrap_or_default();
+    let history = answer.history.unwrap_or_default();
     MemberStatus {
         id,
         role,
@@ -219,5 +257,25 @@ fn member_status(
         peer: member.peer,
         version: answer.version,
         format_version: answer.format_version,
+        alarms: answer.alarms,
+        ending: match (answer.draining, answer.settled) {
+            (false, _) => Ending::No,
+            (true, false) => Ending::Draining,
+            (true, true) => Ending::Settled,
+        },
+        asker_removed: answer.asker_removed,
+        history: HistoryHead {
+            since_revision: history.since_revision,
+            revision: history.revision,
+            hash: history.hash,
+        },
+    }
+}
+
+fn history_status(history: &History) -> wire::HistoryStatus {
+    wire::HistoryStatus {
+        since_revision: history.first().map_or(0, |record| record.revision),
+        revision: history.last().map_or(0, |record| record.revision),
+        hash: history.head().to_vec(),
     }
 }

@@ -14,9 +14,10 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::catalog_object::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, raft, unknown};
+use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
+mod history;
 mod usage;
 
 /// Objects in one chunk of the catalog.
@@ -28,6 +29,25 @@ pub(crate) struct EncodedCheckpoint {
     pub(crate) meta: Vec<u8>,
     /// The chunks, by name.
     pub(crate) chunks: Vec<(String, Bytes)>,
+}
+
+/// What the meta record of a checkpoint says of it.
+pub(crate) struct CheckpointAbout {
+    /// Where it stands.
+    pub(crate) at: SnapshotMeta,
+    /// The cluster it is of, once that was founded.
+    pub(crate) cluster_id: Option<[u8; 16]>,
+}
+
+/// Reads the meta record alone.
+pub(crate) fn read_checkpoint_meta(bytes: &[u8]) -> Result<CheckpointAbout, DecodeError> {
+    let meta: wire::CheckpointMeta = decode("CheckpointMeta", bytes)?;
+    check_version(&meta)?;
+    let founded = meta.founded.clone().map(read_founded).transpose()?;
+    Ok(CheckpointAbout {
+        at: read_meta(&meta)?,
+        cluster_id: founded.map(|founded| founded.cluster_id),
+    })
 }
 
 /// Takes a state apart into bytes.
@@ -45,6 +65,9 @@ pub(crate) fn encode_checkpoint(
             encode(&wire::CatalogChunk { objects }),
         ));
     }
+    if let Some(history) = &parts.history {
+        history::write_chunks(history, &mut chunks);
+    }
     usage::write_chunks(&parts, &mut chunks);
     Ok(EncodedCheckpoint { meta, chunks })
 }
@@ -56,13 +79,9 @@ pub(crate) fn decode_checkpoint(
 ) -> Result<(SnapshotMeta, State), DecodeError> {
     let meta: wire::CheckpointMeta = decode("CheckpointMeta", meta)?;
     let at = read_meta(&meta)?;
-    if meta.format_version > limits::FORMAT_VERSION {
-        return Err(unknown(
-            "CheckpointMeta.format_version",
-            meta.format_version,
-        ));
-    }
+    check_version(&meta)?;
     let founded = meta.founded.map(read_founded).transpose()?;
+    let history = meta.history.as_ref().map(history::read_head).transpose()?;
     let mut parts = Parts {
         revision: meta.revision,
         format_version: meta.format_version,
@@ -70,6 +89,8 @@ pub(crate) fn decode_checkpoint(
         lease_clock_ms: meta.lease_clock_ms,
         wall_ms: meta.wall_ms,
         records: Vec::new(),
+        history,
+        members: optional(meta.members)?.unwrap_or_default(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -78,10 +99,21 @@ pub(crate) fn decode_checkpoint(
     for (name, bytes) in chunks {
         read_chunk(&mut parts, name, bytes)?;
     }
+    if parts.history.is_none() {
+        parts.history = history::begun_at(&parts);
+    }
     let state = State::from_parts(parts).map_err(|e| DecodeError::Contradiction {
         reason: e.to_string(),
     })?;
     Ok((at, state))
+}
+
+fn check_version(meta: &wire::CheckpointMeta) -> Result<(), DecodeError> {
+    let version = meta.format_version;
+    if version > limits::FORMAT_VERSION {
+        return Err(unknown("CheckpointMeta.format_version", version));
+    }
+    Ok(())
 }
 
 fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), DecodeError> {
@@ -92,6 +124,7 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
                 parts.records.push(read_record(object)?);
             }
         }
+        "history" => history::read_chunk(parts, bytes)?,
         kind => {
             if !usage::read_chunk(parts, kind, bytes)? {
                 return Err(unknown("the name of a checkpoint's chunk", name));
@@ -134,6 +167,8 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         wall_ms: parts.wall_ms,
         format_version: parts.format_version,
         founded,
+        history: parts.history.as_ref().map(history::write_head),
+        members: Some(parts.members.to_wire()),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Proposals: what a follower forwards to the leader.
 
+use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
@@ -9,8 +10,8 @@ use mode_envoy_proto::peer::v1 as wire;
 
 use super::event::object_name;
 use super::{
-    DecodeError, Wire, fixed, missing, none_if_empty, optional_text, read_list, required, text,
-    unknown, write_list,
+    DecodeError, Wire, fixed, members, missing, none_if_empty, optional_text, read_list, required,
+    text, unknown, write_list,
 };
 
 /// What may be proposed for the log.
@@ -123,6 +124,27 @@ impl Wire for Command {
                 objects: write_list(objects),
                 dry_run: *dry_run,
             }),
+            Self::Prune {
+                objects,
+                confirmed,
+                dry_run,
+            } => Kind::Prune(wire::Prune {
+                objects: write_list(objects),
+                confirmed: *confirmed,
+                dry_run: *dry_run,
+            }),
+            Self::Rollback {
+                revision,
+                base_revision,
+                back,
+                dry_run,
+            } => Kind::Rollback(wire::Rollback {
+                revision: *revision,
+                base_revision: *base_revision,
+                put: write_list(&back.put),
+                delete: write_list(&back.delete),
+                dry_run: *dry_run,
+            }),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
             Self::RotateKey {
@@ -139,6 +161,27 @@ impl Wire for Command {
             Self::RevokeKey { tenant, name } => Kind::RevokeKey(object_name(tenant.as_ref(), name)),
             Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
             Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
+            Self::CreateJoinToken { hash, valid_ms } => {
+                Kind::CreateJoinToken(wire::CreateJoinToken {
+                    hash: hash.to_vec(),
+                    valid_ms: *valid_ms,
+                })
+            }
+            Self::Join {
+                token,
+                nonce,
+                peer,
+                members,
+            } => Kind::Join(wire::Join {
+                token_hash: token.to_vec(),
+                nonce_hash: nonce.to_vec(),
+                peer: peer.clone(),
+                members: members::write_peers(members),
+            }),
+            Self::RemoveNode { node, members } => Kind::RemoveNode(wire::RemoveNode {
+                node: *node,
+                members: members::write_peers(members),
+            }),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -153,6 +196,20 @@ impl Wire for Command {
             Kind::Put(put) => Self::Put {
                 objects: read_list("Put.objects", limits::PUT_OBJECTS, put.objects)?,
                 dry_run: put.dry_run,
+            },
+            Kind::Prune(prune) => Self::Prune {
+                objects: read_list("Prune.objects", limits::PUT_OBJECTS, prune.objects)?,
+                confirmed: prune.confirmed,
+                dry_run: prune.dry_run,
+            },
+            Kind::Rollback(rollback) => Self::Rollback {
+                revision: rollback.revision,
+                base_revision: rollback.base_revision,
+                back: WayBack {
+                    put: read_list("Rollback.put", limits::PUT_OBJECTS, rollback.put)?,
+                    delete: read_list("Rollback.delete", limits::PUT_OBJECTS, rollback.delete)?,
+                },
+                dry_run: rollback.dry_run,
             },
             Kind::Delete(at) => Self::Delete(Wire::from_wire(at)?),
             Kind::CreateKey(key) => Self::CreateKey(Wire::from_wire(key)?),
@@ -169,6 +226,20 @@ impl Wire for Command {
             Kind::CreateToken(token) => Self::CreateToken(Wire::from_wire(token)?),
             Kind::RevokeToken(at) => Self::RevokeToken {
                 name: at.name.into(),
+            },
+            Kind::CreateJoinToken(create) => Self::CreateJoinToken {
+                hash: fixed("CreateJoinToken.hash", &create.hash)?,
+                valid_ms: create.valid_ms,
+            },
+            Kind::Join(join) => Self::Join {
+                token: fixed("Join.token_hash", &join.token_hash)?,
+                nonce: fixed("Join.nonce_hash", &join.nonce_hash)?,
+                peer: join.peer,
+                members: members::read_peers("Join.members", join.members)?,
+            },
+            Kind::RemoveNode(remove) => Self::RemoveNode {
+                node: remove.node,
+                members: members::read_peers("RemoveNode.members", remove.members)?,
             },
         })
     }

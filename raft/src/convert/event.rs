@@ -1,13 +1,25 @@
 //! Events, change sets.
 
+use std::sync::Arc;
+
 use mode_envoy_model::batch::ChangeSet;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::Name;
 use mode_envoy_proto::log::v1 as wire;
+use prost::Message as _;
 use wire::event::Kind;
 
-use super::{DecodeError, Wire, fixed, missing, read_list, text, write_list};
+use super::{DecodeError, Wire, fixed, members, missing, read_list, text, write_list};
+
+/// A record of the history is of a version that this one does not read.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "a change set of the history cannot be read by this version: {reason}; ask a node of the version that wrote it"
+)]
+pub struct UnreadableChangeSet {
+    reason: String,
+}
 
 impl Wire for ChangeSet {
     type Message = wire::ChangeSet;
@@ -17,19 +29,12 @@ impl Wire for ChangeSet {
             base_revision: self.base_revision,
             actor: self.actor.clone(),
             events: write_list(&self.events),
+            origin: self.origin.clone(),
         }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
-        Ok(Self {
-            base_revision: message.base_revision,
-            actor: message.actor,
-            events: read_list(
-                "ChangeSet.events",
-                limits::EVENTS_PER_CHANGE_SET,
-                message.events,
-            )?,
-        })
+        read_set(message, limits::EVENTS_PER_CHANGE_SET)
     }
 }
 
@@ -68,6 +73,11 @@ impl Wire for Event {
             Self::KeyRevoked { tenant, name } => Kind::KeyRevoked(object_name(Some(tenant), name)),
             Self::TokenPut(token) => Kind::TokenPut(token.to_wire()),
             Self::TokenRevoked(name) => Kind::TokenRevoked(object_name(None, name)),
+            Self::JoinTokenPut(token) => Kind::JoinTokenPut(token.to_wire()),
+            Self::NodeJoined { node, token, nonce } => {
+                Kind::NodeJoined(members::write_joined(node, token, nonce))
+            }
+            Self::NodeRemoved(node) => Kind::NodeRemoved(wire::NodeRemoved { node: *node }),
         };
         wire::Event { kind: Some(kind) }
     }
@@ -106,6 +116,9 @@ impl Wire for Event {
             },
             Kind::TokenPut(token) => Self::TokenPut(Wire::from_wire(token)?),
             Kind::TokenRevoked(at) => Self::TokenRevoked(at.name.into()),
+            Kind::JoinTokenPut(token) => Self::JoinTokenPut(Wire::from_wire(token)?),
+            Kind::NodeJoined(joined) => members::read_joined(&joined)?,
+            Kind::NodeRemoved(removed) => Self::NodeRemoved(removed.node),
         })
     }
 }
@@ -115,4 +128,28 @@ pub(super) fn object_name(tenant: Option<&Name>, name: &Name) -> wire::ObjectNam
         tenant: tenant.map(|t| text(t)).unwrap_or_default(),
         name: text(name),
     }
+}
+
+fn read_set(message: wire::ChangeSet, max: usize) -> Result<ChangeSet, DecodeError> {
+    Ok(ChangeSet {
+        base_revision: message.base_revision,
+        actor: message.actor,
+        events: read_list("ChangeSet.events", max, message.events)?,
+        origin: message.origin,
+        encoded: Arc::default(),
+    })
+}
+
+/// Reads a change set as the history keeps it.
+///
+/// # Errors
+/// [`UnreadableChangeSet`] where a newer version wrote it.
+pub fn read_change_set(encoded: &Arc<[u8]>) -> Result<ChangeSet, UnreadableChangeSet> {
+    let unreadable = |reason: String| UnreadableChangeSet { reason };
+    let message =
+        wire::ChangeSet::decode(&**encoded).map_err(|error| unreadable(error.to_string()))?;
+    // Where the history began with a checkpoint, its first record holds a whole catalog.
+    let mut set = read_set(message, usize::MAX).map_err(|error| unreadable(error.to_string()))?;
+    set.encoded = Arc::clone(encoded);
+    Ok(set)
 }

@@ -95,6 +95,7 @@ impl Wire for Rejected {
             RejectedCode::InUse => "in_use",
             RejectedCode::Limit => "limit",
             RejectedCode::Forbidden => "forbidden",
+            RejectedCode::Conflict => "conflict",
         };
         wire::Rejected {
             violations: write_list(&self.violations),
@@ -110,6 +111,7 @@ impl Wire for Rejected {
             "in_use" => RejectedCode::InUse,
             "limit" => RejectedCode::Limit,
             "forbidden" => RejectedCode::Forbidden,
+            "conflict" => RejectedCode::Conflict,
             other => return Err(unknown("Rejected.code", other)),
         };
         // A refusal lists at most VIOLATIONS and one line that counts the rest.
@@ -167,7 +169,7 @@ impl Wire for Outcome {
 
 /// A report's kind: an object's, or one of those with commands of their own.
 fn change_kind(text: &str) -> Result<&'static str, DecodeError> {
-    const OTHERS: [&str; 4] = ["key", "token", "cluster", "format"];
+    const OTHERS: [&str; 6] = ["key", "token", "cluster", "format", "node", "join_token"];
     Kind::ALL
         .into_iter()
         .map(Kind::singular)

@@ -1,7 +1,11 @@
 //! One of everything goes there and back; what is not of this version is refused by name.
 
+mod history;
 mod samples;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use mode_envoy_model::batch::{Batch, ChangeSet, Item, Outcome};
 use mode_envoy_model::command::{Change, ChangeKind, Rejected, RejectedCode, Violation};
 use mode_envoy_model::key::Key;
@@ -32,11 +36,16 @@ where
 
 #[test]
 fn every_event_goes_there_and_back_within_a_batch() {
-    let set = ChangeSet {
+    let mut set = ChangeSet {
         base_revision: 7,
         actor: "root".into(),
+        origin: "apply".into(),
         events: events(),
+        encoded: Arc::default(),
     };
+    // What is read keeps the bytes that it was read from.
+    set.encoded = set.to_wire().encode_to_vec().into();
+    assert_eq!(read_change_set(&set.encoded).unwrap(), set);
     let batch = Batch {
         lease_clock_ms: 1,
         wall_ms: 2,
@@ -47,7 +56,7 @@ fn every_event_goes_there_and_back_within_a_batch() {
         ],
     };
     assert_eq!(
-        decode_batch(&batch.to_wire().encode_to_vec()).unwrap(),
+        decode_batch(&batch.to_wire().encode_to_vec().into()).unwrap(),
         batch
     );
 }
@@ -74,7 +83,7 @@ fn every_answer_goes_there_and_back() {
     let changes = Kind::ALL
         .map(Kind::singular)
         .into_iter()
-        .chain(["key", "token"])
+        .chain(["key", "token", "node", "join_token"])
         .zip(what.into_iter().cycle());
     let changes = changes
         .map(|(kind, what)| Change {
@@ -97,6 +106,7 @@ fn every_answer_goes_there_and_back() {
         RejectedCode::InUse,
         RejectedCode::Limit,
         RejectedCode::Forbidden,
+        RejectedCode::Conflict,
     ];
     for code in codes {
         let violation = Violation {
@@ -166,7 +176,9 @@ fn full_state() -> State {
     let set = ChangeSet {
         base_revision: 0,
         actor: "root".into(),
+        origin: "apply".into(),
         events: puts,
+        encoded: Arc::default(),
     };
     let items = vec![Item::ChangeSet(set), Item::Register(register())];
     state.apply(
@@ -192,7 +204,7 @@ fn full_state() -> State {
 
 #[test]
 fn a_checkpoint_gives_back_the_state() {
-    for state in [State::new(), full_state()] {
+    for state in [State::new(), full_state(), packed_state()] {
         let log_id = LogId::new(CommittedLeaderId::new(3, 2), 6);
         let at = snapshot_meta(Some(log_id), StoredMembership::default());
         let encoded = encode_checkpoint(&state, &at).unwrap();
@@ -200,6 +212,53 @@ fn a_checkpoint_gives_back_the_state() {
         assert_eq!(found, at);
         assert!(back == state);
     }
+}
+
+#[test]
+fn a_packed_bucket_that_is_damaged_is_refused() {
+    let state = packed_state();
+    let encoded =
+        encode_checkpoint(&state, &snapshot_meta(None, StoredMembership::default())).unwrap();
+    let names: Vec<_> = encoded
+        .chunks
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert!(
+        names.contains(&"packed-minute-0029000000")
+            && names.contains(&"nodepacked-minute-0029000000"),
+        "{names:?}"
+    );
+    for (at, (name, bytes)) in encoded.chunks.iter().enumerate() {
+        if name.contains("packed") {
+            let mut chunks = encoded.chunks.clone();
+            chunks[at].1 = bytes.slice(..bytes.len() - 1);
+            let error = decode_checkpoint(&encoded.meta, &chunks).unwrap_err();
+            assert!(
+                matches!(error, DecodeError::Protobuf { .. }),
+                "{name}: {error}"
+            );
+            let mut message = log::PackedCellsChunk::decode(bytes.clone()).unwrap();
+            message.cells.pop();
+            chunks[at].1 = message.encode_to_vec().into();
+            let error = decode_checkpoint(&encoded.meta, &chunks).unwrap_err();
+            assert!(
+                matches!(error, DecodeError::Contradiction { .. }),
+                "{name}: {error}"
+            );
+        }
+    }
+}
+
+/// Where the minutes of [`full_state`] are over.
+fn packed_state() -> State {
+    let mut state = full_state();
+    let later = Batch {
+        wall_ms: state.wall_ms + 10 * 60_000,
+        ..Batch::default()
+    };
+    state.apply(7, &later);
+    state
 }
 
 #[test]
@@ -230,6 +289,7 @@ fn chunks_that_hold_the_same_have_the_same_bytes() {
         names,
         [
             "catalog-00000",
+            "history-000000",
             "series-00000",
             "cells-minute-0029000000",
             "nodeseries-00000",
@@ -265,9 +325,9 @@ fn what_is_unknown_or_broken_is_refused_by_name() {
         }],
         ..log::Batch::default()
     };
-    let error = decode_batch(&unknown_event.encode_to_vec()).unwrap_err();
+    let error = decode_batch(&unknown_event.encode_to_vec().into()).unwrap_err();
     assert_eq!(error, DecodeError::Missing { what: "Event.kind" });
-    let error = decode_batch(&[0xff, 0xff]).unwrap_err();
+    let error = decode_batch(&Bytes::from_static(&[0xff, 0xff])).unwrap_err();
     assert!(
         matches!(error, DecodeError::Protobuf { what: "Batch", .. }),
         "{error}"

@@ -73,11 +73,11 @@ fn a_directory_of_another_node_another_cluster_or_a_newer_format_is_refused_by_n
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(
         &file,
-        text.replace("\"format\": 1", "\"format\": 2, \"more\": 1"),
+        text.replace("\"format\": 1", "\"format\": 3, \"more\": 1"),
     )
     .unwrap();
     let error = DataDir::open(root.path(), 1).unwrap_err().to_string();
-    assert!(error.contains("format 2"), "{error}");
+    assert!(error.contains("format 3"), "{error}");
 }
 
 #[test]

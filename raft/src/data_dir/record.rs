@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::{DataDirError, io_error, sync_dir};
 use crate::identity::{ClusterId, cluster_hex, parse_cluster_hex};
 
-/// The newest format that this build reads, and the one that it writes.
-pub(super) const FORMAT: u32 = 1;
+/// The newest format that this build reads. It writes the oldest one that can say what is to be said.
+pub(super) const FORMAT: u32 = 2;
+/// The format of a node that neither joins nor was removed.
+const FORMAT_PLAIN: u32 = 1;
 pub(super) const NODE_FILE: &str = "node.json";
 const NODE_FILE_TEMPORARY: &str = "node.json.tmp";
 /// The file is a few hundred bytes.
@@ -28,8 +30,13 @@ pub struct NodeRecord {
     pub node_id: u64,
     /// How far it has come.
     pub stage: Stage,
-    /// The peer addresses which the cluster was or is to be formed with; empty while fresh.
+    /// The peer addresses which the cluster was or is to be formed with, or which it had when this node joined; empty
+    /// while fresh.
     pub initial_cluster: BTreeMap<u64, String>,
+    /// It joined, and has not caught up with the cluster yet.
+    pub joining: bool,
+    /// The cluster removed it: it never starts again.
+    pub removed: bool,
 }
 
 /// How far a node has come in its cluster's formation.
@@ -64,6 +71,10 @@ struct Stored {
     initial_cluster: BTreeMap<u64, String>,
     #[serde(default)]
     log_started: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    joining: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    removed: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -97,13 +108,16 @@ impl NodeRecord {
             Stage::Forming { .. } => (StoredState::Forming, false),
             Stage::Member { log_started, .. } => (StoredState::Member, log_started),
         };
+        let plain = !self.joining && !self.removed;
         Stored {
-            format: FORMAT,
+            format: if plain { FORMAT_PLAIN } else { FORMAT },
             state,
             cluster_id: self.cluster_id().as_ref().map(cluster_hex),
             node_id: self.node_id,
             initial_cluster: self.initial_cluster.clone(),
             log_started,
+            joining: self.joining,
+            removed: self.removed,
         }
     }
 
@@ -127,8 +141,15 @@ impl NodeRecord {
             node_id: stored.node_id,
             stage,
             initial_cluster: stored.initial_cluster,
+            joining: stored.joining,
+            removed: stored.removed,
         })
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// `None` where there is no file.

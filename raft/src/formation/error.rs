@@ -58,7 +58,7 @@ pub enum FormationError {
     },
     /// A node without data under an id that has lived.
     #[error(
-        "node {node_id} has no data, but node {peer} says that node {node_id} has lived in cluster {}; a node that lost its data never comes back under its old id, since the others count on what it had promised. Start it with the data directory that it had; if that is gone, replace the node: `mode-envoy cluster remove-node {node_id}`, then `mode-envoy cluster add-node`, and start it with the new id. (This version has no membership changes yet: the cluster runs on without node {node_id}.)",
+        "node {node_id} has no data, but node {peer} says that node {node_id} has lived in cluster {}; a node that lost its data never comes back under its old id, since the others count on what it had promised. Start it with the data directory that it had; if that is gone, replace the node: `mode-envoy cluster remove-node {node_id}`, then `mode-envoy cluster add-node`, and start this one with an empty data directory, --join and the token that it prints instead of --node-id and --initial-cluster; the cluster gives it a new id",
         cluster_hex(.cluster_id)
     )]
     Lived {
@@ -71,7 +71,7 @@ pub enum FormationError {
     },
     /// The cluster exists without this node.
     #[error(
-        "node {peer} is already a member of cluster {}, which has no node {node_id}; a later node does not come with --initial-cluster but by `mode-envoy cluster add-node` (which this version does not have yet)",
+        "node {peer} is already a member of cluster {}, which has no node {node_id}; a later node does not come with --initial-cluster but with --join and a token that `mode-envoy cluster add-node` prints",
         cluster_hex(.cluster_id)
     )]
     Unknown {

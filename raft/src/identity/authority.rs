@@ -15,11 +15,13 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroize as _;
 
 use super::certificate::{self, ClusterId};
-use super::{Credentials, IdentityError};
+use super::{Credentials, IdentityError, Minted};
+use crate::join::CaKey;
 use crate::secret::{ClusterSecret, LABEL_PEER_CA};
 
 const CA_SUBJECT: &str = "Mode Envoy peer CA";
 const NODE_SUBJECT: &str = "Mode Envoy node";
+const SERVER_SUBJECT: &str = "Mode Envoy admin listener";
 /// HKDF gives no valid P-256 scalar once in 2^32 secrets; more than two such in a row mean a defect, not bad luck.
 const CA_KEY_TRIES: u8 = 8;
 
@@ -27,6 +29,7 @@ const CA_KEY_TRIES: u8 = 8;
 pub(super) struct PrivateCa {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
+    public_key: CaKey,
 }
 
 // === impl PrivateCa ===
@@ -39,10 +42,17 @@ impl PrivateCa {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key)?;
+        let public_key = key.public_key_raw().try_into();
         Ok(Self {
+            public_key: public_key.map_err(|_| IdentityError::CaKey)?,
             issuer: Issuer::new(params, key),
             certificate,
         })
+    }
+
+    /// Its public key, which stands for the whole CA: all nodes give it the same name.
+    pub(super) fn public_key(&self) -> CaKey {
+        self.public_key
     }
 
     /// A fresh key and a certificate that names a node, and its cluster once that is known.
@@ -65,6 +75,27 @@ impl PrivateCa {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             roots,
+        })
+    }
+
+    /// A fresh key and a certificate for a server that is called by any of `names`. It names no node, so that no peer
+    /// takes it.
+    pub(super) fn issue_server(&self, names: &[String]) -> Result<Minted, IdentityError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = params(SERVER_SUBJECT);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in names {
+            params.subject_alt_names.push(match name.parse() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Minted {
+            chain: vec![certificate.der().clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            ca_pem: self.certificate.pem(),
         })
     }
 
@@ -96,6 +127,22 @@ impl std::fmt::Debug for PrivateCa {
     }
 }
 
+/// Trust in the CA of this public key, for whoever does not hold the secret.
+pub(super) fn trust_in(public_key: &CaKey) -> Result<RootCertStore, IdentityError> {
+    // A certificate of the same name with a key of our own shows how both are written; the key is replaced.
+    let certificate = params(CA_SUBJECT).self_signed(&KeyPair::generate()?)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone())?;
+    for anchor in &mut roots.roots {
+        let mut info = anchor.subject_public_key_info.as_ref().to_vec();
+        let key_at = info.len().checked_sub(public_key.len());
+        let key = key_at.and_then(|at| info.get_mut(at..));
+        key.ok_or(IdentityError::CaKey)?.copy_from_slice(public_key);
+        anchor.subject_public_key_info = info.into();
+    }
+    Ok(roots)
+}
+
 fn params(subject: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -123,6 +170,25 @@ fn ca_key(secret: &ClusterSecret) -> Result<KeyPair, IdentityError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_certificate_names_its_addresses_and_no_node() {
+        let secret = ClusterSecret::parse(&"01".repeat(32)).unwrap();
+        let names = ["admin.acme.test", "10.0.0.1", "::1"].map(str::to_owned);
+        let minted = PrivateCa::derive(&secret)
+            .unwrap()
+            .issue_server(&names)
+            .unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&minted.chain[0]).unwrap();
+        let named = parsed.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(named.value.general_names.len(), 3);
+        assert!(certificate::PeerIdentity::of_certificate(&minted.chain[0]).is_err());
+        assert!(minted.ca_pem.starts_with("-----BEGIN CERTIFICATE-----"));
+        let bad = PrivateCa::derive(&secret)
+            .unwrap()
+            .issue_server(&["b\u{e4}d".to_owned()]);
+        assert!(bad.is_err());
+    }
 
     #[test]
     fn every_node_derives_the_same_ca_key_from_a_secret_and_another_from_another() {

@@ -36,11 +36,17 @@ pub(super) fn read(pki: &PeerPki, node_id: u64) -> Result<Credentials, IdentityE
             reason: error.to_string(),
         }
     })?;
+    let roots = read_roots(&pki.ca)?;
+    Ok(Credentials { chain, key, roots })
+}
+
+/// The operator's CA alone, for a node that has no id yet.
+pub(super) fn read_roots(ca: &Path) -> Result<RootCertStore, IdentityError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(&pki.ca, "the peer CA")? {
+    for certificate in read_certificates(ca, "the peer CA")? {
         roots.add(certificate)?;
     }
-    Ok(Credentials { chain, key, roots })
+    Ok(roots)
 }
 
 /// At least one certificate.

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::apply::SharedState;
-use crate::checkpoint;
+use crate::checkpoint::Checkpoints;
 use crate::state_machine::StateMachine;
 use crate::types::Payload;
 
@@ -36,12 +36,8 @@ fn open(dir: &TempDir) -> (LogStore, StateMachine) {
     let log = LogStore::new(wal, &recovered).unwrap();
     let checkpoints = dir.path().join("checkpoint");
     let store = CheckpointStore::open(Arc::new(RealDisk), checkpoints, CLUSTER, 1).unwrap();
-    let found = checkpoint::load(&store).unwrap();
-    let at = found.as_ref().map(|(at, _)| at.clone());
-    (
-        log,
-        StateMachine::new(SharedState::new(found), Arc::new(store), at),
-    )
+    let (checkpoints, found) = Checkpoints::open(store).unwrap();
+    (log, StateMachine::new(SharedState::new(found), checkpoints))
 }
 
 fn log_id(term: u64, index: u64) -> LogId {

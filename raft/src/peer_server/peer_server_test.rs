@@ -5,7 +5,8 @@ use std::net::TcpListener as StdListener;
 use mode_envoy_proto::peer::v1::raft_client::RaftClient;
 use mode_envoy_proto::peer::v1::raft_server::{Raft, RaftServer};
 use mode_envoy_proto::peer::v1::{
-    AppendEntriesRequest, AppendEntriesResponse, Envelope, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, Envelope, InstallSnapshotRequest,
+    InstallSnapshotResponse, VoteRequest, VoteResponse,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -46,6 +47,15 @@ impl Raft for Granting {
             granted: true,
             ..VoteResponse::default()
         }))
+    }
+
+    type InstallSnapshotStream = tokio_stream::Empty<Result<InstallSnapshotResponse, Status>>;
+
+    async fn install_snapshot(
+        &self,
+        _: Request<tonic::Streaming<InstallSnapshotRequest>>,
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        Err(Status::unimplemented("not part of this test"))
     }
 }
 
@@ -115,14 +125,6 @@ fn listening_as(identity: Arc<Identity>) -> Listening {
     }
 }
 
-fn no_certificate() -> Arc<dyn rustls::client::ResolvesClientCert> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().unwrap();
-    let config = builder.with_root_certificates(rustls::RootCertStore::empty());
-    config.with_no_client_auth().client_auth_cert_resolver
-}
-
 async fn vote(channels: &PeerChannels, to: u64, address: &str, from: u64) -> Result<bool, Status> {
     let envelope = Envelope {
         cluster_id: OURS.to_vec(),
@@ -174,7 +176,7 @@ async fn a_members_service_is_reached_once_installed_and_only_under_the_certific
 }
 
 #[tokio::test]
-async fn a_connection_with_another_certificate_or_none_is_served_nothing() {
+async fn a_connection_with_another_certificate_is_served_nothing() {
     let node = listening(Some(OURS));
     assert!(node.services.install(node.routes.clone()));
     let error = dial_error(
@@ -199,20 +201,137 @@ async fn a_connection_with_another_certificate_or_none_is_served_nothing() {
         "{error}"
     );
 
-    let mut anonymous = (*foreign.client_config()).clone();
-    anonymous.client_auth_cert_resolver = no_certificate();
-    let tcp = TcpStream::connect(&node.address).await.unwrap();
-    let name = identity::server_name(1).unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(anonymous));
-    let mut tls = connector.connect(name, tcp).await.unwrap();
-    let mut bytes = [0; 64];
-    let read = tokio::io::AsyncReadExt::read(&mut tls, &mut bytes);
-    let error = tokio::time::timeout(DEADLINE, read)
-        .await
-        .unwrap()
-        .unwrap_err();
-    assert!(error.to_string().contains("CertificateRequired"), "{error}");
     assert_eq!(node.called.available_permits(), 0);
+}
+
+/// A channel of somebody who shows no certificate, and trusts the CA of this secret and this cluster.
+async fn stranger(
+    secret: &str,
+    cluster_id: ClusterId,
+    address: &str,
+) -> Result<tonic::transport::Channel, io::Error> {
+    let pin = identity(secret, 1, None).pin();
+    let config = identity::join_client_config(&pin, cluster_id, std::path::Path::new("")).unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = identity::server_name(0).unwrap();
+    let tls = tokio_rustls::TlsConnector::from(config);
+    let mut tls = Some(TokioIo::new(tls.connect(name, tcp).await?));
+    let endpoint = tonic::transport::Endpoint::from_static("http://peer.test");
+    Ok(
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            std::future::ready(tls.take().ok_or_else(|| io::Error::other("once")))
+        })),
+    )
+}
+
+#[tokio::test]
+async fn a_stranger_is_served_joining_and_none_of_the_other_services() {
+    use mode_envoy_proto::peer::v1 as wire;
+    let node = listening(Some(OURS));
+    assert!(node.services.install(node.routes.clone()));
+    let channel = stranger("01", OURS, &node.address).await.unwrap();
+    let mut raft = RaftClient::new(channel.clone());
+    let mut formation = wire::formation_client::FormationClient::new(channel.clone());
+    let mut forward = wire::forward_client::ForwardClient::new(channel.clone());
+    let mut members = wire::members_client::MembersClient::new(channel.clone());
+    let codes = [
+        raft.vote(VoteRequest::default()).await.err(),
+        raft.append_entries(AppendEntriesRequest::default())
+            .await
+            .err(),
+        formation.form(wire::FormRequest::default()).await.err(),
+        forward.propose(wire::ProposeRequest::default()).await.err(),
+        forward
+            .read_index(wire::ReadIndexRequest::default())
+            .await
+            .err(),
+        forward
+            .flush_usage(wire::FlushUsageRequest::default())
+            .await
+            .err(),
+        forward
+            .node_status(wire::NodeStatusRequest::default())
+            .await
+            .err(),
+        members
+            .transfer_leader(wire::TransferLeaderRequest::default())
+            .await
+            .err(),
+        members
+            .campaign(wire::CampaignRequest::default())
+            .await
+            .err(),
+    ];
+    for refused in codes {
+        assert_eq!(
+            refused.map(|status| status.code()),
+            Some(Code::Unauthenticated)
+        );
+    }
+    assert_eq!(node.called.available_permits(), 0);
+    // This listener has no such service; what matters is that the question got as far as that.
+    let mut joining = wire::joining_client::JoiningClient::new(channel);
+    let asked = joining.join(wire::JoinRequest::default()).await;
+    assert_eq!(asked.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_stranger_trusts_only_the_ca_key_and_the_cluster_that_its_token_names() {
+    let node = listening(Some(OURS));
+    for (secret, cluster_id) in [("02", OURS), ("01", THEIRS)] {
+        let error = stranger(secret, cluster_id, &node.address)
+            .await
+            .unwrap_err();
+        let tls = error.get_ref().and_then(|e| e.downcast_ref());
+        assert!(
+            matches!(tls, Some(rustls::Error::InvalidCertificate(_))),
+            "{error}"
+        );
+    }
+    let unbound = listening(None);
+    assert!(stranger("01", OURS, &unbound.address).await.is_err());
+}
+
+#[tokio::test]
+async fn where_the_operator_has_a_ca_a_stranger_trusts_that_one() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let secret = ClusterSecret::parse(&"01".repeat(32)).unwrap();
+    let pki = identity::write_pki(dirs[0].path(), 1, "03", "03");
+    let own = Identity::new(&secret, 1, Some(OURS), Some(&pki)).unwrap();
+    let pin = own.pin();
+    assert_eq!(pin, crate::join::Pin::Operator);
+    let node = listening_as(own);
+    let other = identity::write_pki(dirs[1].path(), 1, "04", "04");
+    for (ca, trusted) in [(&pki.ca, true), (&other.ca, false)] {
+        let config = identity::join_client_config(&pin, OURS, ca).unwrap();
+        let tcp = TcpStream::connect(&node.address).await.unwrap();
+        let name = identity::server_name(0).unwrap();
+        let connected = tokio_rustls::TlsConnector::from(config)
+            .connect(name, tcp)
+            .await;
+        assert_eq!(connected.is_ok(), trusted, "{}", ca.display());
+    }
+    let missing = dirs[0].path().join("none");
+    assert!(identity::join_client_config(&pin, OURS, &missing).is_err());
+}
+
+#[tokio::test]
+async fn only_so_many_strangers_are_listened_to_and_members_are_all_the_same() {
+    let node = listening(Some(OURS));
+    assert!(node.services.install(node.routes.clone()));
+    let mut held = Vec::new();
+    for _ in 0..STRANGERS_MAX {
+        let channel = stranger("01", OURS, &node.address).await.unwrap();
+        let mut raft = RaftClient::new(channel);
+        let refused = raft.vote(VoteRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        held.push(raft);
+    }
+    let channel = stranger("01", OURS, &node.address).await.unwrap();
+    let cut = RaftClient::new(channel).vote(VoteRequest::default()).await;
+    assert_ne!(cut.unwrap_err().code(), Code::Unauthenticated);
+    let channels = PeerChannels::new(identity("01", 2, Some(OURS)));
+    assert!(vote(&channels, 1, &node.address, 2).await.unwrap());
 }
 
 #[tokio::test]

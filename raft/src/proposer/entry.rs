@@ -123,7 +123,9 @@ impl<R> EntryDraft<R> {
         let set = ChangeSet {
             base_revision: self.catalog.revision(),
             actor: caller.actor.clone(),
+            origin: command.origin(),
             events: decision.events,
+            encoded: Arc::default(),
         };
         let drafted = self.push(
             Kind::ChangeSet(set.to_wire()),

@@ -23,6 +23,11 @@ pub(crate) fn wall_ms(node: NodeId) -> u64 {
     world().wall_ms(node)
 }
 
+/// Milliseconds since the world began; machines boot with it and do not reboot.
+pub(crate) fn boot_ms() -> u64 {
+    world().boot_ms()
+}
+
 /// The next number of the world.
 pub(crate) fn random() -> u64 {
     world().random()

@@ -38,6 +38,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// Nodes by id, each with a directory and an address that outlive it.
 pub(crate) struct TestCluster {
     pub(crate) checkpoint_every: u64,
+    pub(crate) log_keep: u64,
     secret: ClusterSecret,
     members: BTreeMap<u64, Member>,
     flushes: Arc<AtomicU64>,
@@ -81,6 +82,7 @@ impl TestCluster {
         };
         Self {
             checkpoint_every: 10_000,
+            log_keep: 10_000,
             secret: ClusterSecret::generate().unwrap(),
             members: (1..=size).map(member).collect(),
             flushes: Arc::default(),
@@ -91,6 +93,14 @@ impl TestCluster {
 
     pub(crate) fn dir(&self, id: u64) -> PathBuf {
         self.members[&id].dir.path().join("data")
+    }
+
+    pub(crate) fn address(&self, id: u64) -> &str {
+        &self.members[&id].address
+    }
+
+    pub(crate) fn secret(&self) -> &ClusterSecret {
+        &self.secret
     }
 
     pub(crate) fn node(&self, id: u64) -> Node {
@@ -161,6 +171,7 @@ impl TestCluster {
         settings.timers = Timers::RELAXED;
         settings.wal_segment_bytes = 1 << 20;
         settings.checkpoint_every = self.checkpoint_every;
+        settings.log_keep = self.log_keep;
         let flushes = Arc::clone(&self.flushes);
         let (gate, at_gate) = (Arc::clone(&self.gate), self.at_gate.clone());
         let hooks = Hooks {
@@ -176,6 +187,8 @@ impl TestCluster {
                 Box::pin(async { Ok(()) })
             }),
             table_revision: Arc::default(),
+            alarms: Arc::new(Vec::new),
+            calls: Arc::new(()),
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())
@@ -321,10 +334,12 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
 /// Calls counted in this node's state.
 pub(crate) fn calls(node: &Node) -> u64 {
     let usage = node.usage();
-    let days = usage.cells.chunks(Resolution::Day);
-    days.values()
-        .flat_map(|chunk| chunk.values().map(|cell| cell.counters.calls))
-        .sum()
+    let days = usage.cells.buckets(Resolution::Day).values();
+    let calls = days.map(|bucket| -> u64 {
+        let cells = bucket.chunk();
+        cells.values().map(|cell| cell.counters.calls).sum()
+    });
+    calls.sum()
 }
 
 /// Waits until this node knows a leader.

@@ -30,11 +30,33 @@ pub enum CheckpointError {
         source: Arc<io::Error>,
     },
     /// What was to be written exceeds a limit.
-    #[error("cannot write the checkpoint: {what} are allowed")]
+    #[error("cannot write the checkpoint: {what}")]
     Invalid {
         /// What is too much.
         what: String,
     },
+    /// There is no room for it.
+    #[error(
+        "cannot receive a checkpoint into {}: {needed} bytes are needed and {free} are free; make room on that disk",
+        dir.display()
+    )]
+    NoSpace {
+        /// The checkpoints' directory.
+        dir: PathBuf,
+        /// Bytes that would be written, and what must stay free.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// What arrives is not what was announced.
+    #[error("a received checkpoint is refused: {what}")]
+    Unannounced {
+        /// What does not fit.
+        what: String,
+    },
+    /// Another one is being received.
+    #[error("another checkpoint is being received")]
+    Busy,
     /// A file is not what was written.
     #[error(
         "the checkpoint is damaged in {}: {what}. If no older one is intact, remove this node from \

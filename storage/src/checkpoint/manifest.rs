@@ -1,4 +1,4 @@
-//! The file that says what a checkpoint consists of.
+//! The file that says what a checkpoint consists of, and the limits of what may be in it.
 //!
 //! ```text
 //! | magic "MECK" | format u32 | frame { cluster, node, serial, meta, count, count x { name, bytes u64, hash [32] } } |
@@ -6,9 +6,11 @@
 //!
 //! Invariant: it is believed only if the checksum of the whole matches and nothing stands behind it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 
-use super::{MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_META_BYTES, MAX_NAME_BYTES};
+use super::{CheckpointError, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_META_BYTES, MAX_NAME_BYTES};
 use crate::bytes_reader::{BytesReader, put_bytes};
 use crate::segment::{HeaderError, Owner, PREAMBLE, decode_preambled, encode_preambled};
 
@@ -29,12 +31,15 @@ pub(super) struct Manifest {
     pub(super) chunks: Vec<ChunkRef>,
 }
 
-/// One chunk of a checkpoint.
+/// One chunk of a checkpoint: what it is called, and which content it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ChunkRef {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    pub(super) hash: [u8; 32],
+pub struct ChunkRef {
+    /// Its name, which occurs once in a checkpoint.
+    pub name: String,
+    /// The length of its content.
+    pub bytes: u64,
+    /// BLAKE3 of its content.
+    pub hash: [u8; 32],
 }
 
 // === impl Manifest ===
@@ -99,6 +104,49 @@ impl Manifest {
         };
         reader.rest().is_empty().then_some(manifest)
     }
+}
+
+/// Refuses what no manifest may hold; two chunks of one hash must have one length.
+pub(super) fn check_limits(meta: &[u8], chunks: &[ChunkRef]) -> Result<(), CheckpointError> {
+    let refuse = |what: String| Err(CheckpointError::Invalid { what });
+    if meta.len() > MAX_META_BYTES {
+        let bytes = meta.len();
+        return refuse(format!(
+            "the meta has {bytes} bytes, at most {MAX_META_BYTES} are allowed"
+        ));
+    }
+    if chunks.len() > MAX_CHUNKS {
+        let count = chunks.len();
+        return refuse(format!(
+            "there are {count} chunks, at most {MAX_CHUNKS} are allowed"
+        ));
+    }
+    let mut names = BTreeSet::new();
+    let mut lengths = BTreeMap::new();
+    for ChunkRef { name, bytes, hash } in chunks {
+        if name.len() > MAX_NAME_BYTES {
+            return refuse(format!(
+                "the chunk name {name:?} has more than {MAX_NAME_BYTES} bytes"
+            ));
+        }
+        if *bytes > MAX_CHUNK_BYTES as u64 {
+            return refuse(format!(
+                "chunk {name:?} has {bytes} bytes, at most {MAX_CHUNK_BYTES} are allowed"
+            ));
+        }
+        if !names.insert(name) {
+            return refuse(format!("the chunk name {name:?} occurs twice"));
+        }
+        if lengths
+            .insert(hash, *bytes)
+            .is_some_and(|old| old != *bytes)
+        {
+            return refuse(format!(
+                "chunk {name:?} has the hash of one of another length"
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn name_of(serial: u64) -> String {

@@ -75,11 +75,26 @@ impl History {
         }
     }
 
+    /// Fails unless a second accident, damage to what is the newest now, leaves the acknowledged one before it or a
+    /// later one.
+    fn check_fallback(&self, steps: u64, disk: &FaultDisk) {
+        let acknowledged = self.acknowledged.iter().enumerate();
+        let acknowledged = acknowledged.filter(|(_, at)| at.is_some_and(|at| at <= steps));
+        let Some((before, _)) = acknowledged.rev().nth(1) else {
+            return;
+        };
+        let spoiled = disk.image().kill();
+        damage_newest(&spoiled);
+        let found = open(&spoiled).load().unwrap().unwrap();
+        assert!(self.written[before..].contains(&found), "{found:?}");
+    }
+
     /// Opens what is left of an image, checks it, and goes on there.
     fn check_left(&self, image: &Image, disk: &FaultDisk, seed: u64) {
         let store = open(disk);
         let found = store.load().unwrap();
         self.check(image.steps(), found.as_ref());
+        self.check_fallback(image.steps(), disk);
         // What was loaded is as good as acknowledged: the log may be purged up to it.
         let again = open(&disk.image().crash(seed));
         assert_eq!(again.load().unwrap(), found);
@@ -89,6 +104,17 @@ impl History {
         assert_eq!(open(&again).load().unwrap().as_ref(), Some(&next));
         check_no_leftovers(disk, found.iter().chain([&next]));
     }
+}
+
+/// Changes a byte of the newest manifest.
+fn damage_newest(disk: &FaultDisk) {
+    let names = disk.list(Path::new(DIR)).unwrap();
+    let newest = names.into_iter().rfind(|name| name.ends_with(".manifest"));
+    let path = Path::new(DIR).join(newest.unwrap());
+    let mut bytes = disk.bytes(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    disk.replace(&path, bytes);
 }
 
 /// Fails unless there are just the files of these checkpoints.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::testing::FaultDisk;
+use crate::testing::{FaultDisk, Op};
 use crate::wal::{Done, Position, Record, Recovered, Wal, WalError, WalOptions};
 
 pub(super) const DIR: &str = "/data/wal";
@@ -72,6 +72,8 @@ struct Group {
     state: usize,
     /// The committed position offered last.
     committed: u64,
+    /// The one written behind it, when nothing else came; no sync covers that.
+    lazily: u64,
 }
 
 /// What a crash may leave.
@@ -175,6 +177,7 @@ impl History {
                 steps: 0,
                 state: 0,
                 committed,
+                lazily: committed,
             }],
             committed,
             term,
@@ -214,12 +217,25 @@ impl History {
             steps,
             state: self.states.len() - 1,
             committed: self.committed,
+            lazily: self.committed,
         });
         wait(|done| {
             wal.append(vec![], done);
             drop(release);
         })
         .is_ok()
+    }
+
+    /// Offers a committed position and nothing else, and waits until the writer has written it, unsynced.
+    pub(super) fn commit_alone(&mut self, disk: &FaultDisk, wal: &Wal) {
+        let before = disk.count(Op::Write);
+        self.call(disk, wal, &Call::Committed);
+        if let Some(last) = self.groups.last_mut() {
+            last.lazily = self.committed;
+        }
+        while disk.count(Op::Write) == before {
+            std::thread::yield_now();
+        }
     }
 
     fn call(&mut self, disk: &FaultDisk, wal: &Wal, call: &Call) {
@@ -297,7 +313,7 @@ impl History {
             acknowledged: acknowledged.map(|a| a.state).max().unwrap_or(0),
             asked,
             committed_from: committed_from.map_or(0, |group| group.committed),
-            committed_to: taken.last().map_or(0, |group| group.committed),
+            committed_to: taken.last().map_or(0, |group| group.lazily),
         }
     }
 

@@ -1,12 +1,15 @@
 //! Spools, whose maps no disk stands for: images of live files, with blocks taken back.
 //!
-//! A spool's directory is copied after each sync: that is what surely is on the disk. At a crash each
+//! Each file is copied when the spool syncs it: that is what surely is on the disk. At a crash each
 //! block that differs from the live files is either, and each name that no sync covered is there or
 //! not. Files keep their whole length: they get it before they get their name.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -17,6 +20,9 @@ use crate::testing::SplitMix64;
 pub(super) const SEGMENT_BYTES: usize = 8192;
 pub(super) const MARK_BYTES: usize = 16;
 const BLOCK: usize = 512;
+
+/// What was in each file when it was synced last, by what tells it from all others.
+static SYNCED: Mutex<BTreeMap<(u64, u64), Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 pub(super) type Opened = (SpoolWriter, SpoolReader, SpoolRecovery);
@@ -49,7 +55,36 @@ pub(super) fn scratch() -> TempDir {
 pub(super) fn open(dir: &Path, uuid: [u8; 16]) -> Result<Opened, SpoolError> {
     let mut options = SpoolOptions::new(dir, 3, [1; 16], 1, uuid);
     options.segment_bytes = SEGMENT_BYTES;
-    spool::open(options)
+    spool::open_with(&options, note_and_sync)
+}
+
+fn note_and_sync(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let mut bytes = vec![0; usize::try_from(metadata.len()).unwrap()];
+    file.read_exact_at(&mut bytes, 0)?;
+    let mut synced = SYNCED.lock().unwrap_or_else(PoisonError::into_inner);
+    synced.insert((metadata.dev(), metadata.ino()), bytes);
+    Ok(())
+}
+
+/// An opening has synced all there is.
+fn durable_after_opening(dir: &Path) -> Files {
+    let files = read_files(dir);
+    for name in files.keys() {
+        note_and_sync(&File::open(worker_dir(dir).join(name)).unwrap()).unwrap();
+    }
+    files
+}
+
+/// What a file was synced with; zeros if it never was since it got its name.
+fn synced(path: &Path) -> Vec<u8> {
+    let metadata = fs::metadata(path).unwrap();
+    let synced = SYNCED.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = synced.get(&(metadata.dev(), metadata.ino()));
+    bytes.map_or_else(
+        || vec![0; usize::try_from(metadata.len()).unwrap()],
+        Vec::clone,
+    )
 }
 
 pub(super) fn worker_dir(dir: &Path) -> PathBuf {
@@ -108,7 +143,7 @@ impl Life {
         let dir = scratch();
         let (writer, reader, _) = open(dir.path(), uuid).unwrap();
         Self {
-            durable: read_files(dir.path()),
+            durable: durable_after_opening(dir.path()),
             written: Vec::new(),
             uuid,
             dir,
@@ -126,17 +161,12 @@ impl Life {
         }
         if work.sync {
             self.reader.sync().unwrap();
-            let mut files = read_files(self.dir.path());
-            for (name, bytes) in &mut files {
-                // The mark is stored after the sync, so the sync does not cover it.
-                let before = self
-                    .durable
-                    .get(name)
-                    .map(|bytes| mark_area(bytes).to_vec());
-                let at = bytes.len() - MARK_BYTES;
-                bytes[at..].copy_from_slice(&before.unwrap_or_else(|| vec![0; MARK_BYTES]));
-            }
-            self.durable = files;
+            let live = read_files(self.dir.path());
+            let synced_of = |name: &String| synced(&worker_dir(self.dir.path()).join(name));
+            self.durable = live
+                .keys()
+                .map(|name| (name.clone(), synced_of(name)))
+                .collect();
         }
         if work.trim > 0 {
             let below = self.reader.first_seq() + work.trim;
@@ -195,7 +225,7 @@ impl Life {
             .collect();
         assert_eq!(found, expected);
         Self {
-            durable: read_files(dir.path()),
+            durable: durable_after_opening(dir.path()),
             written,
             uuid: recovery.uuid,
             dir,
@@ -203,10 +233,6 @@ impl Life {
             reader,
         }
     }
-}
-
-fn mark_area(bytes: &[u8]) -> &[u8] {
-    &bytes[bytes.len() - MARK_BYTES..]
 }
 
 proptest! {

@@ -253,6 +253,27 @@ fn a_purge_of_many_segments_may_be_cut_short_and_keeps_the_vote_of_the_oldest() 
     }
 }
 
+#[test]
+fn a_commit_that_nobody_waited_for_is_synced_before_its_segment_is_left() {
+    let disk = FaultDisk::new();
+    let (wal, _) = opened(&disk, "a new log");
+    let mut history = History::new(State::default(), 0, 0);
+    let append = |count| Call::Append { count, bytes: 5000 };
+    assert!(history.drive(&disk, &wal, &[append(6)]));
+    disk.record_steps();
+    history.commit_alone(&disk, &wal);
+    assert_eq!(segments(&disk).len(), 1);
+    // The first of these does not fit, so that no batch of its own syncs the segment.
+    assert!(history.drive(&disk, &wal, &[append(2)]));
+    assert_eq!(segments(&disk).len(), 2);
+    let last = disk.image();
+    for image in disk.take_images().into_iter().chain([last]) {
+        for seed in 0..32 {
+            check_accident(&history, &image, Accident::PowerCut(seed));
+        }
+    }
+}
+
 /// Where the last byte of a file is that is not zero, plus one.
 fn used_end(bytes: &[u8]) -> usize {
     let last = bytes.iter().rposition(|byte| *byte != 0);

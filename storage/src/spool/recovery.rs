@@ -20,7 +20,9 @@ use super::map::{MARK_BYTES, Region, mark_of};
 use super::reader::MAX_FRAME_PAYLOAD;
 use super::shared::{self, MAGIC, Parts, Segment, Shared};
 use super::writer::{WALL, WriterTail};
-use super::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, PAGE, SpoolError, SpoolOptions, SpoolRecovery};
+use super::{
+    MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, PAGE, SpoolError, SpoolOptions, SpoolRecovery, SyncFile,
+};
 use crate::disk::{DirLock, Disk, RealDisk};
 use crate::frame::{self, Parsed};
 use crate::segment::{Header, HeaderError, Opened};
@@ -65,6 +67,7 @@ pub(super) fn recover(
     options: &SpoolOptions,
     dir: PathBuf,
     lock: DirLock,
+    sync_file: SyncFile,
 ) -> Result<Recovered, SpoolError> {
     let scanned = scan_all(options, &dir)?;
     let marks = scanned.iter().filter_map(|segment| segment.mark);
@@ -85,6 +88,7 @@ pub(super) fn recover(
         segments,
         lock,
         dir,
+        sync_file,
     };
     let shared = Arc::new(Shared::new(parts));
     let tail = tail.map_or_else(|| first_segment(&shared), Ok)?;

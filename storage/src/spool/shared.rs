@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::SpoolError;
 use super::map::{Region, Tail};
+use super::{SpoolError, SyncFile};
 use crate::disk::{DirLock, reserve};
 use crate::segment::{Header, Owner};
 
@@ -37,6 +37,7 @@ pub(super) struct Shared {
     /// Whether a name was given that no directory sync has covered.
     pub(super) dir_dirty: AtomicBool,
     pub(super) failed: OnceLock<Arc<io::Error>>,
+    pub(super) sync_file: SyncFile,
     segments: Mutex<VecDeque<Arc<Segment>>>,
     prepared: Mutex<Option<Prepared>>,
     /// Released when both sides are gone.
@@ -78,6 +79,7 @@ pub(super) struct Parts {
     pub(super) next_seq: u64,
     pub(super) segments: VecDeque<Arc<Segment>>,
     pub(super) lock: DirLock,
+    pub(super) sync_file: SyncFile,
 }
 
 // === impl Shared ===
@@ -96,6 +98,7 @@ impl Shared {
             bytes: AtomicU64::new(bytes),
             dir_dirty: AtomicBool::new(true),
             failed: OnceLock::new(),
+            sync_file: parts.sync_file,
             segments: Mutex::new(parts.segments),
             prepared: Mutex::new(None),
             lock: parts.lock,

@@ -136,6 +136,21 @@ impl SpoolWriter {
         Ok(room)
     }
 
+    /// What all segments may take together.
+    pub fn max_bytes(&self) -> u64 {
+        self.shared.max_bytes
+    }
+
+    /// How many bytes are left for records within the bound.
+    pub fn room(&self) -> u64 {
+        let region = &self.segment.region;
+        let here = (region.capacity() - region.published().len()) as u64;
+        let bytes = self.shared.bytes.load(Ordering::Relaxed);
+        let segments =
+            self.shared.max_bytes.saturating_sub(bytes) / self.shared.segment_bytes as u64;
+        here + segments * self.shared.segment_bytes as u64
+    }
+
     /// The longest payload this spool takes.
     pub fn max_payload(&self) -> usize {
         self.max_payload

@@ -51,6 +51,8 @@ pub(super) struct Active {
 pub(super) struct Sealed {
     pub(super) number: u64,
     pub(super) path: PathBuf,
+    /// The length of the file.
+    pub(super) size: u64,
     /// The largest index that was ever written here, truncated or not.
     pub(super) max_index: Option<u64>,
 }

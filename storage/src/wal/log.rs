@@ -123,6 +123,30 @@ impl Log {
         (!self.slots.is_empty()).then_some(self.first)
     }
 
+    /// Bytes of the payloads from the record at `from` on.
+    pub(super) fn bytes_from(&self, from: u64) -> u64 {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let slots = self.slots.iter().skip(skip);
+        slots.map(|slot| slot.len as u64).sum()
+    }
+
+    /// The smallest index from which on the payloads up to `last` take no more than `bytes`.
+    pub(super) fn first_within(&self, last: u64, bytes: u64) -> u64 {
+        let next = last.saturating_add(1);
+        let count = usize::try_from(next.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let mut left = bytes;
+        let mut first = next;
+        let slots = self.slots.iter().take(count).rev();
+        for slot in slots {
+            match left.checked_sub(slot.len as u64) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            first = first.saturating_sub(1);
+        }
+        first
+    }
+
     /// The last record's position, or the purged one if there is no record.
     pub(super) fn last(&self) -> Option<Position> {
         match (self.slots.back(), self.next()) {
@@ -355,6 +379,21 @@ mod tests {
         assert_eq!(log.cached_bytes, 20);
         assert!(matches!(log.sources(1, 4, 100)[0].1, Source::Disk { .. }));
         assert!(matches!(log.sources(1, 4, 100)[1].1, Source::Memory(_)));
+    }
+
+    #[test]
+    fn how_much_log_there_is_is_told_in_bytes() {
+        let mut log = log(100);
+        let sizes = [10, 20, 30, 40];
+        let records = (5..).zip(sizes).map(|(index, bytes)| record(index, bytes));
+        log.append(records.collect()).unwrap();
+        let from = [0, 5, 6, 8, 9].map(|index| log.bytes_from(index));
+        assert_eq!(from, [100, 100, 90, 40, 0]);
+        let within = [200, 100, 99, 70, 69, 39].map(|bytes| log.first_within(8, bytes));
+        assert_eq!(within, [5, 5, 6, 7, 8, 9]);
+        assert_eq!(log.first_within(6, 20), 6);
+        log.purge(Position { term: 1, index: 6 }, Bytes::new());
+        assert_eq!((log.bytes_from(0), log.first_within(8, 200)), (70, 7));
     }
 
     #[test]

@@ -261,6 +261,7 @@ impl Active {
         Sealed {
             number: self.number,
             path: self.segment.path,
+            size: self.size,
             max_index: self.max_index,
         }
     }

@@ -100,6 +100,7 @@ pub(super) struct Counters {
     pub(super) sync_micros_sum: AtomicU64,
     pub(super) sync_micros_max: AtomicU64,
     pub(super) segments_created: AtomicU64,
+    pub(super) disk_bytes: AtomicU64,
 }
 
 // === impl Shared ===
@@ -363,6 +364,7 @@ impl Counters {
             sync_micros_sum: self.sync_micros_sum.load(Ordering::Relaxed),
             sync_micros_max: self.sync_micros_max.load(Ordering::Relaxed),
             segments_created: self.segments_created.load(Ordering::Relaxed),
+            disk_bytes: self.disk_bytes.load(Ordering::Relaxed),
         }
     }
 }

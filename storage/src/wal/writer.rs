@@ -107,6 +107,7 @@ impl Writer {
     }
 
     fn serve(&mut self) -> Result<(), WalError> {
+        self.count_disk();
         loop {
             let next = self.shared.next();
             if self.serve_one(next)? {
@@ -337,14 +338,17 @@ impl Writer {
         let Active {
             number,
             segment,
+            size,
             max_index,
             ..
         } = std::mem::replace(&mut self.active, active);
         self.sealed.push_back(Sealed {
             number,
             path: segment.path,
+            size,
             max_index,
         });
+        self.count_disk();
         Ok(())
     }
 
@@ -364,7 +368,16 @@ impl Writer {
             self.shared.lock().files.remove(&oldest.number);
             self.sealed.pop_front();
         }
+        self.count_disk();
         Ok(())
+    }
+
+    /// Tells how long all segments are together.
+    fn count_disk(&self) {
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.size).sum();
+        let bytes = sealed + self.active.size;
+        let counter = &self.shared.counters.disk_bytes;
+        counter.store(bytes, Ordering::Relaxed);
     }
 
     fn finish(&mut self, committed: Option<Bytes>) -> Result<(), WalError> {

@@ -77,6 +77,9 @@ impl Disk for FailingDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         RealDisk.sync_dir(dir)
     }
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        RealDisk.free_space(dir)
+    }
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         RealDisk.lock_dir(dir)
     }

@@ -116,11 +116,12 @@ fn on_disks(nodes: &Nodes, line: &LogLine) -> Result<BTreeSet<u64>, Violation> {
         let disk = Arc::new(slot.disk.image().crash(seed));
         let mut options = WalOptions::new(slot.dir.join("wal"), CLUSTER, *node);
         options.segment_bytes = SEGMENT_BYTES;
-        let log = sim::log_on(disk, options).map_err(|why| {
-            let what = format!("a power cut would leave n{node} with a log that it refuses: {why}");
-            Violation::new("a power cut leaves a log", what)
+        let checkpoints = slot.dir.join("checkpoint");
+        let found = sim::found_on(disk, checkpoints, options).map_err(|why| {
+            let what = format!("after a power cut n{node} would refuse to start: {why}");
+            Violation::new("a power cut leaves a node that starts", what)
         })?;
-        if log.contains(&wanted) {
+        if found.covered >= wanted.index || found.log.contains(&wanted) {
             holders.insert(*node);
         }
     }

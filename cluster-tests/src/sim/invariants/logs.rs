@@ -19,6 +19,8 @@ type Name = (u64, u64, u64);
 struct Known {
     life: u64,
     last: Option<LogLine>,
+    /// A checkpoint has everything up to there.
+    purged: u64,
     lines: BTreeMap<u64, LogLine>,
 }
 
@@ -38,9 +40,11 @@ impl Logs {
         self.nodes.get(&node)?.lines.get(&index)
     }
 
-    /// Who has an entry in its log, on its disk or not yet.
+    /// Who has an entry in its log, on its disk or not yet, or in a checkpoint.
     pub(super) fn holders(&self, line: &LogLine) -> BTreeSet<u64> {
-        let has = |known: &Known| known.lines.get(&line.index) == Some(line);
+        let has = |known: &Known| {
+            known.purged >= line.index || known.lines.get(&line.index) == Some(line)
+        };
         let nodes = self.nodes.iter().filter(|(_, known)| has(known));
         nodes.map(|(node, _)| *node).collect()
     }
@@ -51,6 +55,7 @@ impl Logs {
         } = running;
         let known = self.nodes.entry(*node).or_default();
         let last = member.last();
+        known.purged = member.purged();
         if known.life == *life && known.last == last {
             return Ok(());
         }
@@ -69,17 +74,18 @@ impl Logs {
         if from > 0 && !lines.first().is_some_and(fits) {
             lines = member.log(0).unwrap_or_default();
             known.lines.clear();
-        } else {
-            known.lines.split_off(&from);
         }
+        // A log that was let go of up to there begins later.
+        let start = lines.first().map_or(0, |line| line.index);
+        known.lines.split_off(&if from > 0 { start } else { 0 });
         (known.life, known.last) = (*life, last);
-        let mut before = from
-            .checked_sub(1)
-            .and_then(|at| known.lines.get(&at))
-            .map(name);
+        let before = start.checked_sub(1).and_then(|at| known.lines.get(&at));
+        let mut before = before.map(name);
         for line in lines {
             let entry = (line.hash, before);
-            let first = *self.entries.entry(name(&line)).or_insert(entry);
+            let known_entry = self.entries.entry(name(&line)).or_insert(entry);
+            known_entry.1 = known_entry.1.or(before);
+            let first = *known_entry;
             let same_before = first.1.is_none() || before.is_none() || first.1 == before;
             if first.0 != line.hash || !same_before {
                 let what =

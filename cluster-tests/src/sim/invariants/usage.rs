@@ -68,9 +68,12 @@ pub(super) fn check_end(
 }
 
 fn calls(state: &State) -> u64 {
-    let chunks = state.usage.cells.chunks(Resolution::Day);
-    let cells = chunks.values().flat_map(|chunk| chunk.values());
-    cells.map(|cell| cell.counters.calls).sum()
+    let buckets = state.usage.cells.buckets(Resolution::Day).values();
+    let calls = buckets.map(|bucket| {
+        let chunk = bucket.chunk();
+        chunk.values().map(|cell| cell.counters.calls).sum::<u64>()
+    });
+    calls.sum()
 }
 
 fn covered(state: &State) -> BTreeMap<u64, u64> {

@@ -27,6 +27,17 @@ impl Catalog {
             } => self.decide_found(*cluster_id, wrapped_key, root),
             Command::RaiseFormat { version } => self.decide_raise_format(*version),
             Command::Put { objects, dry_run } => self.decide_put(objects, *dry_run),
+            Command::Prune {
+                objects,
+                confirmed,
+                dry_run,
+            } => self.decide_prune(objects, *confirmed, *dry_run),
+            Command::Rollback {
+                base_revision,
+                back,
+                dry_run,
+                ..
+            } => self.decide_rollback(*base_revision, back, *dry_run),
             Command::Delete(at) => self.decide_delete(at),
             Command::CreateKey(key) => self.decide_create_key(key, now_ms),
             Command::RotateKey {
@@ -44,6 +55,16 @@ impl Catalog {
             }
             Command::CreateToken(token) => self.decide_create_token(token),
             Command::RevokeToken { name } => self.decide_revoke_token(name),
+            Command::CreateJoinToken { hash, valid_ms } => {
+                self.decide_create_join_token(*hash, *valid_ms, now_ms)
+            }
+            Command::Join {
+                token,
+                nonce,
+                peer,
+                members,
+            } => self.decide_join(token, *nonce, (peer, members), now_ms),
+            Command::RemoveNode { node, members } => self.decide_remove_node(*node, members),
         }
     }
 
@@ -122,24 +143,10 @@ impl Catalog {
             let problem = format!("there is no {at}; `get {}` lists what there is", at.kind);
             return Err(refuse(RejectedCode::NotFound, at.path(), problem));
         }
-        let users = self.users_of(at);
-        if let Some((last, rest)) = users.split_last() {
-            let problem = match rest {
-                [] => format!("{last} still refers to it; change or delete that first"),
-                _ => format!(
-                    "{} and {last} still refer to it; change or delete those first",
-                    rest.join(", ")
-                ),
-            };
+        if let Some(problem) = self.in_use(at) {
             return Err(refuse(RejectedCode::InUse, at.path(), problem));
         }
-        let change = Change {
-            kind: at.kind.singular(),
-            tenant: at.tenant.clone(),
-            name: Name::clone(&at.name),
-            what: ChangeKind::Deleted,
-        };
-        Ok(decision(vec![deleted(at)], change))
+        Ok(decision(vec![deleted(at)], deletion(at)))
     }
 
     fn decide_create_token(&self, token: &Token) -> Result<Decision, Rejected> {
@@ -231,7 +238,16 @@ fn token_change(name: &Name, what: ChangeKind) -> Change {
     }
 }
 
-fn deleted(at: &ObjectRef) -> Event {
+pub(super) fn deletion(at: &ObjectRef) -> Change {
+    Change {
+        kind: at.kind.singular(),
+        tenant: at.tenant.clone(),
+        name: Name::clone(&at.name),
+        what: ChangeKind::Deleted,
+    }
+}
+
+pub(super) fn deleted(at: &ObjectRef) -> Event {
     let name = Name::clone(&at.name);
     let tenant = at.tenant.clone().unwrap_or_default();
     match at.kind {

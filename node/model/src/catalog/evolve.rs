@@ -64,6 +64,9 @@ impl Catalog {
                 self.remove_key(&(Name::clone(tenant), Name::clone(name)));
             }
             Event::TokenRevoked(name) => self.remove_token(name),
+            Event::JoinTokenPut(token) => self.members.put_token(token),
+            Event::NodeJoined { node, token, nonce } => self.members.join(node, token, *nonce),
+            Event::NodeRemoved(id) => self.members.remove(*id),
         }
     }
 
@@ -76,7 +79,8 @@ impl Catalog {
         }
         let sound = !set.events.is_empty()
             && set.events.len() <= limits::EVENTS_PER_CHANGE_SET
-            && set.actor.len() <= limits::ACTOR;
+            && set.actor.len() <= limits::ACTOR
+            && set.origin.len() <= limits::ORIGIN;
         if sound {
             Ok(())
         } else {

@@ -78,6 +78,7 @@ pub(super) fn room(kind: &str, count: usize, limit: usize) -> Result<(), Rejecte
 
 const fn gravity(code: RejectedCode) -> u8 {
     match code {
+        RejectedCode::Conflict => 6,
         RejectedCode::Forbidden => 5,
         RejectedCode::Limit => 4,
         RejectedCode::Invalid => 3,

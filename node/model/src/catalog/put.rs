@@ -1,4 +1,4 @@
-//! Put: creates or replaces objects, all or none.
+//! Put and replace: creates or replaces objects and deletes others, all or none.
 //!
 //! The list is tried on a draft, a copy of the catalog; what objects refer to is looked up there, so references may
 //! point within the list in any order.
@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::Catalog;
+use crate::catalog::decide::{deleted, deletion};
 use crate::catalog::faults::{Faults, refuse};
 use crate::command::{Change, ChangeKind, Decision, Rejected, RejectedCode, Violation};
 use crate::event::Event;
 use crate::limits;
-use crate::object::{Kind, Object};
+use crate::object::{Kind, Object, ObjectRef};
 use crate::provider::Provider;
 
 // === impl Catalog ===
@@ -21,20 +22,23 @@ impl Catalog {
         objects: &[Object],
         dry_run: bool,
     ) -> Result<Decision, Rejected> {
-        if objects.len() > limits::PUT_OBJECTS {
-            let problem = format!(
-                "there are {} objects, and at most {} go in one request; send them in parts",
-                objects.len(),
-                limits::PUT_OBJECTS
-            );
-            return Err(refuse(RejectedCode::Limit, "objects", problem));
-        }
+        self.decide_replace(objects, &[], dry_run)
+    }
+
+    /// Puts objects and deletes others, which are not among them.
+    pub(super) fn decide_replace(
+        &self,
+        objects: &[Object],
+        delete: &[ObjectRef],
+        dry_run: bool,
+    ) -> Result<Decision, Rejected> {
+        check_size(objects.len() + delete.len())?;
         let mut objects: Vec<Object> = objects
             .iter()
             .map(|o| self.with_stored_secrets(o))
             .collect();
         objects.sort_by_key(|object| object.reference().kind);
-        let changes: Vec<Change> = objects
+        let mut changes: Vec<Change> = objects
             .iter()
             .map(|object| self.change_by(object))
             .collect();
@@ -44,7 +48,8 @@ impl Catalog {
             .filter(|(_, change)| change.what != ChangeKind::Unchanged)
             .map(|(object, _)| object)
             .collect();
-        let events: Vec<Event> = changed.iter().map(|object| put_event(object)).collect();
+        let mut events: Vec<Event> = changed.iter().map(|object| put_event(object)).collect();
+        let delete = self.in_order_of_deletion(delete);
 
         let mut faults = Faults::default();
         check_distinct(&objects, &mut faults);
@@ -53,16 +58,35 @@ impl Catalog {
             faults.add_all(RejectedCode::Invalid, object.validate());
             draft.evolve(event);
         }
+        for at in &delete {
+            events.push(deleted(at));
+            draft.evolve(&deleted(at));
+        }
+        for at in &delete {
+            if let Some(problem) = draft.in_use(at) {
+                let path = at.path();
+                faults.add(RejectedCode::InUse, Violation { path, problem });
+            }
+        }
         for object in &changed {
             draft.check_references(object, &mut faults);
         }
         draft.check_routing(&changed, &mut faults);
         draft.check_counts(&mut faults);
         faults.done()?;
+        changes.extend(delete.iter().map(deletion));
         Ok(Decision {
             events: if dry_run { Vec::new() } else { events },
             changes,
         })
+    }
+
+    /// Those that are there, so that what refers to another one goes before it.
+    fn in_order_of_deletion(&self, delete: &[ObjectRef]) -> Vec<ObjectRef> {
+        let there = delete.iter().filter(|at| self.has(at)).cloned();
+        let mut there: Vec<ObjectRef> = there.collect();
+        there.sort_by(|a, b| b.kind.cmp(&a.kind).then_with(|| a.cmp(b)));
+        there
     }
 
     /// What putting an object would do to it.
@@ -122,6 +146,17 @@ impl Catalog {
             }
         }
     }
+}
+
+fn check_size(objects: usize) -> Result<(), Rejected> {
+    if objects <= limits::PUT_OBJECTS {
+        return Ok(());
+    }
+    let problem = format!(
+        "there are {objects} objects, and at most {} go in one request; send them in parts",
+        limits::PUT_OBJECTS
+    );
+    Err(refuse(RejectedCode::Limit, "objects", problem))
 }
 
 fn check_distinct(objects: &[Object], faults: &mut Faults) {

@@ -44,8 +44,21 @@ impl Catalog {
         missing
     }
 
+    /// Why an object cannot be deleted; `None` where nothing refers to it.
+    pub(super) fn in_use(&self, at: &ObjectRef) -> Option<String> {
+        let users = self.users_of(at);
+        let (last, rest) = users.split_last()?;
+        Some(match rest {
+            [] => format!("{last} still refers to it; change or delete that first"),
+            _ => format!(
+                "{} and {last} still refer to it; change or delete those first",
+                rest.join(", ")
+            ),
+        })
+    }
+
     /// What refers to an object, as a refusal lists it.
-    pub(super) fn users_of(&self, at: &ObjectRef) -> Vec<String> {
+    fn users_of(&self, at: &ObjectRef) -> Vec<String> {
         let mut users: Vec<String> = Vec::new();
         let mut beyond = 0_usize;
         self.each_user(at, |user| {

@@ -1,5 +1,8 @@
 //! The integers of a cell. Adding saturates, so that no input can make replicas differ or panic.
 
+/// How many integers a cell has.
+pub const COUNTERS: usize = 15;
+
 /// The integers of a cell.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
@@ -57,6 +60,65 @@ impl Counters {
         self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
     }
 
+    /// All of them, in the order of the struct.
+    pub const fn values(&self) -> [u64; COUNTERS] {
+        [
+            self.calls,
+            self.errors,
+            self.rejected,
+            self.estimated,
+            self.presumed,
+            self.attempts,
+            self.input_uncached,
+            self.cache_read,
+            self.cache_write,
+            self.output,
+            self.reasoning,
+            self.nano_usd,
+            self.unpriced,
+            self.bytes_in,
+            self.bytes_out,
+        ]
+    }
+
+    /// From [`Self::values`].
+    pub const fn of(values: [u64; COUNTERS]) -> Self {
+        let [
+            calls,
+            errors,
+            rejected,
+            estimated,
+            presumed,
+            attempts,
+            input_uncached,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            unpriced,
+            bytes_in,
+            bytes_out,
+        ] = values;
+        Self {
+            calls,
+            errors,
+            rejected,
+            estimated,
+            presumed,
+            attempts,
+            input_uncached,
+            cache_read,
+            cache_write,
+            output,
+            reasoning,
+            nano_usd,
+            unpriced,
+            bytes_in,
+            bytes_out,
+        }
+    }
+
     /// Input tokens as reports show them: the cached and cache-write ones included.
     pub const fn input_tokens(&self) -> u64 {
         self.input_uncached
@@ -87,6 +149,12 @@ mod tests {
             ..Counters::default()
         });
         assert_eq!((a.calls, a.nano_usd), (u64::MAX, 12));
+    }
+
+    #[test]
+    fn counters_come_back_from_their_values() {
+        let values = std::array::from_fn(|at| at as u64 + 1);
+        assert_eq!(Counters::of(values).values(), values);
     }
 
     #[test]

@@ -101,10 +101,38 @@ impl Sum {
             return;
         }
         self.sparse.merge(other);
+        self.spread();
+    }
+
+    fn spread(&mut self) {
         if self.sparse.bins.len() > SPARSE {
             let dense = self.dense.insert(Box::new([0; BINS as usize]));
             add_dense(dense, &self.sparse);
             self.sparse = Histogram::default();
+        }
+    }
+
+    /// Counts in one bin; one that does not exist is left out.
+    #[inline]
+    pub(crate) fn add_bin(&mut self, bin: u16, count: u64) {
+        if let Some(dense) = &mut self.dense {
+            if let Some(slot) = dense.get_mut(usize::from(bin)) {
+                *slot = slot.saturating_add(count);
+            }
+        } else if bin < BINS && count > 0 {
+            self.sparse.add(bin, count);
+            self.spread();
+        }
+    }
+
+    /// What was counted.
+    pub(crate) fn into_histogram(self) -> Histogram {
+        let Some(dense) = self.dense else {
+            return self.sparse;
+        };
+        let bins = (0..BINS).zip(dense.iter().copied());
+        Histogram {
+            bins: bins.filter(|&(_, count)| count > 0).collect(),
         }
     }
 

@@ -7,7 +7,9 @@
 
 use crate::usage::UsageSnapshot;
 use crate::usage::counters::Counters;
+use crate::usage::rollup::{NoRollUps, RollUps};
 
+mod bucket;
 mod calendar;
 mod dimension;
 mod plan;
@@ -146,5 +148,18 @@ impl Query {
 /// # Errors
 /// Says why the query cannot be answered exactly, and what can be asked instead.
 pub fn run(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Report, QueryError> {
-    run::run(snapshot, query, wall_ms)
+    run::run(snapshot, query, wall_ms, &NoRollUps)
+}
+
+/// As [`run`], the same answer, from roll-ups where there are any.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    snapshot: &UsageSnapshot,
+    query: &Query,
+    wall_ms: u64,
+    roll_ups: &dyn RollUps,
+) -> Result<Report, QueryError> {
+    run::run(snapshot, query, wall_ms, roll_ups)
 }

@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 mod log;
+mod members;
 
 pub(crate) use log::{Mend, counters, histogram, log, series};
 
@@ -199,6 +200,9 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => (vec(object(), 1..4), prop::bool::weighted(0.1))
             .prop_map(|(objects, dry_run)| Command::Put { objects, dry_run }),
+        3 => (vec(object(), 1..4), any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+            |(objects, confirmed, dry_run)| Command::Prune { objects, confirmed, dry_run }
+        ),
         4 => object_ref().prop_map(Command::Delete),
         4 => key().prop_map(|key| Command::CreateKey(Key { previous: None, ..key })),
         4 => (option::of(name()), key_name(), 0_u8..9, 0_u64..100).prop_map(|(tenant, name, hash, grace_ms)| {
@@ -214,6 +218,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
             root,
         }),
         1 => (0_u32..3).prop_map(|version| Command::RaiseFormat { version }),
+        2 => members::command(),
     ]
 }
 
@@ -241,5 +246,6 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         1 => (name(), name()).prop_map(|(tenant, name)| Event::ConsumerDeleted { tenant, name }),
         1 => (name(), name()).prop_map(|(tenant, name)| Event::RouteDeleted { tenant, name }),
         2 => (name(), name()).prop_map(|(tenant, name)| Event::KeyRevoked { tenant, name }),
+        2 => members::event(),
     ]
 }

@@ -43,6 +43,7 @@ proptest! {
             one.revision(),
             one.records(),
         );
+        let restored = restored.with_members(one.members().clone());
         prop_assert_eq!(&one, &restored);
     }
 
@@ -76,13 +77,13 @@ proptest! {
             prop_assert_eq!(&decided, &catalog.decide(command, now));
             let Ok(decision) = decided else { continue };
             prop_assert!(!decision.changes.is_empty());
-            if matches!(command, Command::Put { dry_run: true, .. }) {
+            if matches!(command, Command::Put { dry_run: true, .. } | Command::Prune { dry_run: true, .. }) {
                 prop_assert!(decision.events.is_empty());
                 continue;
             }
             if !decision.events.is_empty() {
                 let base_revision = catalog.revision();
-                let set = ChangeSet { base_revision, actor: String::new(), events: decision.events };
+                let set = ChangeSet { base_revision, events: decision.events, ..ChangeSet::default() };
                 let outcome = catalog.apply_change_set(&set);
                 prop_assert_eq!(outcome, Outcome::Changed { revision: base_revision + 1 });
                 prop_assert_eq!(
@@ -108,6 +109,7 @@ fn a_change_set_without_events_or_with_too_many_is_malformed() {
         base_revision,
         actor,
         events,
+        ..ChangeSet::default()
     };
     let many = vec![event.clone(); limits::EVENTS_PER_CHANGE_SET + 1];
     let long = "x".repeat(limits::ACTOR + 1);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use mode_envoy_model::batch::{Item, Outcome};
 use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, SpoolUuid, UsageBatch};
-use mode_envoy_model::usage::cells::Resolution;
+use mode_envoy_model::usage::cells::{Bucket, Resolution};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -20,8 +20,10 @@ const WALL: u64 = 100 * 86_400_000;
 /// All calls, which must be the same at each resolution.
 fn calls(state: &State) -> u64 {
     let sums = Resolution::ALL.map(|resolution| {
-        let chunks = state.usage.cells.chunks(resolution).values();
+        let buckets = state.usage.cells.buckets(resolution).values();
+        let chunks: Vec<_> = buckets.map(Bucket::chunk).collect();
         chunks
+            .iter()
             .flat_map(|chunk| chunk.values())
             .map(|cell| cell.counters.calls)
             .sum::<u64>()

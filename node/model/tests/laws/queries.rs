@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use mode_envoy_model::batch::{Item, Outcome};
 use mode_envoy_model::state::State;
+use mode_envoy_model::usage::UsageSnapshot;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
+use mode_envoy_model::usage::cells::{Bucket, Resolution};
 use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::query::{
-    Dimension, Interval, Query, QueryError, Report, ReportRow, run,
+    Dimension, Interval, Query, QueryError, Report, ReportRow, run, run_with,
 };
+use mode_envoy_model::usage::rollup::{RollUp, RollUps, roll_up};
 use mode_envoy_model::usage::series::SeriesKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -54,6 +57,28 @@ impl Fact {
 impl World {
     fn wall_minute(&self) -> u32 {
         u32::try_from(self.state.wall_ms / 60_000).expect("a minute")
+    }
+}
+
+/// Every roll-up there can be, through its bytes.
+struct MadeNow<'a>(&'a UsageSnapshot);
+
+impl RollUps for MadeNow<'_> {
+    fn get(
+        &self,
+        resolution: Resolution,
+        bucket: u32,
+        content: &[u8; 32],
+        dimension: Dimension,
+    ) -> Option<RollUp> {
+        let Some(Bucket::Packed(packed)) = self.0.cells.buckets(resolution).get(&bucket) else {
+            panic!("{resolution:?} {bucket} is not packed");
+        };
+        assert_eq!(packed.hash(), content);
+        let made = roll_up(packed, &self.0.series, dimension);
+        let kept = RollUp::from_bytes(&made.to_bytes());
+        assert_eq!(kept.as_ref(), Some(&made));
+        kept
     }
 }
 
@@ -348,7 +373,10 @@ proptest! {
         let snapshot = world.state.usage.snapshot();
         for ask in asks {
             let query = ask.query(&world);
-            match run(&snapshot, &query, world.state.wall_ms) {
+            let answer = run(&snapshot, &query, world.state.wall_ms);
+            let roll_ups = MadeNow(&snapshot);
+            prop_assert_eq!(run_with(&snapshot, &query, world.state.wall_ms, &roll_ups), answer.clone());
+            match answer {
                 Ok(report) => {
                     prop_assert!(answerable(&query, world.wall_minute()), "{:?}", query);
                     prop_assert_eq!(report, scan(&world, &query), "{:?}", query);

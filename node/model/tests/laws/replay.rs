@@ -116,6 +116,7 @@ fn items_of_one_entry_are_applied_in_order_and_each_by_itself() {
             base_revision,
             actor: "root".to_owned(),
             events,
+            ..ChangeSet::default()
         })
     };
     let items = vec![set(0, 5), set(0, 9), set(1, 7)];

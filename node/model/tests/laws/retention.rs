@@ -3,7 +3,7 @@
 use mode_envoy_model::batch::{Batch, Item, Outcome};
 use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch};
-use mode_envoy_model::usage::cells::Resolution;
+use mode_envoy_model::usage::cells::{Bucket, Resolution};
 
 use crate::usage_samples::{apply, counted, one_call, row, series};
 
@@ -15,7 +15,7 @@ fn buckets(state: &State) -> [Vec<u32>; 3] {
         state
             .usage
             .cells
-            .chunks(resolution)
+            .buckets(resolution)
             .keys()
             .copied()
             .collect()
@@ -26,7 +26,7 @@ fn buckets(state: &State) -> [Vec<u32>; 3] {
 fn by_node(state: &State) -> [usize; 3] {
     let nodes = &state.usage.nodes;
     let [minutes, hours] = [Resolution::Minute, Resolution::Hour]
-        .map(|resolution| nodes.cells.chunks(resolution).len());
+        .map(|resolution| nodes.cells.buckets(resolution).len());
     [minutes, hours, nodes.series.len()]
 }
 
@@ -109,7 +109,7 @@ fn cells_of_nodes_go_as_those_of_the_facts_and_the_last_number_stays() {
     assert_eq!(at(48 * HOUR_MS + 60_000), [0, 1, 1]);
     assert_eq!(at(35 * DAY_MS + HOUR_MS - 1), [0, 1, 1]);
     assert_eq!(at(35 * DAY_MS + HOUR_MS), [0, 0, 1]);
-    assert!(state.usage.nodes.cells.chunks(Resolution::Day).is_empty());
+    assert!(state.usage.nodes.cells.buckets(Resolution::Day).is_empty());
     let restored = State::from_parts(state.parts()).expect("sound");
     assert_eq!(restored, state);
 }
@@ -188,7 +188,9 @@ fn a_snapshot_does_not_see_what_comes_after() {
     let snapshot = state.usage.snapshot();
     count(&mut state, 0, "k", 0);
     let calls = |cells: &mode_envoy_model::usage::cells::Cells| {
-        cells.chunks(Resolution::Day)[&0][&0].counters.calls
+        cells.buckets(Resolution::Day)[&0].chunk()[&0]
+            .counters
+            .calls
     };
     assert_eq!((calls(&snapshot.cells), calls(&state.usage.cells)), (1, 2));
 }
@@ -224,4 +226,47 @@ fn a_series_that_only_its_number_keeps_is_still_there_for_the_batch_that_names_i
     assert_eq!(state.usage.series.id_of(&series("k", "m")), Some(0));
     let again = State::from_parts(state.parts()).expect("a state is its checkpoint");
     assert_eq!(again, state);
+}
+
+/// How many buckets of facts are packed, and of nodes.
+fn packed(state: &State) -> [usize; 5] {
+    let count = |cells: &mode_envoy_model::usage::cells::Cells, resolution| {
+        let buckets = cells.buckets(resolution).values();
+        buckets
+            .filter(|bucket| matches!(bucket, Bucket::Packed(_)))
+            .count()
+    };
+    let [minutes, hours, days] =
+        Resolution::ALL.map(|resolution| count(&state.usage.cells, resolution));
+    let nodes = &state.usage.nodes.cells;
+    let of_nodes =
+        [Resolution::Minute, Resolution::Hour].map(|resolution| count(nodes, resolution));
+    [minutes, hours, days, of_nodes[0], of_nodes[1]]
+}
+
+#[test]
+fn a_bucket_is_packed_when_it_is_over_and_a_late_row_opens_it_until_the_next_edge() {
+    let mut state = counted(&[one_call(0)]);
+    let at = |state: &mut State, minute: u64| {
+        let batch = Batch {
+            wall_ms: minute * 60_000,
+            ..Batch::default()
+        };
+        state.apply(9, &batch);
+        packed(state)
+    };
+    assert_eq!(at(&mut state, 5), [0, 0, 0, 0, 0]);
+    assert_eq!(at(&mut state, 6), [1, 0, 0, 1, 0]);
+    assert_eq!(at(&mut state, 60), [1, 0, 0, 1, 0]);
+    assert_eq!(at(&mut state, 119), [1, 0, 0, 1, 0]);
+    assert_eq!(at(&mut state, 120), [1, 1, 0, 1, 1]);
+    assert_eq!(at(&mut state, 25 * 60), [1, 1, 1, 1, 1]);
+
+    count(&mut state, 25 * 60 * 60_000 + 1, "k2", 0);
+    assert_eq!(packed(&state), [0, 0, 0, 0, 0]);
+    let day = state.usage.cells.buckets(Resolution::Day)[&0].chunk();
+    assert_eq!(day.values().map(|cell| cell.counters.calls).sum::<u64>(), 2);
+    assert_eq!(at(&mut state, 25 * 60 + 1), [1, 0, 0, 1, 0]);
+    assert_eq!(at(&mut state, 26 * 60), [1, 1, 1, 1, 1]);
+    assert_eq!(State::from_parts(state.parts()).as_ref(), Ok(&state));
 }

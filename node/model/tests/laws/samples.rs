@@ -169,6 +169,7 @@ pub(crate) fn run(catalog: &mut Catalog, command: &Command) -> Result<Decision, 
             base_revision: catalog.revision(),
             actor: "root".to_owned(),
             events: decision.events.clone(),
+            ..ChangeSet::default()
         };
         let revision = catalog.revision() + 1;
         assert_eq!(

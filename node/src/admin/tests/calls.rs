@@ -24,7 +24,7 @@ async fn what_was_exported_is_applied_unchanged_and_moves_no_revision() {
     );
 
     let mut config = node.config().await;
-    let message = pb::ExportRequest { local: false };
+    let message = pb::ExportRequest::default();
     let exported = config
         .export(with(&node.root, message))
         .await
@@ -54,6 +54,7 @@ async fn a_dry_run_says_what_would_change_and_changes_nothing() {
         document: DOCUMENT.to_owned(),
         dry_run: true,
         wait: false,
+        ..pb::ApplyRequest::default()
     };
     let dry = node
         .config()

@@ -21,10 +21,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::admin::{AdminContext, serve};
-use crate::control::{Control, authorize_hook};
+use crate::control::{Control, Gather, authorize_hook};
 use crate::readiness::Readiness;
 use crate::secrets::{Keyring, KeyringSource, hash_admin_token};
 use crate::usage::Queries;
+use crate::usage::calls::CallStore;
 
 pub(super) const DOCUMENT: &str = "
 tenants: [{name: acme}]
@@ -79,7 +80,9 @@ impl Node {
         });
         let (flush, _) = crate::usage::flush::channel();
         let queries = Queries::new(handle.clone(), flush);
-        let control = Control::new(handle, KeyringSource::new(secret), queries);
+        let (store, _) = CallStore::new(u64::MAX);
+        let gather = Gather::new(handle.clone(), store, CancellationToken::new());
+        let control = Control::new(handle, KeyringSource::new(secret), queries, gather);
         let control = watch::channel(Some(Arc::new(control))).1;
         Self::listening(folder, phase, control, root, tasks, true).await
     }
@@ -114,6 +117,7 @@ impl Node {
             metrics,
             phase,
             control,
+            tls: None,
             open,
         };
         tasks.spawn(async move {
@@ -148,6 +152,7 @@ impl Node {
             document: document.to_owned(),
             dry_run: false,
             wait: true,
+            ..pb::ApplyRequest::default()
         };
         let response = self.config().await.apply(with(token, message)).await?;
         Ok(response.into_inner())
@@ -197,6 +202,8 @@ async fn member(
         authorize: authorize_hook(),
         flush: Arc::new(|| Box::pin(async { Ok(()) })),
         table_revision: Arc::clone(table_revision),
+        alarms: Arc::new(Vec::new),
+        calls: Arc::new(()),
     };
     mode_envoy_raft::start(settings, listener, hooks, phase, CancellationToken::new())
         .await

@@ -72,7 +72,7 @@ fn entry(key: &str, value: Node) -> Entry {
     }
 }
 
-fn object_node(draft: &Draft) -> Node {
+pub(super) fn object_node(draft: &Draft) -> Node {
     match &draft.object {
         Object::Tenant(tenant) => map([("name", Some(Node::text(&*tenant.name)))]),
         Object::Consumer(consumer) => consumer_node(consumer),

@@ -130,7 +130,7 @@ fn framing_that_can_be_read_in_two_ways_carries_no_second_request() {
 fn what_cannot_be_recorded_is_not_sent() {
     run(async {
         let harness = Harness::new();
-        harness.notice.set_nearly_full(true);
+        harness.notice.set_failed();
         let (head, _) = refused(&harness, "GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert_code(&head, 503, "overloaded");
     });

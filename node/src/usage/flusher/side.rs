@@ -2,21 +2,23 @@
 
 use std::path::PathBuf;
 
-use mode_envoy_storage::spool::SpoolError;
+use mode_envoy_storage::spool::{SpoolError, SpoolRecord};
 
+use super::fill::{Fill, Level};
 use crate::usage::aggregate::Aggregate;
+use crate::usage::calls::{CallSink, SpooledClose};
 use crate::usage::opens::Opens;
 use crate::usage::record::{Record, RecordFault};
 use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
-
-/// Opens stop when a spool is so full, in percent of its bound.
-const NEARLY_FULL_PERCENT: u64 = 95;
 
 /// One spool as the flusher follows it.
 #[derive(Debug)]
 pub(super) struct Side {
     pub(super) spool: Spool,
     opens: Opens,
+    level: Level,
+    /// The first record that the call log has not been fed with.
+    fed_to: u64,
 }
 
 /// Why the flusher cannot go on.
@@ -67,6 +69,8 @@ impl Side {
         Self {
             spool,
             opens: Opens::default(),
+            level: Level::Fine,
+            fed_to: 0,
         }
     }
 
@@ -87,12 +91,22 @@ impl Side {
             .reader
             .sync()
             .map_err(|source| self.failed(source))?;
+        let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
+        self.level = self.level.after(bytes, max_bytes);
         if let Some(notice) = &self.spool.notice {
-            let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
-            notice.set_nearly_full(bytes >= max_bytes / 100 * NEARLY_FULL_PERCENT);
+            notice.set_nearly_full(self.level == Level::Full);
             notice.ask_to_carry(|| self.opens.overdue(now_ms));
         }
         Ok(())
+    }
+
+    pub(super) fn fill(&self) -> Fill {
+        Fill {
+            level: self.level,
+            worker: self.spool.worker,
+            bytes: self.spool.reader.bytes(),
+            max_bytes: self.spool.reader.max_bytes(),
+        }
     }
 
     /// Adds up durable records from `from`; returns the first that was not.
@@ -118,8 +132,14 @@ impl Side {
                     seq: record.seq,
                     source,
                 };
-                if let Record::Close(head, dims) = track(&mut self.opens, &record).map_err(fault)? {
-                    aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                match track(&mut self.opens, &record).map_err(fault)? {
+                    Record::Open(..) => {}
+                    Record::Close(head, dims) => {
+                        aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                    }
+                    Record::Total(head, dims) => {
+                        aggregate.add_total(&head, dims).map_err(fault)?;
+                    }
                 }
                 next = record.seq + 1;
                 *room -= 1;
@@ -129,6 +149,45 @@ impl Side {
             }
         }
         Ok(next)
+    }
+
+    /// The feed of the call log begins where its position says.
+    pub(super) fn start_feed(&mut self, calls: &mut CallSink) {
+        let reader = &self.spool.reader;
+        let kept = reader.first_seq()..reader.next_seq();
+        self.fed_to = calls.start(self.spool.worker, reader.uuid(), kept);
+    }
+
+    /// Feeds the call log with durable records, at most `room`.
+    pub(super) fn feed(
+        &mut self,
+        calls: &mut CallSink,
+        room: &mut usize,
+    ) -> Result<(), FlushFailure> {
+        let (worker, durable_to) = (self.spool.worker, self.durable_to());
+        while self.fed_to < durable_to && *room > 0 {
+            let records = PAGE_RECORDS.min(*room);
+            let page = self.spool.reader.read(self.fed_to, records, PAGE_BYTES);
+            let page = page.map_err(|source| self.failed(source))?;
+            let before = self.fed_to;
+            for record in page.iter().filter(|record| record.seq < durable_to) {
+                feed_one(calls, worker, record).map_err(|source| FlushFailure::Record {
+                    worker,
+                    seq: record.seq,
+                    source,
+                })?;
+                self.fed_to = record.seq + 1;
+                *room -= 1;
+            }
+            if self.fed_to == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) const fn fed_to(&self) -> u64 {
+        self.fed_to
     }
 
     pub(super) fn trim(&mut self, acked_to: u64) -> Result<(), FlushFailure> {
@@ -147,5 +206,22 @@ impl Side {
             worker: self.spool.worker,
             source,
         }
+    }
+}
+
+fn feed_one(calls: &mut CallSink, worker: u32, record: &SpoolRecord) -> Result<(), RecordFault> {
+    let (kind, version, payload) = (record.kind, record.version, &record.payload);
+    match Record::parse(kind, version, payload)? {
+        Record::Close(head, dims) => {
+            let close = SpooledClose {
+                wall_ms: record.wall_ms,
+                head: &head,
+                dims,
+                trail: Record::trail_of(kind, version, payload)?,
+            };
+            calls.take(worker, record.seq, Some(close))
+        }
+        // Calls that were only added up have no records of their own.
+        Record::Open(..) | Record::Total(..) => calls.take(worker, record.seq, None),
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mode_envoy_model::checkpoint::{NodeParts, Parts};
 use mode_envoy_model::limits;
-use mode_envoy_model::usage::cells::{Cell, Chunk, Resolution};
+use mode_envoy_model::usage::cells::{Bucket, Cell, Chunk, Resolution};
 use mode_envoy_model::usage::nodes::NodeKey;
+use mode_envoy_model::usage::packed::Packed;
 use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_model::usage::streams::{Spool, Stream};
 use mode_envoy_proto::log::v1 as wire;
@@ -42,7 +43,8 @@ pub(super) fn write_chunks(parts: &Parts, chunks: &mut Vec<(String, Bytes)>) {
         "streams".to_owned(),
         encode(&wire::StreamsChunk { streams }),
     ));
-    chunks.extend(parts.cells.iter().map(|cells| write_cells("cells", cells)));
+    let facts = parts.cells.iter();
+    chunks.extend(facts.map(|cells| write_bucket(["cells", "packed"], cells)));
     if let Some(nodes) = &parts.nodes {
         write_nodes(nodes, chunks);
     }
@@ -71,6 +73,7 @@ pub(super) fn read_chunk(
             }
         }
         "cells" => parts.cells.push(read_cells(decode("CellsChunk", bytes)?)?),
+        "packed" => parts.cells.push(read_packed(bytes)?),
         "nodeseries" => {
             let chunk: wire::NodeSeriesChunk = decode("NodeSeriesChunk", bytes)?;
             let nodes = parts.nodes.get_or_insert_default();
@@ -83,6 +86,10 @@ pub(super) fn read_chunk(
         "nodecells" => {
             let nodes = parts.nodes.get_or_insert_default();
             nodes.cells.push(read_cells(decode("CellsChunk", bytes)?)?);
+        }
+        "nodepacked" => {
+            let nodes = parts.nodes.get_or_insert_default();
+            nodes.cells.push(read_packed(bytes)?);
         }
         _ => return Ok(false),
     }
@@ -132,7 +139,7 @@ fn write_nodes(nodes: &NodeParts, chunks: &mut Vec<(String, Bytes)>) {
         chunks.push((format!("nodeseries-{number:05}"), encode(&message)));
     }
     let cells = nodes.cells.iter();
-    chunks.extend(cells.map(|cells| write_cells("nodecells", cells)));
+    chunks.extend(cells.map(|cells| write_bucket(["nodecells", "nodepacked"], cells)));
 }
 
 fn write_stream(node: u64, stream: &Stream) -> wire::StreamState {
@@ -174,40 +181,48 @@ fn read_stream(stream: wire::StreamState) -> Result<Stream, DecodeError> {
     })
 }
 
-/// The chunk of one bucket; `kind` is the first word of its name.
-fn write_cells(
-    kind: &str,
-    (resolution, bucket, chunk): &(Resolution, u32, Chunk),
+/// The chunk of one bucket. Its name begins with the first kind where the bucket is open, with the second where it is packed.
+fn write_bucket(
+    [open, packed]: [&str; 2],
+    (resolution, number, bucket): &(Resolution, u32, Bucket),
 ) -> (String, Bytes) {
     let (word, resolution) = match resolution {
         Resolution::Minute => ("minute", wire::Resolution::Minute),
         Resolution::Hour => ("hour", wire::Resolution::Hour),
         Resolution::Day => ("day", wire::Resolution::Day),
     };
-    let cells = chunk
-        .iter()
-        .map(|(series, cell)| wire::CellEntry {
-            series: *series,
-            counters: Some(cell.counters.to_wire()),
-            latency: write_histogram(&cell.latency),
-            ttft: write_histogram(&cell.ttft),
-        })
-        .collect();
-    let message = wire::CellsChunk {
-        resolution: resolution.into(),
-        bucket: *bucket,
-        cells,
+    let (kind, bytes) = match bucket {
+        Bucket::Open(chunk) => {
+            let message = wire::CellsChunk {
+                resolution: resolution.into(),
+                bucket: *number,
+                cells: chunk.iter().map(write_cell).collect(),
+            };
+            (open, encode(&message))
+        }
+        Bucket::Packed(cells) => {
+            let message = wire::PackedCellsChunk {
+                resolution: resolution.into(),
+                bucket: *number,
+                cells: cells.bytes().to_vec(),
+            };
+            (packed, encode(&message))
+        }
     };
-    (format!("{kind}-{word}-{bucket:010}"), encode(&message))
+    (format!("{kind}-{word}-{number:010}"), bytes)
 }
 
-fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Chunk), DecodeError> {
-    let resolution = match wire::Resolution::try_from(chunk.resolution) {
-        Ok(wire::Resolution::Minute) => Resolution::Minute,
-        Ok(wire::Resolution::Hour) => Resolution::Hour,
-        Ok(wire::Resolution::Day) => Resolution::Day,
-        _ => return Err(unknown("CellsChunk.resolution", chunk.resolution)),
-    };
+fn write_cell((series, cell): (&u32, &Arc<Cell>)) -> wire::CellEntry {
+    wire::CellEntry {
+        series: *series,
+        counters: Some(cell.counters.to_wire()),
+        latency: write_histogram(&cell.latency),
+        ttft: write_histogram(&cell.ttft),
+    }
+}
+
+fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Bucket), DecodeError> {
+    let resolution = read_resolution("CellsChunk.resolution", chunk.resolution)?;
     let cells = chunk
         .cells
         .into_iter()
@@ -220,5 +235,23 @@ fn read_cells(chunk: wire::CellsChunk) -> Result<(Resolution, u32, Chunk), Decod
             Ok((entry.series, Arc::new(cell)))
         })
         .collect::<Result<Chunk, DecodeError>>()?;
-    Ok((resolution, chunk.bucket, cells))
+    Ok((resolution, chunk.bucket, Bucket::Open(cells)))
+}
+
+fn read_packed(bytes: &Bytes) -> Result<(Resolution, u32, Bucket), DecodeError> {
+    let chunk: wire::PackedCellsChunk = decode("PackedCellsChunk", bytes)?;
+    let resolution = read_resolution("PackedCellsChunk.resolution", chunk.resolution)?;
+    let cells = Packed::from_bytes(&chunk.cells).map_err(|e| DecodeError::Contradiction {
+        reason: e.to_string(),
+    })?;
+    Ok((resolution, chunk.bucket, Bucket::Packed(cells)))
+}
+
+fn read_resolution(what: &'static str, number: i32) -> Result<Resolution, DecodeError> {
+    match wire::Resolution::try_from(number) {
+        Ok(wire::Resolution::Minute) => Ok(Resolution::Minute),
+        Ok(wire::Resolution::Hour) => Ok(Resolution::Hour),
+        Ok(wire::Resolution::Day) => Ok(Resolution::Day),
+        _ => Err(unknown(what, number)),
+    }
 }

@@ -1,11 +1,14 @@
 //! One of everything that stands in the log or goes over the wire.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::consumer::Consumer;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::key::Key;
+use mode_envoy_model::member::{JoinToken, JoinedNode};
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
 use mode_envoy_model::price::Price;
@@ -185,6 +188,43 @@ pub(super) fn events() -> Vec<Event> {
         Event::TokenPut(token(Role::Admin)),
         Event::TokenPut(token(Role::Root)),
         Event::TokenRevoked("root".into()),
+        Event::JoinTokenPut(join_token(1, None)),
+        Event::JoinTokenPut(join_token(2, Some((7, [3; 32])))),
+        Event::NodeJoined {
+            node: JoinedNode {
+                id: 4,
+                peer: "h:1".into(),
+                joined_ms: 8,
+            },
+            token: [1; 32],
+            nonce: [5; 32],
+        },
+        Event::NodeRemoved(2),
+    ]
+}
+
+fn join_token(hash: u8, used: Option<(u64, [u8; 32])>) -> JoinToken {
+    JoinToken {
+        hash: [hash; 32],
+        expires_ms: u64::MAX,
+        used,
+    }
+}
+
+fn member_commands() -> Vec<Command> {
+    let members = BTreeMap::from([(1, "a:1".to_owned()), (2, "b:2".to_owned())]);
+    vec![
+        Command::CreateJoinToken {
+            hash: [6; 32],
+            valid_ms: 9,
+        },
+        Command::Join {
+            token: [6; 32],
+            nonce: [7; 32],
+            peer: "c:3".to_owned(),
+            members: members.clone(),
+        },
+        Command::RemoveNode { node: 2, members },
     ]
 }
 
@@ -227,7 +267,26 @@ pub(super) fn commands() -> Vec<Command> {
         Command::RevokeToken {
             name: "root".into(),
         },
+        Command::Prune {
+            objects: vec![Object::Tenant(tenant())],
+            confirmed: true,
+            dry_run: true,
+        },
+        Command::Rollback {
+            revision: 3,
+            base_revision: 9,
+            back: WayBack {
+                put: vec![Object::Tenant(tenant())],
+                delete: vec![ObjectRef {
+                    kind: Kind::Route,
+                    tenant: Some("acme".into()),
+                    name: "orders".into(),
+                }],
+            },
+            dry_run: true,
+        },
     ];
+    commands.extend(member_commands());
     commands.extend(Kind::ALL.map(|kind| {
         let tenant = kind.has_tenant().then(|| "acme".into());
         Command::Delete(ObjectRef {

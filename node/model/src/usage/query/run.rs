@@ -6,49 +6,38 @@
 
 use crate::limits;
 use crate::usage::UsageSnapshot;
-use crate::usage::cells::{Cell, Cells, Chunk, HOUR, Resolution};
-use crate::usage::counters::Counters;
-use crate::usage::histogram::Sum as HistogramSum;
+use crate::usage::cells::{Bucket, Cells, HOUR, Resolution};
+use crate::usage::query::bucket::{Rows, Use};
 use crate::usage::query::calendar::Moment;
 use crate::usage::query::plan::{self, Span};
-use crate::usage::query::source::{Chosen, Source, filters};
+use crate::usage::query::source::{Filters, Source, filters};
 use crate::usage::query::{Dimension, Interval, Query, QueryError, Report, ReportRow};
+use crate::usage::rollup::RollUps;
 
-/// What a chunk is read for, in the order in which the chunks of a bucket are read.
-#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
-enum Use {
-    Counters,
-    Both,
-    Percentiles,
-}
-
-/// A chunk to read.
+/// A bucket of cells to read.
 struct Read<'a> {
     /// First minute of the bucket of the answer; 0 for the whole range.
     bucket: u32,
     what: Use,
-    chunk: &'a Chunk,
+    resolution: Resolution,
+    number: u32,
+    cells: &'a Bucket,
 }
 
-/// What a row of the answer has come to so far.
-#[derive(Default)]
-struct Sum {
-    counters: Counters,
-    latency: HistogramSum,
-    ttft: HistogramSum,
-    folded: bool,
-}
-
-/// The rows of one bucket: where each group's is, and the rows by first appearance.
-struct Bucket {
-    slots: Vec<Option<u32>>,
-    rows: Vec<(usize, Sum)>,
+/// How roll-ups answer a query: all that it asks for is one dimension of the facts.
+struct ByRollUp<'a> {
+    roll_ups: &'a dyn RollUps,
+    dimension: Dimension,
+    /// The values that the filter keeps; all where there is none.
+    kept: Option<&'a Vec<&'a str>>,
+    grouped: bool,
 }
 
 pub(super) fn run(
     snapshot: &UsageSnapshot,
     query: &Query,
     wall_ms: u64,
+    roll_ups: &dyn RollUps,
 ) -> Result<Report, QueryError> {
     if query.from_minute >= query.to_minute {
         return Err(QueryError::EmptyRange);
@@ -56,26 +45,32 @@ pub(super) fn run(
     if query.dimensions().any(|d| d == Dimension::Node) {
         by_node(snapshot, query, wall_ms)
     } else {
-        by_fact(snapshot, query, wall_ms)
+        by_fact(snapshot, query, wall_ms, roll_ups)
     }
 }
 
-fn by_fact(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Report, QueryError> {
+fn by_fact(
+    snapshot: &UsageSnapshot,
+    query: &Query,
+    wall_ms: u64,
+    roll_ups: &dyn RollUps,
+) -> Result<Report, QueryError> {
     let filters = filters(query)?;
+    let by_roll_up = ByRollUp::of(query, &filters, roll_ups);
     let spans = cut(query, Resolution::Day);
     plan::check_kept(&spans, Resolution::Day, wall_ms)?;
     let facts = Source::facts(snapshot, query, &filters);
     if query.interval != Interval::Minute {
         let hours = plan::whole_hours(query.from_minute, query.to_minute);
         let wide = plan::cut(hours.0, hours.1, query.interval, Resolution::Day);
-        let rows = rows(&facts, query, &spans, &wide)?;
+        let rows = rows(&facts, query, (&spans, &wide), by_roll_up.as_ref())?;
         return Ok(report(query, rows, Some(hours)));
     }
-    let mut found = rows(&facts, query, &spans, &[])?;
+    let mut found = rows(&facts, query, (&spans, &[]), by_roll_up.as_ref())?;
     let mut percentiles = None;
     if query.dimensions().all(Dimension::is_by_node) {
         let nodes = Source::nodes(snapshot, query, &filters);
-        lend_percentiles(&mut found, rows(&nodes, query, &spans, &spans)?);
+        lend_percentiles(&mut found, rows(&nodes, query, (&spans, &spans), None)?);
         percentiles = Some((query.from_minute, query.to_minute));
     }
     Ok(report(query, found, percentiles))
@@ -104,28 +99,27 @@ fn by_node(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Repo
         (hours, wide)
     };
     let nodes = Source::nodes(snapshot, query, &filters);
-    let rows = rows(&nodes, query, &spans, &wide)?;
+    let rows = rows(&nodes, query, (&spans, &wide), None)?;
     Ok(report(query, rows, Some(covered)))
 }
 
-/// The rows of an answer: numbers from the cells of `spans`, percentiles from those of `wide`.
+/// The rows of an answer: numbers from the cells of the first spans, percentiles from those of the second.
 fn rows(
     source: &Source<'_>,
     query: &Query,
-    spans: &[Span],
-    wide: &[Span],
+    (spans, wide): (&[Span], &[Span]),
+    by_roll_up: Option<&ByRollUp<'_>>,
 ) -> Result<Vec<ReportRow>, QueryError> {
     let reads = reads(source.cells, query.interval, spans, wide);
-    let mut bucket = Bucket {
-        slots: vec![None; source.groups.len()],
-        rows: Vec::new(),
-    };
+    let mut adding = Rows::of(source.groups.len());
     let mut rows = Vec::new();
     for same in reads.chunk_by(|a, b| a.bucket == b.bucket) {
         for read in same {
-            bucket.add(read, &source.series);
+            if !by_roll_up.is_some_and(|by| by.add(read, source, &mut adding)) {
+                adding.add(read.what, read.cells, &source.series);
+            }
         }
-        if rows.len() + bucket.rows.len() > limits::REPORT_ROWS {
+        if rows.len() + adding.len() > limits::REPORT_ROWS {
             return Err(QueryError::TooLong {
                 limit: limits::REPORT_ROWS,
                 what: "rows",
@@ -134,68 +128,54 @@ fn rows(
         let start = same
             .first()
             .and_then(|read| query.interval.bucket_start(read.bucket));
-        bucket.report(start, source, &mut rows);
+        adding.report(start, source, &mut rows);
     }
     Ok(rows)
 }
 
-// === impl Bucket ===
+// === impl ByRollUp ===
 
-impl Bucket {
-    fn add(&mut self, read: &Read<'_>, chosen: &[Chosen]) {
-        each_cell(read.chunk, chosen, |one, cell| {
-            let slot = match self.slots[one.group] {
-                Some(slot) => slot,
-                // Hours at the edges reach beyond the range; by themselves they make no row.
-                None if read.what == Use::Percentiles => return,
-                None => {
-                    let slot = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
-                    self.rows.push((one.group, Sum::default()));
-                    *self.slots[one.group].insert(slot)
-                }
-            };
-            let (_, sum) = &mut self.rows[slot as usize];
-            if read.what <= Use::Both {
-                sum.counters.add(&cell.counters);
-                sum.folded |= one.folded;
-            }
-            if read.what >= Use::Both {
-                sum.latency.add(&cell.latency);
-                sum.ttft.add(&cell.ttft);
-            }
-        });
+impl<'a> ByRollUp<'a> {
+    fn of(query: &Query, filters: &'a Filters<'_>, roll_ups: &'a dyn RollUps) -> Option<Self> {
+        let mut dimensions: Vec<_> = query.dimensions().collect();
+        dimensions.sort_unstable();
+        dimensions.dedup();
+        let dimension = match dimensions[..] {
+            // Any will do; this one has the fewest rows.
+            [] => Dimension::Status,
+            [one] => one,
+            _ => return None,
+        };
+        Some(Self {
+            roll_ups,
+            dimension,
+            kept: filters.get(&dimension),
+            grouped: !query.group_by.is_empty(),
+        })
     }
 
-    /// Appends the rows in the order of their values and starts anew.
-    fn report(
-        &mut self,
-        bucket_start_minute: Option<u32>,
-        source: &Source<'_>,
-        rows: &mut Vec<ReportRow>,
-    ) {
-        if self.rows.is_empty() {
-            return;
-        }
-        for &group in &source.order {
-            let Some(slot) = self.slots[group].take() else {
-                continue;
-            };
-            let (_, sum) = &self.rows[slot as usize];
-            rows.push(ReportRow {
-                bucket_start_minute,
-                dimensions: source.groups[group]
-                    .iter()
-                    .map(|&value| value.to_owned())
-                    .collect(),
-                counters: sum.counters,
-                latency_p50_us: sum.latency.quantile(500),
-                latency_p95_us: sum.latency.quantile(950),
-                latency_p99_us: sum.latency.quantile(990),
-                ttft_p50_us: sum.ttft.quantile(500),
-                folded: sum.folded,
-            });
-        }
-        self.rows.clear();
+    /// Adds what a bucket came to, if there is a roll-up of it.
+    fn add(&self, read: &Read<'_>, source: &Source<'_>, rows: &mut Rows) -> bool {
+        let Bucket::Packed(packed) = read.cells else {
+            return false;
+        };
+        let found = self
+            .roll_ups
+            .get(read.resolution, read.number, packed.hash(), self.dimension);
+        let Some(roll_up) = found else {
+            return false;
+        };
+        rows.add_roll_up(read.what, &roll_up, |value| {
+            if self.kept.is_some_and(|kept| !kept.contains(&value)) {
+                return None;
+            }
+            if self.grouped {
+                source.group_of(value)
+            } else {
+                Some(0)
+            }
+        });
+        true
     }
 }
 
@@ -240,17 +220,19 @@ fn lend_percentiles(rows: &mut [ReportRow], lenders: Vec<ReportRow>) {
     }
 }
 
-/// The chunks that a query reads, by bucket of the answer.
+/// The buckets of cells that a query reads, by bucket of the answer.
 fn reads<'a>(cells: &'a Cells, interval: Interval, spans: &[Span], wide: &[Span]) -> Vec<Read<'a>> {
     let mut reads = Vec::new();
     let mut add = |span: &Span, what| {
-        let chunks = cells.chunks(span.resolution);
-        for (&bucket, chunk) in chunks.range(span.from..span.to) {
-            let start = interval.bucket_start(bucket * span.resolution.minutes());
+        let buckets = cells.buckets(span.resolution);
+        for (&number, cells) in buckets.range(span.from..span.to) {
+            let start = interval.bucket_start(number * span.resolution.minutes());
             reads.push(Read {
                 bucket: start.unwrap_or(0),
                 what,
-                chunk,
+                resolution: span.resolution,
+                number,
+                cells,
             });
         }
     };
@@ -263,26 +245,4 @@ fn reads<'a>(cells: &'a Cells, interval: Interval, spans: &[Span], wide: &[Span]
     }
     reads.sort_by_key(|read| (read.bucket, read.what));
     reads
-}
-
-/// Visits the cells of the chosen series: by looking each up where they are few, else by walking both in order.
-fn each_cell(chunk: &Chunk, chosen: &[Chosen], mut visit: impl FnMut(&Chosen, &Cell)) {
-    if chosen.len() < chunk.len() / 8 {
-        for one in chosen {
-            if let Some(cell) = chunk.get(&one.series) {
-                visit(one, cell);
-            }
-        }
-        return;
-    }
-    let mut rest = chosen;
-    for (series, cell) in chunk {
-        let behind = rest.iter().take_while(|one| one.series < *series).count();
-        rest = &rest[behind..];
-        match rest.first() {
-            Some(one) if one.series == *series => visit(one, cell),
-            Some(_) => {}
-            None => return,
-        }
-    }
 }

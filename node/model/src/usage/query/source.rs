@@ -66,6 +66,20 @@ impl<'a> Source<'a> {
         source
     }
 
+    /// The group of a value, where one dimension is grouped by.
+    pub(super) fn group_of(&self, value: &str) -> Option<usize> {
+        let at = self
+            .order
+            .binary_search_by(|group| {
+                self.groups[*group]
+                    .first()
+                    .map_or("", |first| *first)
+                    .cmp(value)
+            })
+            .ok()?;
+        Some(self.order[at])
+    }
+
     const fn new(cells: &'a Cells) -> Self {
         Self {
             cells,

@@ -95,7 +95,9 @@ fn item() -> impl Strategy<Value = Item> {
             Item::ChangeSet(ChangeSet {
                 base_revision,
                 actor: "x".to_owned(),
+                encoded: vec![7; events.len()].into(),
                 events,
+                ..ChangeSet::default()
             })
         }),
         1 => (0_u64..2, 0_u64..2, spools).prop_map(|(node, follows, spools)| Item::Register(Register {

@@ -1,0 +1,62 @@
+//! Generators of what is asked about members, and of what happened to them.
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::event::Event;
+use mode_envoy_model::member::{JoinToken, JoinedNode};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn hash() -> impl Strategy<Value = [u8; 32]> {
+    (0_u8..4).prop_map(|n| [n; 32])
+}
+
+fn peer() -> impl Strategy<Value = String> {
+    select(vec!["a:1", "b:2", "nonsense"]).prop_map(str::to_owned)
+}
+
+pub(super) fn command() -> impl Strategy<Value = Command> {
+    let members = || (1_u64..4).prop_map(|n| (1..=n).map(|id| (id, format!("h{id}:1"))).collect());
+    prop_oneof![
+        (hash(), 0_u64..4_000_000)
+            .prop_map(|(hash, valid_ms)| Command::CreateJoinToken { hash, valid_ms }),
+        (hash(), hash(), peer(), members()).prop_map(|(token, nonce, peer, members)| {
+            Command::Join {
+                token,
+                nonce,
+                peer,
+                members,
+            }
+        }),
+        (0_u64..8, members()).prop_map(|(node, members)| Command::RemoveNode { node, members }),
+    ]
+}
+
+pub(super) fn event() -> impl Strategy<Value = Event> {
+    let used = proptest::option::of((0_u64..9, hash()));
+    let token = (hash(), 0_u64..400_000_000, used);
+    prop_oneof![
+        token.prop_map(|(hash, expires_ms, used)| Event::JoinTokenPut(JoinToken {
+            hash,
+            expires_ms,
+            used
+        })),
+        (
+            any::<u64>(),
+            0_u64..12,
+            peer(),
+            hash(),
+            hash(),
+            any::<bool>()
+        )
+            .prop_map(|(large, id, peer, token, nonce, odd)| Event::NodeJoined {
+                node: JoinedNode {
+                    id: if odd { large } else { id },
+                    peer: peer.as_str().into(),
+                    joined_ms: 3,
+                },
+                token,
+                nonce,
+            }),
+        (0_u64..12).prop_map(Event::NodeRemoved),
+    ]
+}

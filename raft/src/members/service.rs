@@ -1,0 +1,72 @@
+//! What members ask of each other about leadership. Every call checks its envelope first.
+
+use mode_envoy_proto::peer::v1 as wire;
+use tonic::{Request, Response, Status};
+use wire::members_server::{Members, MembersServer};
+
+use super::transfer::transfer;
+use crate::cluster::Handle;
+use crate::peer_server::{Local, check_envelope};
+
+/// A question or its answer: an envelope, and a few numbers or a sentence.
+const MEMBERS_BYTES_MAX: usize = 16 << 10;
+
+/// Serves `modeenvoy.peer.v1.Members`.
+pub(crate) struct MembersService {
+    local: Local,
+    handle: Handle,
+}
+
+// === impl MembersService ===
+
+impl MembersService {
+    /// As the peer listener serves it.
+    pub(crate) fn server(local: Local, handle: Handle) -> MembersServer<Self> {
+        MembersServer::new(Self { local, handle })
+            .max_decoding_message_size(MEMBERS_BYTES_MAX)
+            .max_encoding_message_size(MEMBERS_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl Members for MembersService {
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let target = request.get_ref().target;
+        let moved = {
+            let changing = &self.handle.leadership().changing;
+            let _one_at_a_time = changing.lock().await;
+            transfer(&self.handle, target).await
+        };
+        let leader = self.handle.status().leader;
+        Ok(Response::new(wire::TransferLeaderResponse {
+            leader: leader.unwrap_or_default(),
+            refusal: moved.err().map(|e| e.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn campaign(
+        &self,
+        request: Request<wire::CampaignRequest>,
+    ) -> Result<Response<wire::CampaignResponse>, Status> {
+        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let raft = self.handle.raft();
+        let (leader, term) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.current_leader, metrics.current_term)
+        };
+        if leader != Some(from) || term != request.get_ref().term {
+            return Err(Status::failed_precondition(format!(
+                "node {from} does not lead in term {}, as this node knows",
+                request.get_ref().term
+            )));
+        }
+        let asked = raft.trigger().elect().await;
+        asked.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(wire::CampaignResponse {}))
+    }
+}
