@@ -1,5 +1,7 @@
 //! Members of real clusters in one process: real files, real TLS on loopback, the crate's public API only.
 
+#[path = "cluster/removal.rs"]
+mod removal;
 #[path = "cluster/rig.rs"]
 mod rig;
 #[path = "cluster/snapshots.rs"]

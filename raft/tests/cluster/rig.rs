@@ -122,15 +122,20 @@ impl TestCluster {
 
     pub(crate) async fn start_all(&mut self) -> Vec<Node> {
         let ids: Vec<u64> = self.members.keys().copied().collect();
+        self.start_all_of(&ids).await
+    }
+
+    /// Starts some at once; the nodes in their order.
+    pub(crate) async fn start_all_of(&mut self, ids: &[u64]) -> Vec<Node> {
         let mut starting = tokio::task::JoinSet::new();
-        for id in ids {
+        for id in ids.iter().copied() {
             let started = self.prepare(id);
             starting.spawn(async move { (id, started.await.unwrap()) });
         }
         for (id, node) in within(starting.join_all()).await {
             self.members.get_mut(&id).unwrap().node = Some(node);
         }
-        self.running().into_iter().map(|id| self.node(id)).collect()
+        ids.iter().map(|id| self.node(*id)).collect()
     }
 
     pub(crate) async fn start(&mut self, id: u64) -> Node {
