@@ -73,8 +73,6 @@ pub struct Run {
     pub seed: u64,
     /// A number for all that happened.
     pub trace: u64,
-    /// What happened, if that was asked for.
-    pub lines: Vec<String>,
     /// Entries that were committed.
     pub committed: u64,
     /// Operations of clients that were answered.
@@ -96,9 +94,9 @@ struct Simulation {
     _dirs: TempDir,
 }
 
-/// Runs a seed to its end or to the first violation; a panic is one.
-pub fn run(seed: u64, keep_lines: bool) -> Run {
-    let world = World::new(seed, keep_lines);
+/// Runs a seed to its end or to the first violation; a panic is one. `aloud`: what happens is printed.
+pub fn run(seed: u64, aloud: bool) -> Run {
+    let world = World::new(seed, aloud);
     let _entered = enter(Arc::new(world.clone()));
     let plan = Plan::of(seed);
     world.note(&format!("{plan:?}"));
@@ -127,7 +125,6 @@ pub fn run(seed: u64, keep_lines: bool) -> Run {
     Run {
         seed,
         trace: world.trace_hash(),
-        lines: world.take_lines(),
         committed,
         answered,
         snapshots,
@@ -145,7 +142,7 @@ fn simulate(plan: Plan, world: World, seen: Seen) -> Result<u64, Violation> {
         .tcp_capacity(4_096)
         .build();
     let dirs = TempDir::new().map_err(|e| harness(&e))?;
-    let nodes = Nodes::new(world.clone(), plan.sync, secret()?);
+    let nodes = Nodes::new(world.clone(), plan.clone(), secret()?);
     let all: BTreeSet<u64> = (1..=plan.voters + plan.spares).collect();
     let founders: BTreeMap<u64, String> = (1..=plan.voters).map(|n| (n, address(n))).collect();
     for &node in &all {

@@ -62,12 +62,7 @@ fn one_seed() {
     let Some(seed) = number("SIM_SEED") else {
         return;
     };
-    let run = sim::run(seed, true);
-    if number("SIM_QUIET").is_none() {
-        for line in &run.lines {
-            println!("{line}");
-        }
-    }
+    let run = sim::run(seed, number("SIM_QUIET").is_none());
     println!("{run}");
     assert_eq!(run.violation, None);
 }

@@ -98,7 +98,7 @@ impl Admin {
             let Some(node) = world.pick(&all) else {
                 continue;
             };
-            if world.below(60) == 0 {
+            if self.nodes.plan.kind == Plot::Faults && world.below(60) == 0 {
                 self.hand_over(node).await;
                 continue;
             }

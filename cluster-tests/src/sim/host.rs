@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::plan::{Kind, Plan};
 use super::usage::{self, Spool};
 use super::world::{PORT, World, address, pass, spawn};
 
@@ -75,19 +76,18 @@ pub(crate) struct Slot {
 pub(crate) struct Nodes {
     slots: Arc<Mutex<BTreeMap<u64, Slot>>>,
     pub(crate) world: World,
-    /// The longest that a sync takes, as a rule.
-    sync_time: Duration,
+    pub(crate) plan: Plan,
     secret: ClusterSecret,
 }
 
 // === impl Nodes ===
 
 impl Nodes {
-    pub(crate) fn new(world: World, sync_time: Duration, secret: ClusterSecret) -> Self {
+    pub(crate) fn new(world: World, plan: Plan, secret: ClusterSecret) -> Self {
         Self {
             slots: Arc::default(),
             world,
-            sync_time,
+            plan,
             secret,
         }
     }
@@ -238,6 +238,7 @@ impl Nodes {
                 cluster_id: CLUSTER,
                 members: slot.founders.clone(),
                 log_expected: slot.log_expected,
+                keeps_members: self.plan.kind == Kind::Faults,
             };
             (settings, founding, slot.disk.clone())
         };
@@ -294,7 +295,7 @@ impl Nodes {
         if self.world.below(200) == 0 {
             return self.world.time_below(Duration::from_millis(300));
         }
-        self.world.time_below(self.sync_time)
+        self.world.time_below(self.plan.sync)
     }
 }
 

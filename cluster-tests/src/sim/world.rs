@@ -37,7 +37,8 @@ struct Inner {
     /// Counts what broke the connections of a pair of nodes.
     broken: BTreeMap<(u64, u64), u64>,
     trace: DefaultHasher,
-    lines: Option<Vec<String>>,
+    /// Whether the trace is printed; at once, since a run may abort.
+    aloud: bool,
     sequence: u64,
 }
 
@@ -52,14 +53,14 @@ struct Link {
 // === impl World ===
 
 impl World {
-    pub(crate) fn new(seed: u64, keep_lines: bool) -> Self {
+    pub(crate) fn new(seed: u64, aloud: bool) -> Self {
         let inner = Inner {
             rng: SplitMix64::new(seed ^ 0x5eed_0fa1),
             now: Duration::ZERO,
             skew_ms: BTreeMap::new(),
             broken: BTreeMap::new(),
             trace: DefaultHasher::new(),
-            lines: keep_lines.then(Vec::new),
+            aloud,
             sequence: 0,
         };
         Self {
@@ -121,25 +122,21 @@ impl World {
     }
 
     /// Writes a line into the trace.
+    #[expect(clippy::print_stdout, reason = "a trace is what one runs a seed for")]
     pub(crate) fn note(&self, what: &str) {
         let mut inner = self.lock();
         let mut line = String::new();
         // Writing into a string cannot fail.
         let _ = write!(line, "{:>7} ms  {what}", inner.now.as_millis());
         inner.trace.write(line.as_bytes());
-        if let Some(lines) = &mut inner.lines {
-            lines.push(line);
+        if inner.aloud {
+            println!("{line}");
         }
     }
 
     /// A number for the whole trace so far.
     pub(crate) fn trace_hash(&self) -> u64 {
         self.lock().trace.finish()
-    }
-
-    /// The trace, if it was kept.
-    pub(crate) fn take_lines(&self) -> Vec<String> {
-        self.lock().lines.take().unwrap_or_default()
     }
 }
 

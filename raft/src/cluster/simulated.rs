@@ -20,6 +20,7 @@ use mode_envoy_storage::disk::Disk;
 use mode_envoy_storage::wal::{Position, Stepper, Wal, WalOptions};
 use openraft::ServerState;
 use prost::Message as _;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::{Body, Bytes, Service, StdError, http};
 use tonic::service::Routes;
@@ -53,6 +54,8 @@ pub struct Founding {
     pub members: Option<BTreeMap<NodeId, String>>,
     /// Whether the node's log was synced before: an empty one is refused then.
     pub log_expected: bool,
+    /// Whether the membership follows the log. Else only the simulation changes it, and leadership cannot be handed over.
+    pub keeps_members: bool,
 }
 
 /// The disk of a member, and who writes its log.
@@ -73,6 +76,8 @@ pub struct Member {
     wal: Wal,
     routes: Routes,
     cluster_id: ClusterId,
+    /// Who has it changes the members.
+    _changing: Option<Arc<OwnedMutexGuard<()>>>,
 }
 
 /// What consensus of a member looks like at one moment.
@@ -178,6 +183,8 @@ pub async fn start(
         unsettled,
     };
     let (handle, routes) = assemble(settings, hooks, parts, &founding.identity, &tasks)?;
+    let changing = Arc::clone(&handle.leadership().changing);
+    let changing = (!founding.keeps_members).then(|| changing.try_lock_owned());
     if formed.initialise {
         initialise(&raft, &formed.members).await?;
     }
@@ -187,6 +194,7 @@ pub async fn start(
         wal: opened.wal,
         routes: routes.prepare(),
         cluster_id,
+        _changing: changing.and_then(Result::ok).map(Arc::new),
     })
 }
 
