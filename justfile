@@ -35,6 +35,27 @@ doctest:
 external:
     cargo nextest run --locked -p mode-envoy-cluster-tests --features external --run-ignored default -E 'binary(/external/)'
 
+# Clusters in one thread where networks, disks and clocks fail as a seed says: 200 seeds, or one with its trace.
+sim seed="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim
+    sim="cargo test --locked --profile sim -p mode-envoy-cluster-tests --no-default-features --features sim"
+    if [ -n "{{seed}}" ]; then
+        SIM_SEED="{{seed}}" $sim --test sim one_seed -- --exact --nocapture
+    else
+        $sim --lib sim::
+        $sim --test sim -- --nocapture --test-threads 1
+    fi
+
+# The simulation against openraft 0.9.24, which can commit without a quorum (#1802): it must find that. Needs crates.io.
+sim-proof:
+    cluster-tests/sim-proof
+
+# Clippy and docs do not see the simulation without its feature.
+sim-lint:
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo clippy --locked --profile sim -p mode-envoy-raft -p mode-envoy-cluster-tests --no-default-features --features mode-envoy-cluster-tests/sim --lib --test sim -- -D warnings
+
 # Format, and apply what clippy can.
 fix:
     cargo fmt --all

@@ -15,6 +15,8 @@ pub mod members;
 pub mod origin;
 pub mod program;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod soak;
 pub mod upstream;
 pub mod usage;

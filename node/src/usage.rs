@@ -17,8 +17,9 @@ pub(crate) mod aggregate;
 pub(crate) mod opens;
 pub(crate) mod projection;
 pub(crate) mod recovery;
-pub(crate) mod stream;
 pub(crate) mod totals;
+
+pub(crate) use mode_envoy_model::usage::sender as stream;
 
 pub mod calls;
 pub mod flush;

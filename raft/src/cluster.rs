@@ -10,6 +10,8 @@ mod find;
 mod keeper;
 mod members;
 mod open;
+#[cfg(feature = "sim")]
+pub(crate) mod simulated;
 mod start;
 mod status;
 mod unsettled;
@@ -42,6 +44,7 @@ use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
 use crate::join::Pin as CaPin;
+use crate::machine;
 use crate::members::{Departure, Leadership};
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
@@ -416,7 +419,7 @@ impl Handle {
         self.inner.tasks.shutdown().await;
         let wal = self.inner.wal.clone();
         // The writer's thread is joined; it may be in a sync.
-        let _ = tokio::task::spawn_blocking(move || wal.close()).await;
+        let _ = machine::blocking(move || wal.close()).await;
     }
 }
 

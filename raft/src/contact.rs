@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::machine;
 
 /// On the wire: the leader has not had a quorum yet.
 const NEVER: u64 = u64::MAX;
@@ -33,10 +33,7 @@ pub struct Contact {
 impl BootMs {
     /// This moment.
     pub fn now() -> Self {
-        let now = clock_gettime(ClockId::Boottime);
-        let secs = u64::try_from(now.tv_sec).unwrap_or_default();
-        let millis = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default();
-        Self(secs.saturating_mul(1_000).saturating_add(millis))
+        Self(machine::boot_ms())
     }
 
     /// How long it has been since `earlier`.

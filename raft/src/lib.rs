@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
-//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
+//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `machine`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `snapshot`, `contact`, `network`, `raft_service`); how proposals and reads reach the
 //! leader (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of;
 //! how nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
@@ -24,6 +24,7 @@ mod checkpoint;
 mod contact;
 mod convert;
 mod log_store;
+mod machine;
 mod network;
 mod peers;
 mod raft_service;
@@ -42,6 +43,9 @@ mod reads;
 mod tasks;
 
 pub mod cluster;
+
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use calls::CallRecords;
 pub use checkpoint::CheckpointStats;

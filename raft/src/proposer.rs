@@ -16,16 +16,18 @@ mod entry;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::apply::SharedState;
 use crate::clock::{Clock, Now};
 use crate::contact::{BootMs, Contact};
 use crate::convert::Proposal;
+use crate::machine;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::reads::{ReadError, ReadIndex};
 use crate::tasks::Tasks;
@@ -140,7 +142,7 @@ impl Proposer {
         &self,
         proposal: Proposal,
         caller: Caller,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
     ) -> Answer {
         let ended = || Refusal::Final(ProposeError::ShuttingDown);
         let (answer, receiver) = oneshot::channel();
@@ -378,13 +380,9 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let wall_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         Now {
             monotonic: self.began.elapsed(),
-            wall_ms,
+            wall_ms: machine::wall_ms(self.own.node_id),
         }
     }
 }

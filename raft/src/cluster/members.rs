@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::{Ending, Handle, MemberRole, MemberStatus};
 use crate::data_dir::DataDirError;
 use crate::join::{JoinTokenText, token_hash};
+use crate::machine;
 use crate::members::{self, Departure, Leadership, TransferError, View};
 use crate::proposal::{Accepted, Caller, ProposeError};
 use crate::types::{NodeId, Raft};
@@ -162,7 +163,7 @@ impl Handle {
     /// The record could not be written.
     pub async fn caught_up(&self) -> Result<(), DataDirError> {
         let dir = self.inner.data_dir.clone();
-        let written = tokio::task::spawn_blocking(move || dir.caught_up());
+        let written = machine::blocking(move || dir.caught_up());
         written.await.unwrap_or(Ok(()))
     }
 
@@ -273,7 +274,7 @@ impl Handle {
 
     pub(crate) async fn remember_removal(&self) -> Result<(), DataDirError> {
         let dir = self.inner.data_dir.clone();
-        let written = tokio::task::spawn_blocking(move || dir.mark_removed());
+        let written = machine::blocking(move || dir.mark_removed());
         written.await.unwrap_or(Ok(()))
     }
 }

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mode_envoy_storage::disk::RealDisk;
+use mode_envoy_storage::wal::Wal;
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
@@ -18,6 +20,7 @@ use crate::contact::Contact;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
+use crate::machine;
 use crate::network::Network;
 use crate::peer_server::{self, PeerServices};
 use crate::peers::Peers;
@@ -88,8 +91,11 @@ async fn run(
     let opened = {
         let (data_dir, formed) = (data_dir.clone(), formed.clone());
         let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
-        let opening = move || open(node_id, segment_bytes, &data_dir, &formed);
-        tokio::task::spawn_blocking(opening)
+        let opening = move || {
+            let disk = Arc::new(RealDisk);
+            open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
+        };
+        machine::blocking(opening)
             .await
             .map_err(|_| StartError::Cancelled)??
     };
@@ -113,7 +119,7 @@ async fn run(
         .map_err(|e| StartError::Consensus(e.to_string()))?;
     let unsettled = {
         let (state, wal) = (opened.state.clone(), opened.wal.clone());
-        tokio::task::spawn_blocking(move || Unsettled::read(&state, &wal))
+        machine::blocking(move || Unsettled::read(&state, &wal))
             .await
             .map_err(|_| StartError::Cancelled)?
     };
@@ -202,7 +208,10 @@ async fn still_belongs(handle: &Handle) -> Result<(), StartError> {
 }
 
 /// Writes the first entry: who the members are. A start that was cut short after it finds it written.
-async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(), StartError> {
+pub(super) async fn initialise(
+    raft: &Raft,
+    members: &BTreeMap<NodeId, String>,
+) -> Result<(), StartError> {
     let members: BTreeMap<NodeId, Member> = members
         .iter()
         .map(|(id, address)| {
@@ -220,7 +229,7 @@ async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(
     }
 }
 
-fn raft_config(settings: &Settings) -> Result<Config, StartError> {
+pub(super) fn raft_config(settings: &Settings) -> Result<Config, StartError> {
     let Timers {
         heartbeat_ms,
         election_min_ms,

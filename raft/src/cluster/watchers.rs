@@ -5,6 +5,7 @@ use tokio::sync::watch;
 
 use crate::contact::Contact;
 use crate::data_dir::DataDir;
+use crate::machine;
 use crate::members::Leadership;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft, RaftMetrics};
@@ -79,7 +80,7 @@ pub(super) async fn confirm_log(
         return Ok(());
     }
     let data_dir = data_dir.clone();
-    tokio::task::spawn_blocking(move || data_dir.confirm_log())
+    machine::blocking(move || data_dir.confirm_log())
         .await
         .unwrap_or(Ok(()))
 }
