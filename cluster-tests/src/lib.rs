@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod members;
+pub mod netns;
 pub mod origin;
 pub mod program;
 pub mod server;

@@ -60,6 +60,8 @@ pub struct Launch {
     pub workers: usize,
     /// More words for `serve`; they win over the usual settings.
     pub more: Vec<String>,
+    /// The network namespace that it is in, if not the test's own.
+    pub namespace: Option<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -123,7 +125,7 @@ impl Node {
             .append(true)
             .open(&launch.log)
             .with_context(|| format!("opening {}", launch.log.display()))?;
-        let mut command = launch.program.command();
+        let mut command = launch.program.command_in(launch.namespace.as_deref());
         command
             .arg("serve")
             .arg("--data-dir")

@@ -1,0 +1,156 @@
+//! Processes that stand still, disks that are full and descriptors that are used up.
+//!
+//! The account of [`Scene::account`] must hold after each. These tests need `ip`, `unshare` and `mount`, and root or
+//! unprivileged user namespaces.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mode_envoy_cluster_tests::http::{self, CHAT};
+use mode_envoy_cluster_tests::netns::sandbox;
+use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
+use mode_envoy_cluster_tests::netns::small_disk::SmallDisk;
+use mode_envoy_cluster_tests::netns::work::Person;
+use mode_envoy_cluster_tests::wait;
+use tokio::net::TcpStream;
+
+const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
+
+/// An election among those that run, on a busy machine.
+const ELECTED: Duration = Duration::from_secs(10);
+/// Longer than an election takes.
+const STILL: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_node_that_stood_still_never_answers_a_read_with_what_it_knew() -> Result<()> {
+    let name = "a_node_that_stood_still_never_answers_a_read_with_what_it_knew";
+    sandbox::run(name, async || {
+        let mut scene = Scene::start(NODE, 3).await?;
+        // Whoever leads stands still, then somebody who follows.
+        for leads in [true, false] {
+            let ids = scene.leader_first().await?;
+            let (still, moving) = if leads {
+                (ids[0], ids[1])
+            } else {
+                (ids[2], ids[1])
+            };
+            let work = scene.work(&[moving]);
+            scene.cluster.node(still).freeze()?;
+            scene.change_through(moving, ELECTED).await?;
+            // These reads wait in its sockets, from after the change on, and are the first thing that it sees.
+            let person = scene.person(still);
+            let asks = async {
+                let (a, b, c) = tokio::join!(person.read(), person.read(), person.read());
+                Ok::<_, anyhow::Error>([a?, b?, c?])
+            };
+            let thaws = async {
+                lasting(STILL).await;
+                scene.cluster.node(still).thaw()
+            };
+            let (answered, thawed) = tokio::join!(asks, thaws);
+            thawed?;
+            tell(&format!("reads of node {still} answered: {:?}", answered?))?;
+            scene.change_through(still, ELECTED).await?;
+            work.end().await?;
+        }
+        scene.account().await?;
+        scene.finish().await
+    })
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_says_so_and_ends_and_comes_back_when_there_is_room() -> Result<()> {
+    let name = "a_leader_whose_disk_is_full_says_so_and_ends_and_comes_back_when_there_is_room";
+    sandbox::run(name, async || {
+        let mut disk = None;
+        let full = 3;
+        let mut scene = Scene::start_with(NODE, 3, |cluster| {
+            let launch = &mut cluster.node_mut(full).launch;
+            let spools = ["--usage-spool-bytes", "2097152"].map(str::to_owned);
+            launch.more.extend(spools);
+            disk = Some(SmallDisk::mount(&launch.data_dir, 64 << 20)?);
+            Ok(())
+        })
+        .await?;
+        let disk = disk.context("mounted above")?;
+        let mut before = scene.leader_first().await?;
+        if before[0] != full {
+            scene
+                .cluster
+                .node(1)
+                .ok("cluster transfer-leader 3")
+                .await?;
+            before = scene.leader_first().await?;
+        }
+        ensure!(before[0] == full, "node {full} does not lead: {before:?}");
+        call(&scene, full, 20).await?;
+
+        let work = scene.work(&[1, 2]);
+        disk.fill()?;
+        let person = scene.person(1);
+        let code = until_it_ends(&mut scene, full, &person).await?;
+        ensure!(code == Some(1), "the node ended with {code:?}");
+        let said = scene.cluster.node(full).log();
+        let dir = scene.cluster.node(full).launch.data_dir.clone();
+        for told in ["No space left", &*dir.to_string_lossy()] {
+            ensure!(said.contains(told), "it does not say {told:?}: {said}");
+        }
+        scene.change_through(1, ELECTED).await?;
+        scene.change_through(2, ELECTED).await?;
+
+        disk.free()?;
+        scene.cluster.node_mut(full).start()?;
+        scene.cluster.node_mut(full).wait_ready().await?;
+        scene.change_through(full, ELECTED).await?;
+        call(&scene, full, 20).await?;
+        work.end().await?;
+        scene.account().await?;
+        scene.finish().await
+    })
+}
+
+#[test]
+fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
+    let name = "a_node_without_descriptors_lets_clients_wait_and_goes_on";
+    sandbox::run(name, async || {
+        let poor = 2;
+        let mut scene = Scene::start_with(NODE, 3, |cluster| {
+            cluster.node_mut(poor).launch.descriptors = Some(DESCRIPTORS);
+            Ok(())
+        })
+        .await?;
+        call(&scene, poor, 20).await?;
+        let work = scene.work(&[1, 3]);
+
+        // Clients that say nothing, more of them than the node has descriptors.
+        let mut idle = Vec::new();
+        for _ in 0..2 * DESCRIPTORS {
+            idle.push(TcpStream::connect(scene.cluster.node(poor).gateway()).await?);
+        }
+        lasting(STILL).await;
+        // The log needs files of its own all the while: segments are begun, checkpoints are written.
+        let person = scene.person(1);
+        for round in 0..ROUNDS {
+            churn(&person, round).await?;
+        }
+        scene.change_through(1, ELECTED).await?;
+        let open = descriptors(&scene, poor)?;
+        tell(&format!(
+            "node {poor} has {open} descriptors of {DESCRIPTORS}"
+        ))?;
+        drop(idle);
+
+        let (node, key) = (scene.cluster.node(poor), scene.key());
+        wait::until("the gateway to serve again", ELECTED, async || {
+            let body = http::chat("remote", "after");
+            http::post(node.gateway(), CHAT, key, &body)
+                .await?
+                .expect(200)
+        })
+        .await?;
+        scene.change_through(poor, ELECTED).await?;
+        work.end().await?;
+        scene.account().await?;
+        scene.finish().await
+    })
+}
