@@ -78,7 +78,7 @@ impl Cluster {
         let token = cluster.dir.path().join("data-1/admin.token");
         let program = cluster.program.clone().with_token_file(token);
         for (index, node) in cluster.nodes.iter_mut().enumerate() {
-            node.launch.namespace = Some(net.namespace(index + 1));
+            node.launch.starter = net.starter(index + 1);
             node.launch.program = program.clone();
             let beyond_loopback = ["--insecure", "gateway", "--insecure", "admin"];
             node.launch.more.extend(beyond_loopback.map(str::to_owned));
@@ -115,7 +115,7 @@ impl Cluster {
                     advertise_peer: None,
                     workers: 2,
                     more: Vec::new(),
-                    namespace: None,
+                    starter: Vec::new(),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })
@@ -151,7 +151,7 @@ impl Cluster {
             advertise_peer: None,
             workers: 2,
             more: Vec::new(),
-            namespace: None,
+            starter: Vec::new(),
             log: dir.join(format!("node-{id}.log")),
             program: self.program.clone(),
         }));

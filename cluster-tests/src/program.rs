@@ -59,18 +59,18 @@ impl Program {
 
     /// A command that sees nothing of the user's settings.
     pub fn command(&self) -> Command {
-        self.command_in(None)
+        self.command_below(&[])
     }
 
-    /// The same, in a network namespace if one is named.
-    pub fn command_in(&self, namespace: Option<&str>) -> Command {
-        let mut command = match namespace {
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(&self.binary);
+    /// The same, started by another program: the words of its command line, to which this one's is added.
+    pub fn command_below(&self, starter: &[String]) -> Command {
+        let mut command = match starter {
+            [] => Command::new(&self.binary),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.binary);
                 command
             }
-            None => Command::new(&self.binary),
         };
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();

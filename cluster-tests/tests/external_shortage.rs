@@ -3,9 +3,10 @@
 //! The account of [`Scene::account`] must hold after each. These tests need `ip`, `unshare` and `mount`, and root or
 //! unprivileged user namespaces.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::netns::sandbox;
 use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
@@ -20,6 +21,13 @@ const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 const ELECTED: Duration = Duration::from_secs(10);
 /// Longer than an election takes.
 const STILL: Duration = Duration::from_secs(5);
+
+/// Open files that a node may have at most.
+const DESCRIPTORS: usize = 200;
+/// Large changes, together more than a segment of the log.
+const ROUNDS: usize = 40;
+/// Objects of one large change.
+const MODELS: usize = 300;
 
 #[test]
 fn a_node_that_stood_still_never_answers_a_read_with_what_it_knew() -> Result<()> {
@@ -115,7 +123,12 @@ fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
     sandbox::run(name, async || {
         let poor = 2;
         let mut scene = Scene::start_with(NODE, 3, |cluster| {
-            cluster.node_mut(poor).launch.descriptors = Some(DESCRIPTORS);
+            let starter = &mut cluster.node_mut(poor).launch.starter;
+            let limit = [
+                "prlimit".to_owned(),
+                format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"),
+            ];
+            starter.splice(0..0, limit);
             Ok(())
         })
         .await?;
@@ -153,4 +166,53 @@ fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
         scene.account().await?;
         scene.finish().await
     })
+}
+
+// === helpers ===
+
+/// Calls a node's gateway, over a connection each.
+async fn call(scene: &Scene, id: usize, calls: usize) -> Result<()> {
+    for number in 0..calls {
+        let body = http::chat("remote", &format!("call {number} on node {id}"));
+        let gateway = scene.cluster.node(id).gateway();
+        http::post(gateway, CHAT, scene.key(), &body)
+            .await?
+            .expect(200)?;
+    }
+    Ok(())
+}
+
+/// Asks for a change that takes some ten kilobytes of the log.
+async fn churn(person: &Person, round: usize) -> Result<bool> {
+    let mut document = "models:\n".to_owned();
+    for model in 0..MODELS {
+        let _ = writeln!(
+            document,
+            "  - {{name: m{model:03}, targets: [{{provider: up, model: u{model:03}-{round}}}]}}"
+        );
+    }
+    person.apply(&document).await
+}
+
+/// Makes changes until a node has ended; its exit code.
+async fn until_it_ends(scene: &mut Scene, id: usize, person: &Person) -> Result<Option<i32>> {
+    let churning = async {
+        for round in 0.. {
+            churn(person, round).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        code = scene.cluster.node_mut(id).wait_end() => code,
+        stopped = churning => stopped.and_then(|()| bail!("no more changes")),
+    }
+}
+
+/// How many files a node has open.
+fn descriptors(scene: &Scene, id: usize) -> Result<usize> {
+    let pid = scene.cluster.node(id).pid().context("it does not run")?;
+    let dir = format!("/proc/{pid}/fd");
+    Ok(std::fs::read_dir(&dir)
+        .with_context(|| format!("reading {dir}"))?
+        .count())
 }

@@ -60,8 +60,8 @@ pub struct Launch {
     pub workers: usize,
     /// More words for `serve`; they win over the usual settings.
     pub more: Vec<String>,
-    /// The network namespace that it is in, if not the test's own.
-    pub namespace: Option<String>,
+    /// What starts the binary and becomes it, as `ip netns exec n1`; its own command line is added. Empty for nothing.
+    pub starter: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -125,7 +125,7 @@ impl Node {
             .append(true)
             .open(&launch.log)
             .with_context(|| format!("opening {}", launch.log.display()))?;
-        let mut command = launch.program.command_in(launch.namespace.as_deref());
+        let mut command = launch.program.command_below(&launch.starter);
         command
             .arg("serve")
             .arg("--data-dir")
@@ -170,6 +170,11 @@ impl Node {
     /// Whether it was started and not seen to end.
     pub const fn is_started(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// The number of its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
     }
 
     /// Everything it has said since its first start.
@@ -433,7 +438,7 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(id) = self.child.as_ref().and_then(Child::id) else {
+        let Some(id) = self.pid() else {
             return Ok(());
         };
         let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;

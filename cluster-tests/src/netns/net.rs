@@ -49,9 +49,11 @@ impl Net {
         NETWORK
     }
 
-    /// The namespace of a node.
-    pub fn namespace(&self, id: usize) -> String {
-        format!("n{id}")
+    /// What starts a program in a node's namespace.
+    pub fn starter(&self, id: usize) -> Vec<String> {
+        ["ip", "netns", "exec", &namespace(id)]
+            .map(str::to_owned)
+            .into()
     }
 
     /// The address of the test itself.
@@ -126,7 +128,7 @@ impl Net {
     }
 
     fn add(&self, id: usize) -> Result<()> {
-        let (name, port, hardware) = (self.namespace(id), port(id), hardware(id));
+        let (name, port, hardware) = (namespace(id), port(id), hardware(id));
         let address = format!("{NETWORK}.{id}/24");
         tool("ip", &["netns", "add", &name])?;
         let pair = ["link", "add", &port, "type", "veth", "peer", "name", "eth0"];
@@ -142,7 +144,7 @@ impl Net {
     }
 
     fn point(&self, from: usize, to: usize, hardware: &str) -> Result<()> {
-        let (name, to) = (self.namespace(from), format!("{NETWORK}.{to}"));
+        let (name, to) = (namespace(from), format!("{NETWORK}.{to}"));
         let whose = ["-n", &name, "neighbour", "replace", &to];
         let where_to = ["lladdr", hardware, "dev", "eth0", "nud", "permanent"];
         tool("ip", &[&whose[..], &where_to].concat()).map(drop)
@@ -159,6 +161,10 @@ impl Net {
 }
 
 // === free functions ===
+
+fn namespace(id: usize) -> String {
+    format!("n{id}")
+}
 
 fn hardware(id: usize) -> String {
     format!("02:00:00:00:00:{id:02x}")

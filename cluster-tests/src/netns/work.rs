@@ -93,24 +93,32 @@ impl Person {
         }
     }
 
-    /// Asks for a change, once; whether it was acknowledged. One that was refused may have happened all the same.
+    /// Asks for a tenant, once; whether it was acknowledged. The ledger keeps the name of one that was.
     ///
     /// # Errors
     ///
     /// It was neither acknowledged nor refused.
     pub async fn change(&self, name: &str) -> Result<bool> {
-        let document = format!("tenants: [{{name: {name}}}]");
+        let taken = self.apply(&format!("tenants: [{{name: {name}}}]")).await?;
+        if taken {
+            self.ledger.names().insert(name.to_owned());
+        }
+        Ok(taken)
+    }
+
+    /// Asks for what a document says, once; whether it was acknowledged. What was refused may have happened all the same.
+    ///
+    /// # Errors
+    ///
+    /// It was neither acknowledged nor refused.
+    pub async fn apply(&self, document: &str) -> Result<bool> {
         let arguments = ["apply", "-f", "-", "--admin", &self.url];
-        let output = self.program.run(&arguments, &document).await?;
+        let output = self.program.run(&arguments, document).await?;
         match output.code {
-            Some(0) => {
-                self.ledger.names().insert(name.to_owned());
-                Ok(true)
-            }
+            Some(0) => Ok(true),
             Some(1) if !output.stderr.trim().is_empty() => {
-                self.ledger
-                    .said()
-                    .push(format!("node {}: {}", self.id, output.stderr.trim()));
+                let said = format!("node {}: {}", self.id, output.stderr.trim());
+                self.ledger.said().push(said);
                 Ok(false)
             }
             _ => bail!("a change through node {}: {output}", self.id),
