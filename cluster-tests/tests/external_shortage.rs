@@ -13,6 +13,7 @@ use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
 use mode_envoy_cluster_tests::netns::small_disk::SmallDisk;
 use mode_envoy_cluster_tests::netns::work::Person;
 use mode_envoy_cluster_tests::wait;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -118,17 +119,16 @@ fn a_leader_whose_disk_is_full_says_so_and_ends_and_comes_back_when_there_is_roo
 }
 
 #[test]
-fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
-    let name = "a_node_without_descriptors_lets_clients_wait_and_goes_on";
+fn clients_that_take_all_descriptors_are_turned_away_and_the_node_goes_on() -> Result<()> {
+    let name = "clients_that_take_all_descriptors_are_turned_away_and_the_node_goes_on";
     sandbox::run(name, async || {
         let poor = 2;
         let mut scene = Scene::start_with(NODE, 3, |cluster| {
-            let starter = &mut cluster.node_mut(poor).launch.starter;
-            let limit = [
-                "prlimit".to_owned(),
-                format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}"),
-            ];
-            starter.splice(0..0, limit);
+            let launch = &mut cluster.node_mut(poor).launch;
+            let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+            launch.starter.splice(0..0, ["prlimit".to_owned(), limit]);
+            let often = ["--checkpoint-every", "10"].map(str::to_owned);
+            launch.more.extend(often);
             Ok(())
         })
         .await?;
@@ -136,21 +136,32 @@ fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
         let work = scene.work(&[1, 3]);
 
         // Clients that say nothing, more of them than the node has descriptors.
+        let gateway = scene.cluster.node(poor).gateway().to_owned();
         let mut idle = Vec::new();
         for _ in 0..2 * DESCRIPTORS {
-            idle.push(TcpStream::connect(scene.cluster.node(poor).gateway()).await?);
+            idle.push(TcpStream::connect(&gateway).await?);
         }
-        lasting(STILL).await;
-        // The log needs files of its own all the while: segments are begun, checkpoints are written.
+        let mut last = TcpStream::connect(&gateway).await?;
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).await?;
+        for told in ["HTTP/1.1 503 ", "x-mode-envoy-error: overloaded"] {
+            ensure!(answer.contains(told), "{told:?} is not in {answer:?}");
+        }
+
+        // The log needs files of its own all the while: segments are begun, checkpoints are written, and it is read.
         let person = scene.person(1);
         for round in 0..ROUNDS {
             churn(&person, round).await?;
         }
-        scene.change_through(1, ELECTED).await?;
-        let open = descriptors(&scene, poor)?;
-        tell(&format!(
-            "node {poor} has {open} descriptors of {DESCRIPTORS}"
-        ))?;
+        scene.change_through(poor, ELECTED).await?;
+        ensure!(scene.person(poor).read().await?, "a read was refused");
+        let said = scene.cluster.node(poor).log();
+        for told in [
+            "few open files are allowed",
+            "clients are answered `overloaded`",
+        ] {
+            ensure!(said.contains(told), "it does not say {told:?}: {said}");
+        }
         drop(idle);
 
         let (node, key) = (scene.cluster.node(poor), scene.key());
@@ -161,7 +172,6 @@ fn a_node_without_descriptors_lets_clients_wait_and_goes_on() -> Result<()> {
                 .expect(200)
         })
         .await?;
-        scene.change_through(poor, ELECTED).await?;
         work.end().await?;
         scene.account().await?;
         scene.finish().await
@@ -206,13 +216,4 @@ async fn until_it_ends(scene: &mut Scene, id: usize, person: &Person) -> Result<
         code = scene.cluster.node_mut(id).wait_end() => code,
         stopped = churning => stopped.and_then(|()| bail!("no more changes")),
     }
-}
-
-/// How many files a node has open.
-fn descriptors(scene: &Scene, id: usize) -> Result<usize> {
-    let pid = scene.cluster.node(id).pid().context("it does not run")?;
-    let dir = format!("/proc/{pid}/fd");
-    Ok(std::fs::read_dir(&dir)
-        .with_context(|| format!("reading {dir}"))?
-        .count())
 }

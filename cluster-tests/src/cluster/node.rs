@@ -172,11 +172,6 @@ impl Node {
         self.child.is_some()
     }
 
-    /// The number of its process, if it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
-    }
-
     /// Everything it has said since its first start.
     pub fn log(&self) -> String {
         std::fs::read(&self.launch.log)
@@ -438,7 +433,7 @@ impl Node {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let Some(id) = self.pid() else {
+        let Some(id) = self.child.as_ref().and_then(Child::id) else {
             return Ok(());
         };
         let pid = Pid::from_raw(i32::try_from(id)?).context("a process id")?;

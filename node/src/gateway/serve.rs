@@ -19,12 +19,15 @@ use super::client_io::{ClientIo, Progress};
 use super::connections::Ticket;
 use super::pipeline;
 use super::worker::Worker;
+use crate::descriptors::{Use, may_keep};
 use crate::upstream::LazyTimer;
 
 /// How often idle connections are looked through.
 const TIDY: Duration = Duration::from_secs(5);
 /// Pause after the system refused to accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a reason that lasts is told.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
 /// hyper's read buffer: above the limit of a head, so that a head a little too long is a call like another and is
 /// recorded. What does not fit at all is refused as `client_io.rs` says.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -75,8 +78,18 @@ async fn tidy(worker: Rc<Worker>) {
 }
 
 async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
+            Ok((stream, _)) if !may_keep(&stream, Use::Client) => {
+                turn_away(&stream);
+                if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    tracing::warn!(
+                        "clients are answered `overloaded`: too few open files are left; raise the limit of this node"
+                    );
+                    told = Some(Instant::now());
+                }
+            }
             Ok((stream, peer)) => admit(worker, stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
@@ -86,10 +99,14 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
     }
 }
 
+/// As much as the socket takes at once: nobody waits for a client that is not served.
+fn turn_away(stream: &TcpStream) {
+    let _ = stream.try_write(OVERLOADED);
+}
+
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     if worker.connections.count() >= worker.limits.connections {
-        // As much as the socket takes at once: nobody waits for a client that is not served.
-        let _ = stream.try_write(OVERLOADED);
+        turn_away(&stream);
         return;
     }
     if let Err(error) = stream.set_nodelay(true) {
