@@ -73,7 +73,7 @@ impl Cluster {
     ///
     /// There is no room for its files.
     pub fn plan_apart(binary: &str, count: u64, net: &Net) -> Result<Self> {
-        let mut cluster = Self::plan_on(net.network().to_owned(), None, binary, count)?;
+        let mut cluster = Self::plan_on(net.network(), None, binary, count)?;
         // The first root token is the same on all nodes: it comes from their secret.
         let token = cluster.dir.path().join("data-1/admin.token");
         let program = cluster.program.clone().with_token_file(token);

@@ -45,6 +45,7 @@ impl Program {
     }
 
     /// The same, told where its admin token is: beyond loopback it does not look for one.
+    #[must_use]
     pub fn with_token_file(self, path: PathBuf) -> Self {
         Self {
             token_file: Some(path),

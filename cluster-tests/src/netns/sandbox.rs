@@ -83,7 +83,9 @@ fn outside(name: &str) -> Result<()> {
     let dir = tempfile::tempdir().context("making a directory for the mark of a sandbox")?;
     let mark = dir.path().join("passed");
     let itself = std::env::current_exe().context("finding the test's own binary")?;
-    let status = Command::new("unshare")
+    // The first word's process is the one that `unshare` becomes; it is killed when this one dies.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "unshare"])
         .args(namespaces)
         .arg("--")
         .arg(itself)

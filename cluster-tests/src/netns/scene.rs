@@ -185,6 +185,9 @@ impl Scene {
         self.cluster.node(1).ok("audit --verify").await?;
         self.count_usage().await?;
         let (reads, unconfirmed) = self.ledger.reads();
+        for said in self.ledger.refusals() {
+            tell(&said)?;
+        }
         tell(&format!(
             "{} calls, {} changes acknowledged and {} refused, {reads} reads answered and {unconfirmed} refused",
             self.upstream.seen().len(),
