@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Numbers that no connection of a client or to an upstream ever has; a quarter of all where that is fewer.
-const RESERVE: u64 = 256;
+/// Numbers that no connection of a client or to an upstream ever has; a third of all where that is fewer. The peer listener takes
+/// half of them at most, and it is open to strangers until they fail its handshake.
+const RESERVE: u64 = 512;
 
 /// With fewer than these the operator is told at the start.
 const FEW: u64 = 4_096;
@@ -47,7 +48,7 @@ pub(crate) fn take_all() {
         let clients = bound(Some(count), Use::Client);
         tracing::warn!(
             open_files = count,
-            clients,
+            clients_at_most = clients,
             "few open files are allowed, so few clients can be connected; raise the limit (ulimit -n, LimitNOFILE=)"
         );
     }
@@ -62,7 +63,7 @@ pub(crate) fn may_keep(socket: &impl AsFd, whose: Use) -> bool {
 /// The number from which on sockets are closed; `None` is no limit.
 fn bound(limit: Option<u64>, whose: Use) -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
-    let shared = limit - RESERVE.min(limit / 4);
+    let shared = limit - RESERVE.min(limit / 3);
     match whose {
         Use::Client => shared - shared / 4,
         Use::Other => shared,
@@ -77,9 +78,9 @@ mod tests {
     fn clients_leave_room_for_upstreams_and_both_leave_room_for_the_log() {
         let bounds = |limit| (bound(limit, Use::Client), bound(limit, Use::Other));
         assert_eq!(bounds(Some(0)), (0, 0));
-        assert_eq!(bounds(Some(200)), (113, 150));
-        assert_eq!(bounds(Some(1_024)), (576, 768));
-        assert_eq!(bounds(Some(1 << 20)), (786_240, 1_048_320));
+        assert_eq!(bounds(Some(200)), (101, 134));
+        assert_eq!(bounds(Some(1_024)), (513, 683));
+        assert_eq!(bounds(Some(1 << 20)), (786_048, 1_048_064));
         assert!(bounds(None).0 > 1 << 62);
     }
 
