@@ -12,9 +12,11 @@ use mode_envoy_cluster_tests::netns::sandbox;
 use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
 use mode_envoy_cluster_tests::netns::small_disk::SmallDisk;
 use mode_envoy_cluster_tests::netns::work::Person;
+use mode_envoy_cluster_tests::upstream::Fault;
 use mode_envoy_cluster_tests::wait;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 
@@ -24,7 +26,9 @@ const ELECTED: Duration = Duration::from_secs(10);
 const STILL: Duration = Duration::from_secs(5);
 
 /// Open files that a node may have at most.
-const DESCRIPTORS: usize = 200;
+const DESCRIPTORS: usize = 400;
+/// Calls at once, more than such a node takes.
+const BURST: usize = 150;
 /// Large changes, together more than a segment of the log.
 const ROUNDS: usize = 40;
 /// Objects of one large change.
@@ -178,6 +182,7 @@ fn clients_that_take_all_descriptors_are_turned_away_and_the_node_goes_on() -> R
         })
         .await?;
         work.end().await?;
+        burst(&scene, poor).await?;
         scene.account().await?;
         scene.finish().await
     })
@@ -194,6 +199,44 @@ async fn call(scene: &Scene, id: usize, calls: usize) -> Result<()> {
             .await?
             .expect(200)?;
     }
+    Ok(())
+}
+
+/// Calls that all wait for the provider at once: those that are let in have a connection to it and are answered, the others are turned
+/// away.
+async fn burst(scene: &Scene, id: usize) -> Result<()> {
+    scene.upstream().fault("up-remote", Fault::Held);
+    let mut calls = JoinSet::new();
+    for number in 0..BURST {
+        let (gateway, key) = (
+            scene.cluster.node(id).gateway().to_owned(),
+            scene.key().to_owned(),
+        );
+        let body = http::chat("remote", &format!("burst {number}"));
+        calls.spawn(async move { http::post(&gateway, CHAT, &key, &body).await });
+    }
+    lasting(STILL).await;
+    scene.upstream().release();
+    let (mut answered, mut turned_away) = (0, 0);
+    while let Some(call) = calls.join_next().await {
+        match call? {
+            Ok(answer) if answer.status == 200 => answered += 1,
+            Ok(answer) => {
+                answer.expect(503)?;
+                turned_away += 1;
+            }
+            // It was closed before the request was sent: a client that is turned away need not notice in time.
+            Err(_) => turned_away += 1,
+        }
+    }
+    tell(&format!(
+        "of {BURST} calls at once {answered} were answered"
+    ))?;
+    ensure!(answered > 20, "only {answered} calls were answered");
+    ensure!(
+        turned_away > 20,
+        "only {turned_away} calls were turned away: the limit is not low"
+    );
     Ok(())
 }
 

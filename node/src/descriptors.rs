@@ -4,8 +4,8 @@
 //! all numbers beyond it stay free for everything else, without any counting: nobody who only connects can end a node.
 //!
 //! ```text
-//! 0             clients             3/4          upstreams, admin           1   log, peers, files
-//! |--------------------------------------------------------------------------|-------------------|
+//! 0          clients           1/2     upstreams, operators      1   log, peers, files
+//! |-----------------------------|--------------------------------|---------------------|
 //! ```
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -22,7 +22,7 @@ const FEW: u64 = 4_096;
 /// Whose socket it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Use {
-    /// A client of the gateway.
+    /// A client of the gateway. They get half, since each may need an upstream.
     Client,
     /// An upstream, which a client that was let in waits for; or an operator.
     Other,
@@ -65,7 +65,7 @@ fn bound(limit: Option<u64>, whose: Use) -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
     let shared = limit - RESERVE.min(limit / 3);
     match whose {
-        Use::Client => shared - shared / 4,
+        Use::Client => shared / 2,
         Use::Other => shared,
     }
 }
@@ -78,10 +78,10 @@ mod tests {
     fn clients_leave_room_for_upstreams_and_both_leave_room_for_the_log() {
         let bounds = |limit| (bound(limit, Use::Client), bound(limit, Use::Other));
         assert_eq!(bounds(Some(0)), (0, 0));
-        assert_eq!(bounds(Some(200)), (101, 134));
-        assert_eq!(bounds(Some(1_024)), (513, 683));
-        assert_eq!(bounds(Some(1 << 20)), (786_048, 1_048_064));
-        assert!(bounds(None).0 > 1 << 62);
+        assert_eq!(bounds(Some(200)), (67, 134));
+        assert_eq!(bounds(Some(1_024)), (341, 683));
+        assert_eq!(bounds(Some(1 << 20)), (524_032, 1_048_064));
+        assert!(bounds(None).0 > 1 << 60);
     }
 
     #[test]

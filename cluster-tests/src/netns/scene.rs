@@ -80,6 +80,11 @@ impl Scene {
         &self.key
     }
 
+    /// The provider of its model.
+    pub const fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
     /// What was acknowledged so far.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
