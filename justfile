@@ -1,7 +1,7 @@
 # `just verify` never writes; `just fix` does. CI calls only these verbs and the README's commands.
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-# Everything that must hold before a change lands, except the tests with foreign clients (`just external`).
+# Everything that must hold before a change lands, except the tests with foreign clients and real faults (`just external`).
 verify: lock fmt-check clippy doc deny test doctest
 
 # The lock file is current.
@@ -31,7 +31,8 @@ test:
 doctest:
     cargo test --locked --workspace --doc
 
-# Tests that need Python clients (cluster-tests/external/requirements.txt), curl, or a minute of load.
+# Tests that need Python clients (cluster-tests/external/requirements.txt), curl, a minute of load, or network namespaces of their
+# own (iproute2 and util-linux, as root or where user namespaces are allowed).
 external:
     cargo nextest run --locked -p mode-envoy-cluster-tests --features external --run-ignored default -E 'binary(/external/)'
 

@@ -12,6 +12,7 @@ pub mod dashboard;
 pub mod http;
 pub mod load;
 pub mod members;
+pub mod netns;
 pub mod origin;
 pub mod program;
 pub mod server;

@@ -37,6 +37,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
+use crate::descriptors::{Use, may_keep};
 use crate::readiness::Readiness;
 
 pub use self::status::ERROR_DOMAIN;
@@ -105,6 +106,10 @@ pub async fn serve(
             _ = health_step.tick() => health.follow(readiness.not_ready().is_empty()).await,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) if !may_keep(&stream, Use::Other) => {
+                    tracing::warn!("admin: a connection was closed for want of open files");
+                    sleep(ACCEPT_PAUSE).await;
+                }
                 Ok((stream, _)) => {
                     let serving =
                         connection::accept(stream, tls.clone(), Arc::clone(&gate), shutdown.clone());

@@ -17,6 +17,7 @@ compile_error!(
 pub(crate) mod alarms;
 pub(crate) mod app;
 pub mod config;
+pub(crate) mod descriptors;
 pub mod supervisor;
 
 pub mod gateway;

@@ -11,11 +11,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use super::client_io::overloaded;
 use super::connection::accepted;
 use super::worker::Worker;
+use crate::descriptors::{Use, may_keep};
 
 /// How often idle connections are looked through.
 const TIDY: Duration = Duration::from_secs(5);
 /// Pause after the system refused to accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a reason that lasts is told.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
+
 /// When to stop, once that is known; what is in flight then has until that moment.
 pub(super) type Stop = watch::Receiver<Option<Instant>>;
 
@@ -59,8 +63,18 @@ async fn tidy(worker: Rc<Worker>) {
 }
 
 async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
+            Ok((stream, _)) if !may_keep(&stream, Use::Client) => {
+                turn_away(worker, &stream);
+                if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    tracing::warn!(
+                        "clients are answered `overloaded`: too few open files are left; raise the limit of this node"
+                    );
+                    told = Some(Instant::now());
+                }
+            }
             Ok((stream, peer)) => admit(worker, stream, peer),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
@@ -70,14 +84,18 @@ async fn accept(worker: &Rc<Worker>, listener: &TcpListener) {
     }
 }
 
+/// As much as the socket takes at once: nobody waits for a client that is not served. Where it expects TLS, being closed has
+/// to tell.
+fn turn_away(worker: &Worker, stream: &TcpStream) {
+    let answer = overloaded(worker);
+    if worker.tls.is_none() {
+        let _ = stream.try_write(&answer);
+    }
+}
+
 fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let Some(ticket) = worker.connections.open(peer.ip(), &worker.limits) else {
-        // As much as the socket takes at once: nobody waits for a client that is not served. Where it expects TLS, being
-        // closed has to tell.
-        let answer = overloaded(worker);
-        if worker.tls.is_none() {
-            let _ = stream.try_write(&answer);
-        }
+        turn_away(worker, &stream);
         return;
     };
     if let Err(error) = stream.set_nodelay(true) {
