@@ -18,6 +18,7 @@ pub mod error;
 pub mod principal;
 
 mod apply;
+mod backup;
 mod cluster;
 mod diff;
 mod history;
@@ -38,6 +39,7 @@ use crate::usage::Queries;
 
 pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
+pub use self::backup::BackupInPieces;
 pub use self::cluster::{ClusterStatus, NewNode, Removal};
 pub use self::diff::{Compared, ComparedObject};
 pub use self::error::ControlError;

@@ -9,8 +9,9 @@
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader
 //! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves
-//! ([`join`], `members`); and [`cluster`], which puts it together.
+//! ([`join`], `members`); [`cluster`], which puts it together; and [`backup`], which takes the state elsewhere.
 
+pub mod backup;
 pub mod channels;
 pub mod data_dir;
 pub mod formation;

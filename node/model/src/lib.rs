@@ -33,6 +33,7 @@ pub mod catalog;
 pub mod history;
 pub mod usage;
 
+pub mod adopt;
 pub mod batch;
 pub mod checkpoint;
 pub mod state;

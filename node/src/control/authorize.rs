@@ -25,6 +25,8 @@ pub enum Action {
     Tokens,
     /// Add or remove nodes, or move leadership.
     Members,
+    /// Take the whole state away.
+    Backup,
     /// What only the cluster itself does.
     Internal,
 }
@@ -37,7 +39,7 @@ impl Action {
         match self {
             Self::Read => Some(Role::Viewer),
             Self::ChangeConfig | Self::ChangeKeys => Some(Role::Admin),
-            Self::Tokens | Self::Members => Some(Role::Root),
+            Self::Tokens | Self::Members | Self::Backup => Some(Role::Root),
             Self::Internal => None,
         }
     }
@@ -49,6 +51,7 @@ impl Action {
             Self::ChangeKeys => "changing API keys",
             Self::Tokens => "managing admin tokens",
             Self::Members => "changing the cluster's nodes",
+            Self::Backup => "backing up the cluster",
             Self::Internal => "this",
         }
     }
