@@ -1,4 +1,5 @@
-//! The command line. Apart from `serve`, `demo`, `check` and `certs`, every verb is a call of the gRPC admin API.
+//! The command line. Apart from `serve`, `demo`, `check`, `certs` and what is done to
+//! a backup's file, every verb is a call of the gRPC admin API.
 //!
 //! One file per verb: its arguments, its call, its answer. `output` is the one place that prints: data on standard
 //! output, everything else on standard error. Exit codes: 0 done, 1 failed, 2 used wrongly or drift found
@@ -225,7 +226,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Usage(args) => global.call(|client| usage::run(client, args, format)),
         Verb::Calls(args) => calls::run(&global, args),
         Verb::Explain(args) => global.call(|client| explain::run(client, args, format)),
-        Verb::Cluster(verb) => global.call(|client| cluster::run(client, verb, format)),
+        Verb::Cluster(verb) => cluster::dispatch(&global, verb, format),
     }
 }
 

@@ -19,6 +19,7 @@ pub mod error;
 pub mod principal;
 
 mod apply;
+mod backup;
 mod calls;
 mod cluster;
 mod diff;
@@ -42,6 +43,7 @@ use crate::usage::Queries;
 
 pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
+pub use self::backup::BackupInPieces;
 pub use self::calls::{
     CallsFilter, CallsQuestion, Follow, Followed, Gather, Gathered, LIMIT_MAX, explain,
     status_range,

@@ -101,6 +101,15 @@ pub fn random_id() -> Result<String, RandomError> {
     Ok(encoding::hex(&random_bytes::<12>()?))
 }
 
+/// The id of a cluster that nobody else will ever draw.
+///
+/// # Errors
+///
+/// [`RandomError`] if the system has no random bytes.
+pub(crate) fn new_cluster_id() -> Result<[u8; 16], RandomError> {
+    random_bytes()
+}
+
 /// Lower-case hexadecimal digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     encoding::hex(bytes)

@@ -3,6 +3,7 @@
 //! ```text
 //! Fresh --begin_forming(cluster id)--> Forming --become_member--> Member --confirm_log--> Member, log started
 //! none  --JoinDir::complete(id, secret)----------------------------^ joining --caught_up--> no more
+//! none  --RestoreDir::begin .. complete(id)----------------------------------^
 //! Member --removed--> never starts again
 //! ```
 //!
@@ -28,9 +29,11 @@ use crate::secret::SecretError;
 
 mod joining;
 mod record;
+mod restoring;
 
 pub(crate) use self::joining::JoinDir;
 pub use self::record::{NodeRecord, Stage};
+pub(crate) use self::restoring::RestoreDir;
 
 const LOCK_FILE: &str = "lock";
 const WAL_DIR: &str = "wal";
@@ -140,6 +143,25 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// A backup was being restored into it.
+    #[error(
+        "a backup was being restored into {path}, and that was cut short: run `mode-envoy cluster restore` with it again; nothing \
+         of it counts until that has ended"
+    )]
+    HalfRestored {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It is not one that a backup could be restored into.
+    #[error(
+        "the data directory {path} holds {found}; a backup is restored into an empty directory: give --data-dir another"
+    )]
+    NotForRestoring {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
     /// The system gave no random bytes.
     #[error("the system's random number generator failed; nothing was written to {path}")]
     Random {
@@ -178,6 +200,7 @@ impl DataDir {
         let failed = |doing| io_error(doing, path);
         create(path)?;
         let lock = lock(path)?;
+        restoring::not_cut_short(path)?;
         let record = match read_record(path)? {
             Some(record) if record.node_id != node_id => {
                 return Err(DataDirError::OtherNode {
@@ -223,6 +246,7 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`], where there is one and it cannot be understood.
     pub fn peek(path: &Path) -> Result<Option<NodeRecord>, DataDirError> {
+        restoring::not_cut_short(path)?;
         read_record(path)
     }
 

@@ -9,8 +9,10 @@
 //! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `machine`, `convert`, `log_store`, `checkpoint`,
 //! `apply`, `state_machine`, `peers`, `snapshot`, `contact`, `network`, `raft_service`); how proposals and reads reach the
 //! leader (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of;
-//! how nodes come and go, and leadership moves ([`join`], `members`); and [`cluster`], which puts it together.
+//! how nodes come and go, and leadership moves ([`join`], `members`); [`cluster`], which puts it together; and
+//! [`backup`], which takes the state elsewhere.
 
+pub mod backup;
 pub mod channels;
 pub mod data_dir;
 pub mod formation;

@@ -228,6 +228,11 @@ pub(crate) fn read_entries(wal: &Wal, from: u64, to: u64) -> Result<Vec<Entry>, 
     read(wal, from, to, usize::MAX)
 }
 
+/// Every entry from an index on, as one reading.
+pub(crate) fn read_from(wal: &Wal, from: u64) -> Result<Vec<Entry>, StorageError> {
+    read(wal, from, u64::MAX, usize::MAX)
+}
+
 fn read(wal: &Wal, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, StorageError> {
     let from = wal.first_index().map_or(from, |first| from.max(first));
     if from >= to {

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | [`wal`] | vote and log of the replicated state | all that was acknowledged | all that was acknowledged |
 //! | [`checkpoint`] | the state at one log position | the last complete one | the last complete one |
+//! | [`backup`] | a checkpoint as one file elsewhere | the writer's to see to | the writer's to see to |
 //! | [`spool`] | usage not yet replicated | every record | all but what came after the last sync |
 //! | [`projection`] | what can be computed again | perhaps | perhaps; never anything wrong |
 //! | [`call_log`] | single calls of the last days | what was written; the spool has the rest | what was synced; the spool has the rest |
@@ -26,6 +27,9 @@ pub mod wal;
 
 // Snapshots of the state.
 pub mod checkpoint;
+
+// A checkpoint as one file, to be kept elsewhere.
+pub mod backup;
 
 // Usage records on their way into the replicated log.
 pub mod spool;

@@ -34,6 +34,7 @@ pub mod history;
 pub mod requests;
 pub mod usage;
 
+pub mod adopt;
 pub mod batch;
 pub mod checkpoint;
 pub mod state;

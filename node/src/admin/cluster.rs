@@ -1,6 +1,9 @@
 //! The service `Cluster`.
 
+use std::pin::Pin;
+
 use mode_envoy_proto::admin::v1 as pb;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -70,6 +73,28 @@ impl pb::cluster_server::Cluster for Api {
         let moved = call.control.transfer_leader(&call.who, leader).await;
         moved.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::TransferLeaderResponse { leader }))
+    }
+
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<pb::BackupPiece, Status>> + Send>>;
+
+    async fn backup(
+        &self,
+        request: Request<pb::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let call = call_of(&request)?;
+        let made = call
+            .control
+            .backup(&call.who, request.get_ref().local)
+            .await;
+        let made = made.map_err(|error| to_status(&error))?;
+        let mut missing_nodes = made.missing_nodes;
+        let pieces = made.pieces.map(move |data| {
+            Ok(pb::BackupPiece {
+                data: data.into(),
+                missing_nodes: std::mem::take(&mut missing_nodes),
+            })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
     }
 }
 

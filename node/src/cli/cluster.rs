@@ -1,17 +1,22 @@
-//! `cluster`: the state of the cluster and of each node, who belongs to it, and who leads.
+//! `cluster`: the state of the cluster and of each node, who belongs to it, who leads; its backups, and clusters made of them.
+
+use std::process::ExitCode;
 
 use clap::Subcommand;
 use mode_envoy_proto::admin::v1 as pb;
 use mode_envoy_proto::admin::v1::cluster_client::ClusterClient;
 use serde::Serialize;
 
-use super::Ended;
 use super::client::{Client, api};
 use super::output::{Format, Table, answer, data, note};
+use super::{Ended, Global, ended};
 use crate::control::document::parse_duration;
 
+mod backup;
+mod restore;
+
 /// The cluster itself.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(super) enum ClusterVerb {
     /// Who leads, and how far each node is
     Status,
@@ -31,6 +36,10 @@ pub(super) enum ClusterVerb {
         /// Its id
         id: u64,
     },
+    /// Write the replicated state to a file, or check one that was written
+    Backup(backup::BackupArgs),
+    /// Make the data directory of a new cluster from a backup, offline
+    Restore(restore::RestoreArgs),
 }
 
 #[derive(Serialize)]
@@ -89,16 +98,23 @@ struct ShownNode<'a> {
     alarms: &'a [String],
 }
 
-pub(super) async fn run(
-    client: Client,
-    verb: ClusterVerb,
-    format: Format,
-) -> anyhow::Result<Ended> {
+/// Runs a verb; some need no cluster, and none is looked for then.
+pub(super) fn dispatch(global: &Global, verb: ClusterVerb, format: Format) -> ExitCode {
+    match verb {
+        ClusterVerb::Backup(args) if args.verify => ended(backup::verify(&args.file, format)),
+        ClusterVerb::Restore(args) => ended(restore::run(&args, format)),
+        verb => global.call(|client| run(client, verb, format)),
+    }
+}
+
+async fn run(client: Client, verb: ClusterVerb, format: Format) -> anyhow::Result<Ended> {
     match verb {
         ClusterVerb::Status => show_status(&client, format).await,
         ClusterVerb::AddNode { expires } => add_node(&client, expires, format).await,
         ClusterVerb::RemoveNode { id } => remove_node(&client, id, format).await,
         ClusterVerb::TransferLeader { id } => transfer_leader(&client, id, format).await,
+        ClusterVerb::Backup(args) => backup::run(&client, &args, format).await,
+        ClusterVerb::Restore(args) => restore::run(&args, format),
     }
 }
 

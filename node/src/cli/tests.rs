@@ -53,6 +53,11 @@ fn every_documented_line_is_taken() {
         "usage --since 30m --interval minute --group-by tenant,model --filter status=2xx,status=5xx",
         "usage --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --linearizable -o csv",
         "cluster status -o json",
+        "cluster backup b.backup",
+        "cluster backup - --local",
+        "cluster backup --verify b.backup -o json",
+        "cluster restore b.backup --data-dir d",
+        "cluster restore - --data-dir d --cluster-secret-file s --node-id 9",
         "certs secret",
         "--admin http://127.0.0.1:1 --token met-x cluster status",
     ] {
@@ -80,6 +85,9 @@ fn lines_that_make_no_sense_are_used_wrongly() {
         "rollback 0",
         "history --limit 0",
         "audit --verify --since 1h",
+        "cluster backup",
+        "cluster backup b --verify --local",
+        "cluster restore b --node-id x --data-dir d",
         "audit --since 1h --from 2026-03-01T00:00:00Z",
     ] {
         let args = std::iter::once("mode-envoy")

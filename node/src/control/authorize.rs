@@ -39,6 +39,8 @@ pub enum Action {
     Tokens,
     /// Add or remove nodes, or move leadership.
     Members,
+    /// Take the whole state away.
+    Backup,
     /// What only the cluster itself does.
     Internal,
 }
@@ -51,7 +53,7 @@ impl Action {
         match self {
             Self::Read | Self::ReadCluster => Some(Role::Viewer),
             Self::ChangeConfig | Self::Rollback | Self::ChangeKeys => Some(Role::Admin),
-            Self::Tokens | Self::Members => Some(Role::Root),
+            Self::Tokens | Self::Members | Self::Backup => Some(Role::Root),
             Self::Internal => None,
         }
     }
@@ -60,9 +62,12 @@ impl Action {
     pub const fn is_for_tenants(self) -> bool {
         match self {
             Self::Read | Self::ChangeConfig | Self::ChangeKeys => true,
-            Self::ReadCluster | Self::Rollback | Self::Tokens | Self::Members | Self::Internal => {
-                false
-            }
+            Self::ReadCluster
+            | Self::Rollback
+            | Self::Tokens
+            | Self::Members
+            | Self::Backup
+            | Self::Internal => false,
         }
     }
 
@@ -75,6 +80,7 @@ impl Action {
             Self::ChangeKeys => "changing API keys",
             Self::Tokens => "managing admin tokens",
             Self::Members => "changing the cluster's nodes",
+            Self::Backup => "backing up the cluster",
             Self::Internal => "this",
         }
     }

@@ -158,6 +158,21 @@ impl Keyring {
         Self::unwrap_under(&wrapping_key(secret, cluster_id), cluster_id, wrapped)
     }
 
+    /// Wraps what [`Self::create`] stored for another cluster, which is to have the same encryption key.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::WrongClusterSecret`] if it was wrapped by another secret or for another cluster than `from`.
+    pub fn rewrap(
+        secret: &ClusterSecret,
+        wrapped: &[u8],
+        from: &[u8; 16],
+        to: &[u8; 16],
+    ) -> Result<Vec<u8>, KeyringError> {
+        let cluster_key = unwrapped(&wrapping_key(secret, from), from, wrapped)?;
+        wrap(&wrapping_key(secret, to), to, &cluster_key)
+    }
+
     /// Encrypts `plain` so that it opens at `at` only.
     ///
     /// # Errors
@@ -220,11 +235,7 @@ impl Keyring {
         cluster_id: &[u8; 16],
     ) -> Result<(Self, Vec<u8>), KeyringError> {
         let cluster_key = Zeroizing::new(random_bytes::<KEY_LEN>()?);
-        let wrapped = encrypt(
-            &aead_key(wrapping)?,
-            cluster_key.as_slice(),
-            &cluster_key_data(cluster_id),
-        )?;
+        let wrapped = wrap(wrapping, cluster_id, &cluster_key)?;
         Ok((Self::of(&cluster_key)?, wrapped))
     }
 
@@ -233,14 +244,7 @@ impl Keyring {
         cluster_id: &[u8; 16],
         wrapped: &[u8],
     ) -> Result<Self, KeyringError> {
-        let cluster_key = decrypt(&aead_key(wrapping)?, wrapped, &cluster_key_data(cluster_id))?
-            .ok_or(KeyringError::WrongClusterSecret)?;
-        let cluster_key: Zeroizing<[u8; KEY_LEN]> = Zeroizing::new(
-            cluster_key
-                .as_slice()
-                .try_into()
-                .map_err(|_| KeyringError::WrongClusterSecret)?,
-        );
+        let cluster_key = unwrapped(wrapping, cluster_id, wrapped)?;
         Self::of(&cluster_key)
     }
 
@@ -268,6 +272,28 @@ fn wrapping_key(secret: &ClusterSecret, cluster_id: &[u8; 16]) -> Zeroizing<[u8;
 
 fn cluster_key_data(cluster_id: &[u8; 16]) -> Vec<u8> {
     [CLUSTER_KEY_DOMAIN, cluster_id].concat()
+}
+
+fn wrap(
+    wrapping: &[u8; KEY_LEN],
+    cluster_id: &[u8; 16],
+    cluster_key: &[u8; KEY_LEN],
+) -> Result<Vec<u8>, KeyringError> {
+    let place = cluster_key_data(cluster_id);
+    encrypt(&aead_key(wrapping)?, cluster_key.as_slice(), &place)
+}
+
+fn unwrapped(
+    wrapping: &[u8; KEY_LEN],
+    cluster_id: &[u8; 16],
+    wrapped: &[u8],
+) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyringError> {
+    let opened = decrypt(&aead_key(wrapping)?, wrapped, &cluster_key_data(cluster_id))?;
+    let opened = opened.ok_or(KeyringError::WrongClusterSecret)?;
+    let cluster_key = opened.as_slice().try_into();
+    cluster_key
+        .map(Zeroizing::new)
+        .map_err(|_| KeyringError::WrongClusterSecret)
 }
 
 fn aead_key(bytes: &[u8; KEY_LEN]) -> Result<LessSafeKey, KeyringError> {
@@ -478,6 +504,24 @@ mod tests {
         }
         let truncated = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped[..20]);
         assert_eq!(truncated.unwrap_err(), KeyringError::WrongClusterSecret);
+    }
+
+    #[test]
+    fn a_key_that_is_wrapped_for_another_cluster_is_the_same_key() {
+        let secret = ClusterSecret::generate().unwrap();
+        let (keyring, wrapped) = Keyring::create(&secret, &CLUSTER).unwrap();
+        let moved = Keyring::rewrap(&secret, &wrapped, &CLUSTER, &[8; 16]).unwrap();
+        let there = Keyring::unwrap(&secret, &[8; 16], &moved).unwrap();
+        let sealed = keyring.seal(&self::secret(), AT).unwrap();
+        assert_eq!(there.open(&sealed, AT).unwrap().expose(), "sk-live-123");
+        let other = ClusterSecret::generate().unwrap();
+        for refused in [
+            Keyring::rewrap(&other, &wrapped, &CLUSTER, &[8; 16]),
+            Keyring::rewrap(&secret, &wrapped, &[8; 16], &[8; 16]),
+        ] {
+            assert_eq!(refused, Err(KeyringError::WrongClusterSecret));
+        }
+        assert!(Keyring::unwrap(&secret, &CLUSTER, &moved).is_err());
     }
 
     #[test]

@@ -105,7 +105,13 @@ impl Queries {
         })
     }
 
-    async fn cover_all(&self) -> Result<Vec<u64>, QueryFailure> {
+    /// Has every reachable member count what ended before now, and waits until this node has applied it; the members that
+    /// did not.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryFailure::NoQuorum`].
+    pub(crate) async fn cover_all(&self) -> Result<Vec<u64>, QueryFailure> {
         let own = tokio::time::timeout(FLUSH_TIMEOUT, self.flush.flush());
         let (mut missing, own) = tokio::join!(self.handle.flush_others(FLUSH_TIMEOUT), own);
         if !matches!(own, Ok(Ok(()))) {

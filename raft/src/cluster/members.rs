@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mode_envoy_model::command::Command;
+use mode_envoy_storage::wal::Wal;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::{Ending, Handle, MemberRole, MemberStatus};
+use crate::apply::SharedState;
 use crate::data_dir::DataDirError;
 use crate::join::{JoinTokenText, token_hash};
 use crate::machine;
@@ -246,6 +248,19 @@ impl Handle {
 
     pub(crate) fn leadership(&self) -> &Leadership {
         &self.inner.leadership
+    }
+
+    pub(crate) fn state(&self) -> &SharedState {
+        &self.inner.state
+    }
+
+    pub(crate) fn wal(&self) -> &Wal {
+        &self.inner.wal
+    }
+
+    /// Where this node's own peer listener is, as it says itself.
+    pub(crate) fn own_peer_address(&self) -> &str {
+        &self.inner.about.advertise.peer
     }
 
     pub(crate) fn raft(&self) -> &Raft {

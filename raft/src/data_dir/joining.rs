@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::record::{NodeRecord, Stage, read_record, write_record};
+use super::restoring::not_cut_short;
 use super::{DataDirError, SECRET_FILE, WAL_DIR, create, io_error, lock, sync_dir};
 use crate::secret::ClusterSecret;
 
@@ -39,6 +40,7 @@ impl JoinDir {
     pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
         create(path)?;
         let lock = lock(path)?;
+        not_cut_short(path)?;
         let begun = match read_record(path)? {
             // A node that was started once without --join, and was told to wait for others.
             Some(record) => record.stage != Stage::Fresh,

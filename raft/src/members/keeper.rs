@@ -61,6 +61,10 @@ pub(crate) async fn keep(handle: Handle) {
 /// Takes one step; whether there may be another.
 async fn step(handle: &Handle) -> Result<bool, Obstacle> {
     let _one_at_a_time = handle.leadership().changing.lock().await;
+    if let Some(member) = moved_alone(handle) {
+        let nodes = BTreeMap::from([(handle.node_id(), member)]);
+        change(handle, ChangeMembers::SetNodes(nodes)).await?;
+    }
     let mut view = handle.membership_view();
     // Nobody is asked where nothing would be done even if everybody answered.
     view.reachable.clone_from(&view.nodes);
@@ -77,6 +81,24 @@ async fn step(handle: &Handle) -> Result<bool, Obstacle> {
     view.reachable = ids(&stays);
     view.ready = ids(&|status| stays(status) && status.applied_index + LAG >= applied);
     take(handle, plan(&view)).await
+}
+
+/// The only member, where it serves at another address than the membership says: it has moved, or comes from a backup. With
+/// others about, two nodes could say so of one id, and nobody would know which of them is the member.
+fn moved_alone(handle: &Handle) -> Option<Member> {
+    let known = handle.member_addresses();
+    let own = handle.own_peer_address();
+    let (id, address) = known.first_key_value()?;
+    let alone = known.len() == 1 && *id == handle.node_id();
+    (alone && address != own).then(|| {
+        tracing::info!(
+            address = own,
+            "this node, which is alone, has another address now"
+        );
+        Member {
+            peer: own.to_owned(),
+        }
+    })
 }
 
 async fn take(handle: &Handle, step: Step) -> Result<bool, Obstacle> {

@@ -181,6 +181,20 @@ impl Catalog {
         );
     }
 
+    /// Gives the token of one hash another; whether there is such a token.
+    pub(crate) fn replace_token_hash(&mut self, old: &SecretHash, new: SecretHash) -> bool {
+        let found = self.token_by_hash.get(old);
+        let Some(found) = found.and_then(|name| self.tokens.get(name)).cloned() else {
+            return false;
+        };
+        let token = Token {
+            hash: new,
+            ..Token::clone(&found.value)
+        };
+        self.set_token(found.revision, Arc::new(token));
+        true
+    }
+
     fn remove_token(&mut self, name: &Name) {
         if let Some(old) = self.tokens.remove(name) {
             self.token_by_hash.remove(&old.value.hash);

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
 use crate::catalog::decide::decision;
 use crate::catalog::faults::{refuse, room};
+use crate::catalog::{Catalog, Founded};
 use crate::command::{Change, ChangeKind, Decision, Rejected, RejectedCode};
 use crate::event::Event;
 use crate::key::SecretHash;
 use crate::limits;
-use crate::member::{JoinToken, JoinedNode};
+use crate::member::{JoinToken, JoinedNode, Members};
 use crate::object::Name;
 
 // === impl Catalog ===
@@ -27,6 +27,12 @@ impl Catalog {
     /// Drops join tokens that have expired.
     pub(crate) fn expire_join_tokens(&mut self, now_ms: u64) {
         self.members.expire(now_ms);
+    }
+
+    /// Makes this the catalog of another cluster, with these members.
+    pub(crate) fn adopt(&mut self, founded: Founded, members: Members) {
+        self.founded = Some(founded);
+        self.members = members;
     }
 
     pub(super) fn decide_create_join_token(

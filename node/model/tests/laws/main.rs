@@ -3,6 +3,7 @@
 //! Properties run on generated input; proptest prints the smallest input that breaks one. Nothing is persisted.
 #![cfg(test)]
 
+mod adopt;
 mod arb;
 mod samples;
 mod usage_samples;

@@ -11,6 +11,7 @@ pub(super) const RULES: &[(&str, Action)] = &[
     ("Calls/FollowCalls", Action::Read),
     ("Calls/QueryCalls", Action::Read),
     ("Cluster/AddNode", Action::Members),
+    ("Cluster/Backup", Action::Backup),
     ("Cluster/RemoveNode", Action::Members),
     ("Cluster/Status", Action::ReadCluster),
     ("Cluster/TransferLeader", Action::Members),
