@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
-use super::open::open;
+use super::open::{Opened, open};
 use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
 use crate::contact::Contact;
@@ -88,17 +88,7 @@ async fn run(
     };
     let formed = form(&settings, listening, &identity, &data_dir, phase, tasks).await?;
     phase.send_replace(Phase::Replaying);
-    let opened = {
-        let (data_dir, formed) = (data_dir.clone(), formed.clone());
-        let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
-        let opening = move || {
-            let disk = Arc::new(RealDisk);
-            open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
-        };
-        machine::blocking(opening)
-            .await
-            .map_err(|_| StartError::Cancelled)??
-    };
+    let opened = open_files(&settings, &data_dir, &formed).await?;
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
     let contact = Contact::default();
@@ -151,6 +141,22 @@ async fn run(
         Err(_) => drop(raft.shutdown().await),
     }
     joined
+}
+
+async fn open_files(
+    settings: &Settings,
+    data_dir: &DataDir,
+    formed: &Formed,
+) -> Result<Opened, StartError> {
+    let (data_dir, formed) = (data_dir.clone(), formed.clone());
+    let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
+    let opening = move || {
+        let disk = Arc::new(RealDisk);
+        open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
+    };
+    machine::blocking(opening)
+        .await
+        .map_err(|_| StartError::Cancelled)?
 }
 
 /// Serves the peer listener, formation first, and runs formation.

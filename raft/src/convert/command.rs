@@ -4,6 +4,7 @@ use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
+use mode_envoy_model::token::Token;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
 use mode_envoy_proto::log::v1 as log;
 use mode_envoy_proto::peer::v1 as wire;
@@ -110,13 +111,7 @@ impl Wire for Command {
                 cluster_id,
                 wrapped_key,
                 root,
-            } => Kind::Found(wire::Found {
-                founded: Some(log::Founded {
-                    cluster_id: cluster_id.to_vec(),
-                    wrapped_key: wrapped_key.clone(),
-                }),
-                root: Some(root.to_wire()),
-            }),
+            } => Kind::Found(write_found(cluster_id, wrapped_key, root)),
             Self::RaiseFormat { version } => {
                 Kind::RaiseFormat(wire::RaiseFormat { version: *version })
             }
@@ -138,13 +133,7 @@ impl Wire for Command {
                 base_revision,
                 back,
                 dry_run,
-            } => Kind::Rollback(wire::Rollback {
-                revision: *revision,
-                base_revision: *base_revision,
-                put: write_list(&back.put),
-                delete: write_list(&back.delete),
-                dry_run: *dry_run,
-            }),
+            } => Kind::Rollback(write_rollback(*revision, *base_revision, back, *dry_run)),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
             Self::RotateKey {
@@ -162,10 +151,8 @@ impl Wire for Command {
             Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
             Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
             Self::CreateJoinToken { hash, valid_ms } => {
-                Kind::CreateJoinToken(wire::CreateJoinToken {
-                    hash: hash.to_vec(),
-                    valid_ms: *valid_ms,
-                })
+                let (hash, valid_ms) = (hash.to_vec(), *valid_ms);
+                Kind::CreateJoinToken(wire::CreateJoinToken { hash, valid_ms })
             }
             Self::Join {
                 token,
@@ -242,6 +229,31 @@ impl Wire for Command {
                 members: members::read_peers("RemoveNode.members", remove.members)?,
             },
         })
+    }
+}
+
+fn write_found(cluster_id: &[u8; 16], wrapped_key: &[u8], root: &Token) -> wire::Found {
+    wire::Found {
+        founded: Some(log::Founded {
+            cluster_id: cluster_id.to_vec(),
+            wrapped_key: wrapped_key.to_vec(),
+        }),
+        root: Some(root.to_wire()),
+    }
+}
+
+fn write_rollback(
+    revision: u64,
+    base_revision: u64,
+    back: &WayBack,
+    dry_run: bool,
+) -> wire::Rollback {
+    wire::Rollback {
+        revision,
+        base_revision,
+        put: write_list(&back.put),
+        delete: write_list(&back.delete),
+        dry_run,
     }
 }
 
