@@ -55,12 +55,14 @@ pub(super) struct Parts {
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
 pub(super) fn assemble(
     settings: Settings,
-    hooks: Hooks,
-    parts: Parts,
-    identity: &Identity,
-    tasks: &Tasks,
-) -> Result<(Handle, Routes), StartError> {
-    let Parts {
+    Hooks {
+        authorize,
+        flush,
+        table_revision,
+        alarms,
+        calls,
+    }: Hooks,
+    Parts {
         raft,
         state,
         wal,
@@ -69,7 +71,10 @@ pub(super) fn assemble(
         data_dir,
         contact,
         unsettled,
-    } = parts;
+    }: Parts,
+    identity: &Identity,
+    tasks: &Tasks,
+) -> Result<(Handle, Routes), StartError> {
     let (node_id, secret) = (settings.node_id, settings.secret.clone());
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
@@ -79,13 +84,6 @@ pub(super) fn assemble(
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
-    let Hooks {
-        authorize,
-        flush,
-        table_revision,
-        alarms,
-        calls,
-    } = hooks;
     let own = proposer::Leader {
         node_id,
         raft: raft.clone(),

@@ -16,6 +16,7 @@ use super::assemble::{Parts, assemble};
 use super::open::{Opened, open};
 use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
+use crate::checkpoint::Checkpoints;
 use crate::contact::Contact;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
@@ -88,21 +89,11 @@ async fn run(
     };
     let formed = form(&settings, listening, &identity, &data_dir, phase, tasks).await?;
     phase.send_replace(Phase::Replaying);
-    let opened = open_files(&settings, &data_dir, &formed).await?;
+    let opened = read_disk(&settings, &data_dir, &formed).await?;
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
     let contact = Contact::default();
-    let sender = Sender::new(
-        opened.checkpoints.clone(),
-        settings.snapshot_bytes_per_second,
-    );
-    let network = Network::new(
-        peers.clone(),
-        settings.node_id,
-        contact.clone(),
-        sender,
-        Duration::from_millis(settings.timers.heartbeat_ms),
-    );
+    let network = network(&peers, &settings, &contact, &opened.checkpoints);
     let (log, machine) = (opened.log, opened.machine);
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
@@ -143,7 +134,8 @@ async fn run(
     joined
 }
 
-async fn open_files(
+/// What was on the disk; reading it blocks.
+async fn read_disk(
     settings: &Settings,
     data_dir: &DataDir,
     formed: &Formed,
@@ -157,6 +149,20 @@ async fn open_files(
     machine::blocking(opening)
         .await
         .map_err(|_| StartError::Cancelled)?
+}
+
+/// How consensus reaches the others.
+pub(super) fn network(
+    peers: &Peers,
+    settings: &Settings,
+    contact: &Contact,
+    checkpoints: &Checkpoints,
+) -> Network {
+    let pace = settings.snapshot_bytes_per_second;
+    let sender = Sender::new(checkpoints.clone(), pace);
+    let heartbeat = Duration::from_millis(settings.timers.heartbeat_ms);
+    let (peers, contact) = (peers.clone(), contact.clone());
+    Network::new(peers, settings.node_id, contact, sender, heartbeat)
 }
 
 /// Serves the peer listener, formation first, and runs formation.
