@@ -3,7 +3,7 @@
 //! Little endian, fixed-width integers, at most [`MAX_BYTES`]. The layout follows the order of a
 //! type's fields, so a type that was ever written is frozen: a change is a new type under a new
 //! version of its frame. The frame around a payload carries kind, version and checksum; what stands
-//! outside a segment has an [`envelope`] that does. Types hold integers, strings, byte vectors and fixed
+//! outside a segment has an `envelope` that does. Types hold integers, strings, byte vectors and fixed
 //! arrays; no hash maps (their order is not stable) and no vectors of empty types (a limit in bytes
 //! does not bound them).
 //!

@@ -104,10 +104,6 @@ impl Wire for ObjectRef {
 impl Wire for Command {
     type Message = wire::Command;
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one arm for each kind of command, and nothing else"
-    )]
     fn to_wire(&self) -> Self::Message {
         use wire::command::Kind;
         let kind = match self {

@@ -151,10 +151,10 @@ pub fn run(snapshot: &UsageSnapshot, query: &Query, wall_ms: u64) -> Result<Repo
     run::run(snapshot, query, wall_ms, &NoRollUps)
 }
 
-/// As [`run`], the same answer, from roll-ups where there are any.
+/// As [`run()`], the same answer, from roll-ups where there are any.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub fn run_with(
     snapshot: &UsageSnapshot,
     query: &Query,
