@@ -58,7 +58,7 @@ fn a_leader_that_is_not_heard_is_replaced_and_one_that_does_not_hear_as_well() -
         }
         scene.change_through(ids[1], ELECTED).await?;
         scene.change_through(ids[2], ELECTED).await?;
-        scene.no_change_through(ids[0]).await?;
+        scene.no_change_through(&ids[..1]).await?;
         scene.net.heal()?;
         scene.change_through(ids[0], ELECTED).await?;
 
@@ -66,7 +66,7 @@ fn a_leader_that_is_not_heard_is_replaced_and_one_that_does_not_hear_as_well() -
         for other in &ids[1..] {
             scene.net.cut(*other, ids[0])?;
         }
-        scene.no_change_through(ids[0]).await?;
+        scene.no_change_through(&ids[..1]).await?;
         scene.change_through(ids[1], GIVEN_UP).await?;
         scene.change_through(ids[2], ELECTED).await?;
         scene.net.heal()?;
@@ -90,7 +90,7 @@ fn a_minority_decides_nothing_and_serves_and_all_agree_when_it_is_back() -> Resu
         scene.net.split(&[&ids[..1], &ids[1..]])?;
         scene.change_through(ids[1], ELECTED).await?;
         scene.change_through(ids[2], ELECTED).await?;
-        scene.no_change_through(ids[0]).await?;
+        scene.no_change_through(&ids[..1]).await?;
         ensure!(
             !scene.person(ids[0]).read().await?,
             "a node without a majority answered a linearizable read"
@@ -99,9 +99,7 @@ fn a_minority_decides_nothing_and_serves_and_all_agree_when_it_is_back() -> Resu
         // One, one and one: nobody decides, everybody serves.
         scene.net.split(&[])?;
         lasting(A_WHILE).await;
-        for id in &ids {
-            scene.no_change_through(*id).await?;
-        }
+        scene.no_change_through(&ids).await?;
         scene.net.heal()?;
         for id in &ids {
             scene.change_through(*id, GIVEN_UP).await?;
@@ -122,14 +120,13 @@ fn two_of_five_are_cut_off_with_the_leader_and_three_go_on() -> Result<()> {
         let work = scene.work(&ids);
         scene.net.split(&[&ids[..2], &ids[2..]])?;
         scene.change_through(ids[2], ELECTED).await?;
-        scene.no_change_through(ids[0]).await?;
-        scene.no_change_through(ids[1]).await?;
+        scene.no_change_through(&ids[..2]).await?;
         // Another three, which share one node with the first: what those decided is what these go on from.
         scene
             .net
             .split(&[&[ids[0], ids[1], ids[2]], &[ids[3], ids[4]]])?;
         scene.change_through(ids[0], GIVEN_UP).await?;
-        scene.no_change_through(ids[3]).await?;
+        scene.no_change_through(&ids[3..]).await?;
         scene.net.heal()?;
         scene.change_through(ids[4], GIVEN_UP).await?;
         work.end().await?;
