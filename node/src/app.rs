@@ -29,7 +29,7 @@ use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{Departure, Phase, StartError};
 
 use crate::alarms::Alarms;
-use crate::config::{ListenerKind, Settings};
+use crate::config::{ListenerKind, SecretFile, Settings};
 use crate::control::Control;
 use crate::gateway::{self, Gateway};
 use crate::metrics;
@@ -65,6 +65,8 @@ const LAST_FLUSH: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long a node that was removed stays for the change of the membership to be committed.
 const LEAVE: Duration = Duration::from_secs(30);
+/// How long the cluster may take to confirm that this node is up to date, before that is said and asked again.
+const UP_TO_DATE: Duration = Duration::from_secs(5);
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -266,8 +268,8 @@ impl App {
 
         let serving = async {
             stage("waiting for a leader to found the cluster");
-            founding::founded(&member, &own.secret).await?;
-            self.check_secret(&own, &member)?;
+            founding::founded(&member, &own.secrets.current()).await?;
+            self.check_secret(&own, &member).await?;
             credentials::write(self, &own, &member);
             stage("catching up with the cluster that it joined");
             own::catch_up(&member).await?;
@@ -295,9 +297,23 @@ impl App {
     }
 
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.
-    fn check_secret(&self, own: &Own, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
-        let opened = own.keyring.of(&member.catalog());
-        opened.map(drop).map_err(|source| AppError::OtherSecret {
+    async fn check_secret(
+        &self,
+        own: &Own,
+        member: &mode_envoy_raft::Handle,
+    ) -> Result<(), AppError> {
+        let opens = || own.keyring.of(&member.catalog()).map(drop);
+        if opens().is_ok() {
+            return Ok(());
+        }
+        // What is applied here may be from before the cluster replaced its secret, which this node has from the cluster then.
+        let from_the_cluster = matches!(self.settings.secret, SecretFile::Kept(_));
+        if from_the_cluster {
+            while let Err(error) = member.read_barrier(UP_TO_DATE).await {
+                tracing::info!(%error, "catching up with the cluster's secret");
+            }
+        }
+        opens().map_err(|source| AppError::OtherSecret {
             path: self.settings.secret.path().to_owned(),
             source,
         })

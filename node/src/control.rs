@@ -25,6 +25,7 @@ mod history;
 mod keys;
 mod read;
 mod rollback;
+mod rotation;
 mod time;
 mod tokens;
 mod usage;
@@ -47,6 +48,7 @@ pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recor
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::Principal;
 pub use self::read::{AsOf, Exported};
+pub use self::rotation::Rotated;
 pub use self::time::{format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mode_envoy_model::command::Rejected;
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Code, Status};
+use zeroize::Zeroizing;
 
 use crate::channels::DialError;
 use crate::convert::{Proposal, Wire as _};
@@ -146,6 +147,21 @@ impl Forwarder {
         let mut client = self.peers.members(node, &address);
         let asked = within(limit, client.campaign(request(message, limit)));
         asked.await.map(drop)
+    }
+
+    /// The new cluster secret, from a member that holds it.
+    pub(crate) async fn take_secret(
+        &self,
+        node: NodeId,
+        limit: Duration,
+    ) -> Result<Zeroizing<String>, Status> {
+        let (address, envelope) = self.reach(node)?;
+        let message = wire::TakeSecretRequest {
+            envelope: Some(envelope),
+        };
+        let mut client = self.peers.members(node, &address);
+        let asked = within(limit, client.take_secret(request(message, limit)));
+        Ok(Zeroizing::new(asked.await?.secret))
     }
 
     fn reach(&self, node: NodeId) -> Result<(String, wire::Envelope), Status> {

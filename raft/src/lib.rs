@@ -38,6 +38,7 @@ mod members;
 mod proposal;
 mod proposer;
 mod reads;
+mod rotation;
 mod tasks;
 
 pub mod cluster;
@@ -52,4 +53,4 @@ pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use members::{Departure, TransferError};
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};
-pub use secret::ClusterSecret;
+pub use secret::{ClusterSecret, HeldSecrets};

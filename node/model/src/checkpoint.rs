@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
 use crate::member::Members;
+use crate::rotation::Rotation;
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Bucket, Cells, Resolution};
@@ -34,6 +35,8 @@ pub struct Parts {
     pub history: Option<HistoryParts>,
     /// Who joined and who was removed since the formation.
     pub members: Members,
+    /// The replacement of the cluster secret that is under way.
+    pub rotation: Option<Rotation>,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -139,6 +142,7 @@ impl State {
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
             members: self.catalog.members().clone(),
+            rotation: self.catalog.rotation().cloned(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -185,7 +189,8 @@ impl State {
             ..
         } = parts;
         let catalog = Catalog::restore(founded, format_version, revision, parts.records)
-            .with_members(parts.members);
+            .with_members(parts.members)
+            .with_rotation(parts.rotation);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });

@@ -31,6 +31,7 @@ pub mod event;
 
 pub mod catalog;
 pub mod history;
+pub mod rotation;
 pub mod usage;
 
 pub mod adopt;

@@ -27,7 +27,7 @@ use crate::peers::Peers;
 use crate::proposer::Proposer;
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
-use crate::secret::ClusterSecret;
+use crate::rotation::{self, Rotator};
 use crate::snapshot::Receiver;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
@@ -50,7 +50,7 @@ pub(super) fn assemble(
     settings: Settings,
     hooks: Hooks,
     parts: Parts,
-    identity: &Identity,
+    identity: &Arc<Identity>,
     tasks: &Tasks,
 ) -> Result<(Handle, Routes), StartError> {
     let Parts {
@@ -61,7 +61,8 @@ pub(super) fn assemble(
         peers,
         data_dir,
     } = parts;
-    let (node_id, secret) = (settings.node_id, settings.secret.clone());
+    let node_id = settings.node_id;
+    let rotator = Rotator::new(Arc::clone(identity), settings.secrets.clone())?;
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let (failed, failures) = watch::channel(None);
@@ -84,7 +85,7 @@ pub(super) fn assemble(
         let turn = Arc::clone(&leadership.turn);
         Proposer::start(tasks, raft, state, reads, authorize, turn)
     };
-    let about = about(&state, settings, table_revision, alarms);
+    let about = about(&state, settings, (table_revision, alarms), &rotator);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -108,7 +109,7 @@ pub(super) fn assemble(
         about,
         leadership,
         departure,
-        pin: identity.pin(),
+        rotator,
         tasks: tasks.clone(),
         wal,
         checkpoints,
@@ -117,14 +118,15 @@ pub(super) fn assemble(
     let handle = Handle {
         inner: Arc::new(inner),
     };
+    tasks.spawn("secret", rotation::follow(handle.clone()));
     tasks.spawn("membership", members::keep(handle.clone()));
     tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
-    Ok((handle.clone(), with_members(routes, local, handle, secret)))
+    Ok((handle.clone(), with_members(routes, local, handle)))
 }
 
 /// Beside these, what a member does for the membership and for nodes that join.
-fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSecret) -> Routes {
-    let joining = JoinService::new(handle.clone(), secret);
+fn with_members(routes: Routes, local: Local, handle: Handle) -> Routes {
+    let joining = JoinService::new(handle.clone());
     routes
         .add_service(MembersService::server(local, handle))
         .add_service(joining.into_server())
@@ -133,8 +135,8 @@ fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSec
 fn about(
     state: &SharedState,
     settings: Settings,
-    table_revision: Arc<AtomicU64>,
-    alarms: Alarms,
+    (table_revision, alarms): (Arc<AtomicU64>, Alarms),
+    rotator: &Rotator,
 ) -> About {
     About {
         state: state.clone(),
@@ -142,6 +144,7 @@ fn about(
         version: settings.version,
         table_revision,
         alarms,
+        rotator: rotator.clone(),
         draining: Arc::default(),
         settled: Arc::default(),
     }

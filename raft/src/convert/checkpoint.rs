@@ -91,6 +91,7 @@ pub(crate) fn decode_checkpoint(
         records: Vec::new(),
         history,
         members: optional(meta.members)?.unwrap_or_default(),
+        rotation: optional(meta.rotation)?,
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -169,6 +170,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         founded,
         history: parts.history.as_ref().map(history::write_head),
         members: Some(parts.members.to_wire()),
+        rotation: parts.rotation.as_ref().map(Wire::to_wire),
     })
 }
 

@@ -4,6 +4,7 @@ use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
+use mode_envoy_model::token::Token;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
 use mode_envoy_proto::log::v1 as log;
 use mode_envoy_proto::peer::v1 as wire;
@@ -110,13 +111,7 @@ impl Wire for Command {
                 cluster_id,
                 wrapped_key,
                 root,
-            } => Kind::Found(wire::Found {
-                founded: Some(log::Founded {
-                    cluster_id: cluster_id.to_vec(),
-                    wrapped_key: wrapped_key.clone(),
-                }),
-                root: Some(root.to_wire()),
-            }),
+            } => Kind::Found(write_found(cluster_id, wrapped_key, root)),
             Self::RaiseFormat { version } => {
                 Kind::RaiseFormat(wire::RaiseFormat { version: *version })
             }
@@ -138,13 +133,7 @@ impl Wire for Command {
                 base_revision,
                 back,
                 dry_run,
-            } => Kind::Rollback(wire::Rollback {
-                revision: *revision,
-                base_revision: *base_revision,
-                put: write_list(&back.put),
-                delete: write_list(&back.delete),
-                dry_run: *dry_run,
-            }),
+            } => Kind::Rollback(write_rollback((*revision, *base_revision), back, *dry_run)),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
             Self::RotateKey {
@@ -172,16 +161,16 @@ impl Wire for Command {
                 nonce,
                 peer,
                 members,
-            } => Kind::Join(wire::Join {
-                token_hash: token.to_vec(),
-                nonce_hash: nonce.to_vec(),
-                peer: peer.clone(),
-                members: members::write_peers(members),
-            }),
+            } => Kind::Join(members::write_join(token, nonce, (peer, members))),
             Self::RemoveNode { node, members } => Kind::RemoveNode(wire::RemoveNode {
                 node: *node,
                 members: members::write_peers(members),
             }),
+            Self::BeginRotation(new) => Kind::BeginRotation(new.to_wire()),
+            Self::AdvanceRotation { end } => {
+                Kind::AdvanceRotation(wire::AdvanceRotation { end: *end })
+            }
+            Self::AbortRotation => Kind::AbortRotation(wire::AbortRotation {}),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -241,7 +230,34 @@ impl Wire for Command {
                 node: remove.node,
                 members: members::read_peers("RemoveNode.members", remove.members)?,
             },
+            Kind::BeginRotation(new) => Self::BeginRotation(Wire::from_wire(new)?),
+            Kind::AdvanceRotation(advance) => Self::AdvanceRotation { end: advance.end },
+            Kind::AbortRotation(_) => Self::AbortRotation,
         })
+    }
+}
+
+fn write_found(cluster_id: &[u8; 16], wrapped_key: &[u8], root: &Token) -> wire::Found {
+    wire::Found {
+        founded: Some(log::Founded {
+            cluster_id: cluster_id.to_vec(),
+            wrapped_key: wrapped_key.to_vec(),
+        }),
+        root: Some(root.to_wire()),
+    }
+}
+
+fn write_rollback(
+    (revision, base_revision): (u64, u64),
+    back: &WayBack,
+    dry_run: bool,
+) -> wire::Rollback {
+    wire::Rollback {
+        revision,
+        base_revision,
+        put: write_list(&back.put),
+        delete: write_list(&back.delete),
+        dry_run,
     }
 }
 

@@ -21,4 +21,5 @@ mod questions;
 mod replace;
 mod replay;
 mod retention;
+mod rotation;
 mod stream_faults;
