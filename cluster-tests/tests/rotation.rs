@@ -10,6 +10,7 @@ use mode_envoy_cluster_tests::members::{Balancer, settled};
 use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
 use mode_envoy_cluster_tests::{http, wait};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 const SOON: Duration = Duration::from_mins(1);
@@ -29,17 +30,18 @@ async fn a_new_secret_is_in_force_without_a_failed_call_and_the_old_one_is_worth
         balancer.put_in(node);
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let load = {
+    let mut load = JoinSet::new();
+    {
         let (balancer, stop, key) = (balancer.clone(), Arc::clone(&stop), key.clone());
-        tokio::spawn(async move { balancer.load(60, &key, "remote", stop).await })
-    };
+        load.spawn(async move { balancer.load(60, &key, "remote", stop).await });
+    }
     let rotated = rotate(cluster.node(2)).await?;
     ensure!(rotated["done"] == true, "{rotated}");
     one_secret(&cluster, &[1, 2, 3]).await?;
     // Writes go on, and every node leads on: usage of all of them is counted.
     cluster.node(3).apply("tenants: [{name: later}]").await?;
     stop.store(true, Ordering::SeqCst);
-    let calls = load.await??;
+    let calls = load.join_next().await.context("the load")???;
     let failed: Vec<_> = calls
         .iter()
         .filter_map(|call| call.as_ref().err())
@@ -207,7 +209,7 @@ async fn nothing_beside(node: &Node) -> Result<()> {
 /// A node that forms with the others under an id of theirs and the old secret must wait for ever, and say why.
 async fn impostor(cluster: &mut Cluster) -> Result<()> {
     let dir = cluster.dir().to_owned();
-    let real = &mut cluster.node_mut(3);
+    let real = cluster.node_mut(3);
     ensure!(real.term().await? == Some(0), "node 3");
     let mut impostor = Node::new(Launch {
         data_dir: dir.join("impostor"),
