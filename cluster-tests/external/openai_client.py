@@ -1,4 +1,4 @@
-"""The official OpenAI client against one node: list, chat, stream with usage, errors.
+"""The official OpenAI client against one node: list, chat, stream with usage, embeddings, errors.
 
 usage: openai_client.py BASE_URL KEY MODEL...
 """
@@ -41,6 +41,23 @@ for model in models:
 
     for chunk in client.chat.completions.create(model=model, messages=messages, stream=True):
         assert chunk.choices and chunk.usage is None, chunk
+
+# Embeddings of the first model, which is the embedded one. The client asks for base64 by itself and decodes it.
+texts = ["naïve 你好 🚀", "a second text"]
+as_asked = client.embeddings.create(model=models[0], input=texts)
+as_floats = client.embeddings.create(model=models[0], input=texts, encoding_format="float")
+assert [item.index for item in as_asked.data] == [0, 1], as_asked
+for one, other in zip(as_asked.data, as_floats.data):
+    assert len(one.embedding) == 256 and one.embedding == other.embedding
+    assert abs(sum(entry * entry for entry in one.embedding) - 1) < 1e-6
+assert as_asked.usage.prompt_tokens == as_asked.usage.total_tokens > 0, as_asked.usage
+short = client.embeddings.create(model=models[0], input=[1, 2, 3], dimensions=16)
+assert len(short.data) == 1 and len(short.data[0].embedding) == 16
+try:
+    client.embeddings.create(model=models[0], input=[])
+    raise AssertionError("nothing was embedded")
+except openai.BadRequestError as error:
+    assert error.param == "input", error
 
 try:
     client.chat.completions.create(model="no-such-model", messages=messages)

@@ -1,5 +1,7 @@
 //! A cluster of real processes on loopback addresses of its own.
 //!
+//! A cluster can also have each of its nodes in a network namespace of its own ([`crate::netns`]).
+//!
 //! Invariants: no two live clusters of this machine share an address (each holds a claim on its 127.a.b.0/24 by a
 //! listener); nodes see no settings of the user; every process ends with its [`Node`]; a cluster that is dropped
 //! without [`Cluster::finish`] prints the ends of its nodes' logs, since then a test has failed.
@@ -13,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use crate::netns::net::Net;
 use crate::program::Program;
 
 mod node;
@@ -36,7 +39,7 @@ pub struct Cluster {
     dir: TempDir,
     network: String,
     finished: bool,
-    _claim: TcpListener,
+    _claim: Option<TcpListener>,
 }
 
 // === impl Cluster ===
@@ -60,8 +63,37 @@ impl Cluster {
     ///
     /// There is no room for its files or addresses.
     pub fn plan(binary: &str, count: u64) -> Result<Self> {
-        let dir = TempDir::with_prefix("mode-envoy-test-").context("making a test's directory")?;
         let (claim, network) = claim_network()?;
+        Self::plan_on(network, Some(claim), binary, count)
+    }
+
+    /// Makes everything ready for `count` nodes, each in its namespace of a network, and starts none.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for its files.
+    pub fn plan_apart(binary: &str, count: u64, net: &Net) -> Result<Self> {
+        let mut cluster = Self::plan_on(net.network(), None, binary, count)?;
+        // The first root token is the same on all nodes: it comes from their secret.
+        let token = cluster.dir.path().join("data-1/admin.token");
+        let program = cluster.program.clone().with_token_file(token);
+        for (index, node) in cluster.nodes.iter_mut().enumerate() {
+            node.launch.starter = net.starter(index + 1);
+            node.launch.program = program.clone();
+            let beyond_loopback = ["--insecure", "gateway", "--insecure", "admin"];
+            node.launch.more.extend(beyond_loopback.map(str::to_owned));
+        }
+        cluster.program = program;
+        Ok(cluster)
+    }
+
+    fn plan_on(
+        network: String,
+        claim: Option<TcpListener>,
+        binary: &str,
+        count: u64,
+    ) -> Result<Self> {
+        let dir = TempDir::with_prefix("mode-envoy-test-").context("making a test's directory")?;
         let program = Program::new(binary, dir.path().join("config"));
         let secret_file = dir.path().join("secret");
         write_secret(&secret_file)?;
@@ -83,6 +115,7 @@ impl Cluster {
                     advertise_peer: None,
                     workers: 2,
                     more: Vec::new(),
+                    starter: Vec::new(),
                     log: dir.path().join(format!("node-{id}.log")),
                     program: program.clone(),
                 })
@@ -118,6 +151,7 @@ impl Cluster {
             advertise_peer: None,
             workers: 2,
             more: Vec::new(),
+            starter: Vec::new(),
             log: dir.join(format!("node-{id}.log")),
             program: self.program.clone(),
         }));

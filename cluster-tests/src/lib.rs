@@ -6,13 +6,18 @@
 //! may run side by side; timers live in [`wait`] and [`load`] only; a test ends with [`cluster::Cluster::finish`], and one
 //! that does not shows the logs of its nodes.
 
+pub mod calls;
 pub mod cluster;
+pub mod dashboard;
 pub mod http;
 pub mod load;
 pub mod members;
+pub mod netns;
 pub mod origin;
 pub mod program;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod soak;
 pub mod upstream;
 pub mod usage;

@@ -17,6 +17,7 @@ const WITHIN: Duration = Duration::from_mins(1);
 pub struct Program {
     binary: PathBuf,
     config_home: PathBuf,
+    token_file: Option<PathBuf>,
 }
 
 /// What a finished command left.
@@ -39,6 +40,16 @@ impl Program {
         Self {
             binary: PathBuf::from(binary),
             config_home,
+            token_file: None,
+        }
+    }
+
+    /// The same, told where its admin token is: beyond loopback it does not look for one.
+    #[must_use]
+    pub fn with_token_file(self, path: PathBuf) -> Self {
+        Self {
+            token_file: Some(path),
+            ..self
         }
     }
 
@@ -49,7 +60,19 @@ impl Program {
 
     /// A command that sees nothing of the user's settings.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.command_below(&[])
+    }
+
+    /// The same, started by another program: the words of its command line, to which this one's is added.
+    pub fn command_below(&self, starter: &[String]) -> Command {
+        let mut command = match starter {
+            [] => Command::new(&self.binary),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.binary);
+                command
+            }
+        };
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
             if name_text.starts_with("MODE_ENVOY_") || name_text == "RUST_LOG" {
@@ -60,6 +83,9 @@ impl Program {
             .env("XDG_CONFIG_HOME", &self.config_home)
             .env("HOME", &self.config_home)
             .kill_on_drop(true);
+        if let Some(token_file) = &self.token_file {
+            command.env("MODE_ENVOY_TOKEN_FILE", token_file);
+        }
         command
     }
 

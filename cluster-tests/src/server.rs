@@ -34,7 +34,23 @@ impl Server {
         B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>, Data: Send> + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        Self::start_at(Ipv4Addr::LOCALHOST, answer).await
+    }
+
+    /// Serves on a free port of an address of this machine.
+    ///
+    /// # Errors
+    ///
+    /// There is no free port, or no such address.
+    pub async fn start_at<B, F>(
+        address: Ipv4Addr,
+        answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>, Data: Send> + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+    {
+        let listener = TcpListener::bind((address, 0))
             .await
             .context("binding a server")?;
         let address = listener

@@ -6,6 +6,7 @@
 //! [`Upstream::check`] turns into a failure of the test. Faults are scripted by upstream model name.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,13 +87,22 @@ impl Upstream {
     ///
     /// There is no free port.
     pub async fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts a provider on an address of this machine.
+    ///
+    /// # Errors
+    ///
+    /// There is no free port, or no such address.
+    pub async fn start_at(address: Ipv4Addr) -> Result<Self> {
         let shared = Arc::new(Shared {
             book: Mutex::default(),
             gate: watch::Sender::new(false),
         });
         let server = {
             let shared = Arc::clone(&shared);
-            Server::start(move |request| answer(Arc::clone(&shared), request)).await?
+            Server::start_at(address, move |request| answer(Arc::clone(&shared), request)).await?
         };
         Ok(Self { server, shared })
     }

@@ -9,67 +9,75 @@ use mode_envoy_cluster_tests::{http, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 
+/// What `serve` refuses: the words, the exit code, and what it says among others.
+const REFUSED: &[(&str, i32, &str)] = &[
+    // Off loopback the gateway has no TLS by itself, so it must be given or waived, and others need an address to come by.
+    (
+        "--gateway-addr 0.0.0.0:8080 --advertise-gateway 10.0.0.1:8080",
+        2,
+        "--insecure gateway",
+    ),
+    (
+        "--gateway-addr 0.0.0.0:8080 --advertise-gateway 10.0.0.1:8080",
+        2,
+        "--gateway-cert",
+    ),
+    (
+        "--gateway-addr 0.0.0.0:8080 --insecure gateway",
+        2,
+        "--advertise-gateway",
+    ),
+    ("--admin-addr 10.0.0.1:7070", 2, "--cluster-secret-file"),
+    (
+        "--gateway-cert gw.pem",
+        2,
+        "--gateway-cert and --gateway-key belong together",
+    ),
+    (
+        "--stale-after 2h --stale-deny 1h",
+        2,
+        "--stale-after 2h is longer than --stale-deny 1h",
+    ),
+    ("--insecure peer", 2, "peer"),
+    ("--gateway-addr nowhere", 2, "nowhere"),
+    ("--node-id 0", 2, "node-id"),
+    (
+        "--node-id 4 --initial-cluster 1=127.0.0.1:1,2=127.0.0.1:2",
+        2,
+        "4",
+    ),
+    (
+        "--initial-cluster 1=127.0.0.1:1,one",
+        2,
+        "--initial-cluster",
+    ),
+    (
+        "--cluster-secret-file /no/such/secret",
+        1,
+        "/no/such/secret",
+    ),
+    ("--config /no/such/node.toml", 2, "/no/such/node.toml"),
+    ("--election-min-ms 900 --election-max-ms 100", 2, "election"),
+    ("--no-such-flag", 2, "--no-such-flag"),
+];
+
 #[tokio::test]
 async fn what_is_unsafe_or_senseless_is_refused_before_anything_is_written() -> Result<()> {
     let cluster = Cluster::plan(NODE, 1)?;
     let data = cluster.dir().join("untouched");
     let data = data.to_str().context("a path")?;
     let unknown = cluster.file("unknown.toml", "gateway-adr = '127.0.0.1:1'\n")?;
-    for (words, code, told) in [
-        // Off loopback there is no TLS yet, so it must be asked for, and others need an address to come by.
-        (
-            &[
-                "--gateway-addr",
-                "0.0.0.0:8080",
-                "--advertise-gateway",
-                "10.0.0.1:8080",
-            ][..],
-            2,
-            "--insecure gateway",
-        ),
-        (
-            &["--gateway-addr", "0.0.0.0:8080", "--insecure", "gateway"],
-            2,
-            "--advertise-gateway",
-        ),
-        (&["--admin-addr", "10.0.0.1:7070"], 2, "--insecure admin"),
-        (&["--insecure", "peer"], 2, "peer"),
-        (&["--gateway-addr", "nowhere"], 2, "nowhere"),
-        (&["--node-id", "0"], 2, "node-id"),
-        (
-            &[
-                "--node-id",
-                "4",
-                "--initial-cluster",
-                "1=127.0.0.1:1,2=127.0.0.1:2",
-            ],
-            2,
-            "4",
-        ),
-        (
-            &["--initial-cluster", "1=127.0.0.1:1,one"],
-            2,
-            "--initial-cluster",
-        ),
-        (
-            &["--cluster-secret-file", "/no/such/secret"],
-            1,
-            "/no/such/secret",
-        ),
-        (&["--config", &unknown], 2, "gateway-adr"),
-        (&["--config", "/no/such/node.toml"], 2, "/no/such/node.toml"),
-        (
-            &["--election-min-ms", "900", "--election-max-ms", "100"],
-            2,
-            "election",
-        ),
-        (&["--no-such-flag"], 2, "--no-such-flag"),
-    ] {
-        let arguments = [&["serve", "--data-dir", data], words].concat();
+    let unknown = (format!("--config {unknown}"), 2, "gateway-adr");
+    let known = REFUSED
+        .iter()
+        .map(|(line, code, told)| ((*line).to_owned(), *code, *told));
+    for (line, code, told) in known.chain([unknown]) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let arguments = [&["serve", "--data-dir", data], &*words].concat();
         let said = cluster.program().run(&arguments, "").await?.fails(code)?;
         ensure!(
             said.contains(told),
-            "{words:?} is refused without naming {told}: {said}"
+            "{line} is refused without naming {told}: {said}"
         );
     }
     ensure!(

@@ -30,7 +30,10 @@ fn catalog(keys: usize, routes: usize) -> Catalog {
     let tenant = || Arc::<str>::from("acme");
     let name = |what: &str, number: usize| Arc::<str>::from(format!("{what}{number}"));
     let mut records = vec![
-        Record::Tenant(Arc::new(Tenant { name: tenant() })),
+        Record::Tenant(Arc::new(Tenant {
+            name: tenant(),
+            hosts: Vec::new(),
+        })),
         Record::Consumer(Arc::new(Consumer {
             tenant: tenant(),
             name: name("app", 0),
@@ -41,6 +44,7 @@ fn catalog(keys: usize, routes: usize) -> Catalog {
             endpoints: vec![Endpoint {
                 url: Arc::from("http://127.0.0.1:9"),
             }],
+            access: Vec::new(),
             timeouts: Timeouts::default(),
         })),
     ];

@@ -1,4 +1,4 @@
-//! The admin listener: one port for the gRPC API (HTTP/2 without TLS upgrade) and for a few pages over HTTP/1.1.
+//! The admin listener: one port, with TLS where it leaves loopback, for the gRPC API (HTTP/2) and for a few pages over HTTP/1.1.
 //!
 //! ```text
 //! connection -> request -- application/grpc --> gate (who asks?) --> tonic services --> control
@@ -11,6 +11,7 @@
 //!   waited for.
 
 mod audit;
+mod calls;
 mod cluster;
 mod config;
 mod connection;
@@ -32,9 +33,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
+use crate::descriptors::{Use, may_keep};
 use crate::readiness::Readiness;
 
 pub use self::status::ERROR_DOMAIN;
@@ -61,6 +64,8 @@ pub struct AdminContext {
     pub phase: watch::Receiver<Phase>,
     /// There once this node is a member.
     pub control: watch::Receiver<Option<Arc<Control>>>,
+    /// TLS, where the listener has it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The listener is on loopback: reflection, health and metrics need no token.
     pub open: bool,
 }
@@ -90,6 +95,7 @@ pub async fn serve(
     listener.local_addr()?;
     let (health, routes) = services::routes().map_err(io::Error::other)?;
     let readiness = context.readiness.clone();
+    let tls = context.tls.clone().map(TlsAcceptor::from);
     let gate = Arc::new(gate::Gate::new(context, routes));
     let mut connections = JoinSet::new();
     let mut health_step = interval(HEALTH_STEP);
@@ -100,8 +106,13 @@ pub async fn serve(
             _ = health_step.tick() => health.follow(readiness.not_ready().is_empty()).await,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) if !may_keep(&stream, Use::Other) => {
+                    tracing::warn!("admin: a connection was closed for want of open files");
+                    sleep(ACCEPT_PAUSE).await;
+                }
                 Ok((stream, _)) => {
-                    let serving = connection::serve(stream, Arc::clone(&gate), shutdown.clone());
+                    let serving =
+                        connection::accept(stream, tls.clone(), Arc::clone(&gate), shutdown.clone());
                     connections.spawn(serving);
                 }
                 Err(error) => {

@@ -13,10 +13,9 @@
 //! with another status.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
@@ -29,13 +28,16 @@ use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{Departure, Phase, StartError};
 
 use crate::alarms::Alarms;
-use crate::config::{ListenerKind, SecretFile, Settings};
+use crate::config::{ListenerKind, Protection, SecretFile, Settings};
 use crate::control::Control;
-use crate::gateway::{self, Gateway};
+use crate::freshness::Freshness;
+use crate::gateway::{self, Gateway, Published};
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::KeyringError;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, TaskKind};
+use crate::tls::{ListenerTls, TlsError};
+use crate::usage::calls::CallStore;
 use crate::usage::flush::{self, FlushHandle};
 use crate::usage::recovery::RecoveryError;
 
@@ -54,6 +56,7 @@ mod gauges;
 mod listeners;
 mod member;
 mod own;
+mod protection;
 mod roll_ups;
 mod signals;
 
@@ -67,6 +70,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const LEAVE: Duration = Duration::from_secs(30);
 /// How long the cluster may take to confirm that this node is up to date, before that is said and asked again.
 const UP_TO_DATE: Duration = Duration::from_secs(5);
+/// A node that comes back after a while looks so long for the others before it serves without them.
+const CONTACT: Duration = Duration::from_secs(5);
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -100,6 +105,12 @@ pub(crate) enum AppError {
          directory, --join and a token of `mode-envoy cluster add-node`"
     )]
     Removed(u64),
+    /// A listener's certificate.
+    #[error("preparing TLS of a listener")]
+    Tls(#[from] TlsError),
+    /// A certificate of the cluster's private CA.
+    #[error("making the admin listener's certificate from the cluster's secret")]
+    Minting(#[source] mode_envoy_raft::identity::IdentityError),
     /// The member did not start.
     #[error("starting as a member of the cluster")]
     Member(#[from] StartError),
@@ -150,8 +161,11 @@ struct App {
     raft_runtime: RuntimeHandle,
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
     raft_stop: CancellationToken,
-    /// The revision in force in the gateway.
-    table_revision: Arc<AtomicU64>,
+    gateway_tls: Option<ListenerTls>,
+    /// Of a node that joins, and has a certificate of the cluster's own CA, only once it has joined.
+    admin_tls: OnceLock<ListenerTls>,
+    /// What is in force in the gateway.
+    published: Published,
 }
 
 /// What runs once the start is over.
@@ -179,16 +193,15 @@ async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), Ap
     let mut signals = Signals::listen().map_err(AppError::Signals)?;
     let listeners = Listeners::bind(&settings)?;
     let app = App::new(settings, listeners.bound, raft_runtime)?;
+    protection::follow(&app);
     let control = watch::Sender::new(None);
-    admin::spawn(
-        &app,
-        listeners.admin,
-        app.phase.subscribe(),
-        control.subscribe(),
-    )?;
+    let mut admin = Some(listeners.admin);
+    if let Some(listener) = admin.take_if(|_| !app.admin_waits()) {
+        admin::spawn(&app, listener, &control)?;
+    }
 
     let started = tokio::select! {
-        running = app.start(listeners.peer, &control) => running.map(Some),
+        running = app.start((listeners.peer, admin), &control) => running.map(Some),
         reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
         signal = signals.next() => {
             tracing::info!(signal, "told to end while starting");
@@ -231,12 +244,19 @@ impl App {
         raft_runtime: RuntimeHandle,
     ) -> Result<Self, AppError> {
         warn_of_waivers(&settings);
+        let secret = own::secret_so_far(&settings)?;
+        // Before certificates, whose metrics are told as they are read.
+        let prometheus = metrics::install().map_err(AppError::Metrics)?;
+        let gateway_tls = protection::of(&settings.gateway, &bound, secret.as_ref())?;
+        let admin = protection::of(&settings.admin, &bound, secret.as_ref())?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
-        let table_revision = Arc::new(AtomicU64::new(0));
-        let prometheus = metrics::install().map_err(AppError::Metrics)?;
-        let gauges = Gauges::new(prometheus, readiness.clone(), Arc::clone(&table_revision));
-        Ok(Self {
+        let published = Published::default();
+        let asked = published.clone();
+        readiness.require(move || asked.problem());
+        let revision = Arc::clone(&published.revision);
+        let gauges = Gauges::new(prometheus, readiness.clone(), revision);
+        let app = Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
             alarms: Alarms::default(),
@@ -246,25 +266,51 @@ impl App {
             readiness,
             phase,
             raft_runtime,
-            table_revision,
-        })
+            gateway_tls,
+            admin_tls: OnceLock::new(),
+            published,
+        };
+        if let Some(tls) = admin {
+            app.protect_admin(tls);
+        }
+        Ok(app)
+    }
+
+    fn protect_admin(&self, tls: ListenerTls) {
+        // Said once, by whoever has the secret first.
+        let _ = self.admin_tls.set(tls);
+    }
+
+    /// Whether the admin listener's certificate can only be made when this node has joined and knows the secret.
+    fn admin_waits(&self) -> bool {
+        self.settings.admin.protection == Protection::Minted && self.admin_tls.get().is_none()
     }
 
     /// Everything between the admin listener and being ready, in order.
     async fn start(
         &self,
-        peer: std::net::TcpListener,
+        (peer, admin): (TcpListener, Option<TcpListener>),
         control: &watch::Sender<Option<Arc<Control>>>,
     ) -> Result<Running, AppError> {
         let stage = |what| self.readiness.set(Stage::Starting(what));
         let (flush, flush_requests) = flush::channel();
         let own = own::settle(self).await?;
+        if let Some(listener) = admin {
+            let secret = own.secrets.current();
+            if let Some(tls) = protection::of(&self.settings.admin, &self.bound, Some(&secret))? {
+                self.protect_admin(tls);
+            }
+            admin::spawn(self, listener, control)?;
+        }
         stage("becoming a member of the cluster");
-        let member = member::start(self, &own, peer, &flush).await?;
-        self.gauges.set_member(member.clone());
+        let (calls, settle) = CallStore::new(self.settings.call_log_age_ms);
+        let member = member::start(self, &own, peer, (&flush, &calls)).await?;
+        let freshness = self.follow_contact(&member);
+        self.gauges.set_member(member.clone(), freshness.clone());
         disk_watch::start(self);
         let sums = roll_ups::start(self, &member);
-        admin::open(&own, &member, &flush, sums, control);
+        let asks = (&flush, &calls, sums);
+        admin::open(self, &own, &member, asks, control);
 
         let serving = async {
             stage("waiting for a leader to found the cluster");
@@ -275,9 +321,12 @@ impl App {
             own::catch_up(&member).await?;
 
             stage("settling the usage of the last run");
-            let recorders = data_plane::start_usage(self, &member, flush_requests).await?;
+            let recorders =
+                data_plane::start_usage(self, &member, (flush_requests, settle), calls).await?;
+            stage("looking for the other nodes");
+            freshness.contact_within(CONTACT).await;
             stage("starting the gateway");
-            data_plane::start_gateway(self, &own, &member, recorders).await
+            data_plane::start_gateway(self, &own, &member, recorders, freshness.clone()).await
         };
         let gateway = tokio::select! {
             serving = serving => serving?,
@@ -287,6 +336,7 @@ impl App {
                 return Err(AppError::Removed(own.node_id));
             }
         };
+        self.readiness.require(move || freshness.problem());
         self.readiness.set(Stage::Serving);
         tracing::info!(node = own.node_id, "ready");
         Ok(Running {
@@ -294,6 +344,19 @@ impl App {
             flush,
             gateway,
         })
+    }
+
+    /// Follows how long ago this node had contact with the quorum, over restarts too.
+    fn follow_contact(&self, member: &mode_envoy_raft::Handle) -> Freshness {
+        let (dir, rules) = (self.settings.data_dir.clone(), self.settings.stale);
+        let freshness = Freshness::open(&dir, member.contact(), rules, member.wall_ms());
+        let keeping = freshness.clone().keep(dir, self.supervisor.stopping());
+        self.supervisor
+            .spawn("contact", TaskKind::BestEffort, async move {
+                keeping.await;
+                Ok(())
+            });
+        freshness
     }
 
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.

@@ -10,12 +10,14 @@ pub(crate) mod output;
 
 mod apply;
 mod audit;
+mod calls;
 mod certs;
 mod check;
 mod cluster;
 mod delete;
 mod demo;
 mod diff;
+mod explain;
 mod export;
 mod get;
 mod history;
@@ -28,6 +30,7 @@ mod usage;
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -74,6 +77,13 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Certificates (PEM) of who is trusted at an https address; the context file's, or the web's, otherwise.
+    #[arg(long, global = true, value_name = "FILE", env = "MODE_ENVOY_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Names the change that this command makes, so that the same command again is a retry; 128 random bits, made up
+    /// where absent.
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) request_id: Option<String>,
     /// How to print the answer.
     #[arg(
         short,
@@ -118,6 +128,10 @@ enum Verb {
     Tokens(tokens::TokensVerb),
     /// Calls, tokens, costs and latencies
     Usage(usage::UsageArgs),
+    /// Single calls, gathered from all nodes
+    Calls(calls::CallsArgs),
+    /// Why a call was answered as it was
+    Explain(explain::ExplainArgs),
     /// The cluster itself
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
@@ -153,7 +167,12 @@ impl Global {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = anyhow::Result<Ended>>,
     {
-        let client = Client::new(&self.admin, self.token.as_deref())?;
+        // An empty variable is the same as none.
+        let ca = self.ca.as_deref().filter(|ca| !ca.as_os_str().is_empty());
+        let mut client = Client::new(&self.admin, self.token.as_deref(), ca)?;
+        if let Some(id) = &self.request_id {
+            client = client.with_request_id(id)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -205,6 +224,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Keys(verb) => global.call(|client| keys::run(client, verb, format)),
         Verb::Tokens(verb) => global.call(|client| tokens::run(client, verb, format)),
         Verb::Usage(args) => global.call(|client| usage::run(client, args, format)),
+        Verb::Calls(args) => calls::run(&global, args),
+        Verb::Explain(args) => global.call(|client| explain::run(client, args, format)),
         Verb::Cluster(verb) => cluster::dispatch(&global, verb, format),
     }
 }

@@ -13,7 +13,7 @@ mod secret;
 mod settings;
 
 pub use error::ConfigError;
-pub use listener::{Listener, ListenerKind};
+pub use listener::{Listener, ListenerKind, Protection, TlsFiles};
 pub use options::{LogFormat, Options};
 pub use secret::SecretFile;
 pub use settings::{Join, LogSettings, Settings};

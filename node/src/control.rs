@@ -9,6 +9,7 @@
 //! * A reading is linearizable unless the caller asks for this node's own view.
 //! * A write answers within [`WRITE_DEADLINE`]: it is in force, it is refused, or the answer says that its outcome is
 //!   not known. After a write, this node has applied it.
+//! * A write that its client named is carried out once: a retry is answered as the first try was.
 //! * Secrets are sealed before they leave this process, and none is ever part of an answer but the one that it made.
 
 pub mod authorize;
@@ -19,6 +20,7 @@ pub mod principal;
 
 mod apply;
 mod backup;
+mod calls;
 mod cluster;
 mod diff;
 mod history;
@@ -30,26 +32,32 @@ mod time;
 mod tokens;
 mod usage;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mode_envoy_model::command::Command;
-use mode_envoy_raft::{Accepted, Handle};
+use mode_envoy_model::requests::{Answered, ClientRequest};
+use mode_envoy_raft::{Accepted, Caller, Handle};
 
-use crate::secrets::KeyringSource;
+use crate::secrets::{Keyring, KeyringSource};
 use crate::usage::Queries;
 
 pub use self::apply::{Applied, Confirmed};
 pub use self::authorize::hook as authorize_hook;
 pub use self::backup::BackupInPieces;
+pub use self::calls::{
+    CallsFilter, CallsQuestion, Follow, Followed, Gather, Gathered, LIMIT_MAX, explain,
+    status_range,
+};
 pub use self::cluster::{ClusterStatus, NewNode, Removal};
 pub use self::diff::{Compared, ComparedObject};
 pub use self::error::ControlError;
 pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recorded};
 pub use self::keys::{Grace, NewKey, ShownKey};
-pub use self::principal::Principal;
+pub use self::principal::{NamedRequest, Principal};
 pub use self::read::{AsOf, Exported};
 pub use self::rotation::Rotated;
-pub use self::time::{format_minute, format_ms, parse_time};
+pub use self::time::{format_exact_ms, format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};
 
@@ -65,33 +73,90 @@ pub struct Control {
     handle: Handle,
     keyring: KeyringSource,
     usage: Queries,
+    calls: Gather,
 }
 
 // === impl Control ===
 
 impl Control {
     /// Over a member of the cluster.
-    pub const fn new(handle: Handle, keyring: KeyringSource, usage: Queries) -> Self {
+    pub const fn new(
+        handle: Handle,
+        keyring: KeyringSource,
+        usage: Queries,
+        calls: Gather,
+    ) -> Self {
         Self {
             handle,
             keyring,
             usage,
+            calls,
         }
     }
 
     /// Proposes a command and waits until this node has applied it.
     async fn propose(&self, who: &Principal, command: Command) -> Result<Accepted, ControlError> {
-        authorize::check_command(who.role, &command)?;
+        if let Err(refused) = authorize::check_command(who, &self.handle.catalog(), &command) {
+            // What a tenant may name is in the catalog, and this node may not have the newest.
+            if who.tenant.is_none() {
+                return Err(refused);
+            }
+            self.up_to_date(false).await?;
+            authorize::check_command(who, &self.handle.catalog(), &command)?;
+        }
+        let request = self.client_request(who)?;
+        let caller = Caller {
+            request,
+            ..who.caller()
+        };
         let accepted = self
             .handle
-            .propose(command, &who.caller(), WRITE_DEADLINE)
+            .propose(command, &caller, WRITE_DEADLINE)
             .await?;
         // The change is in force whatever comes of this: it only lets the caller read here what it wrote.
-        let _ = self
-            .handle
-            .wait_applied(accepted.index, READ_DEADLINE)
-            .await;
+        if accepted.index > 0 {
+            let _ = self
+                .handle
+                .wait_applied(accepted.index, READ_DEADLINE)
+                .await;
+        } else if request.is_some() {
+            // A retry that met the first try in one entry is told no index.
+            let _ = self.up_to_date(false).await;
+        }
         Ok(accepted)
+    }
+
+    /// By what the cluster knows the request again that is carried out.
+    fn client_request(&self, who: &Principal) -> Result<Option<ClientRequest>, ControlError> {
+        let Some(request) = &who.request else {
+            return Ok(None);
+        };
+        let keyring = self.required_keyring()?;
+        Ok(Some(keyring.client_request(&request.id, &request.body)))
+    }
+
+    fn required_keyring(&self) -> Result<Arc<Keyring>, ControlError> {
+        let keyring = self.keyring.of(&self.handle.catalog())?;
+        keyring.ok_or_else(|| {
+            let why = "the cluster has no encryption key yet, since it is still being founded";
+            ControlError::Unavailable(why.to_owned())
+        })
+    }
+
+    /// What this request came to when it was carried out before, as far as this node has applied the log.
+    fn answered_before(&self, who: &Principal) -> Result<Option<Accepted>, ControlError> {
+        let Some(request) = self.client_request(who)? else {
+            return Ok(None);
+        };
+        let known = self.handle.read(|state| {
+            let known = state.requests.answer(&who.name, &request);
+            known.map(Option::<&Answered>::cloned)
+        })?;
+        Ok(known.map(|known| Accepted {
+            revision: known.revision,
+            index: known.index,
+            changes: known.changes,
+        }))
     }
 
     /// Makes sure that this node has applied everything that was acknowledged before now.

@@ -5,6 +5,7 @@
 //!           \________ one Table from beginning to end ________/   any error -> error.rs
 //! ```
 //!
+//! Connections have TLS where the listener does, and speak HTTP/1.1 or HTTP/2 (`connection.rs`).
 //! One single-threaded runtime for each worker, with its own listener on the shared port, its own upstream
 //! connections and its own usage spool. Workers share the table (swapped whole), the resolver and the counters.
 //!
@@ -18,6 +19,7 @@ mod ai;
 mod body;
 mod call;
 mod client_io;
+mod connection;
 mod connections;
 mod error;
 mod head;
@@ -33,6 +35,7 @@ mod route;
 mod serve;
 mod settings;
 mod table;
+mod tries;
 mod upload;
 mod view;
 mod worker;
@@ -56,13 +59,14 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, timeout};
 
 use self::worker::Worker;
+use crate::freshness::Freshness;
 use crate::upstream::Network;
 pub use crate::upstream::NetworkError as SharedError;
 use crate::usage::recorder::Recorder;
 
 #[doc(hidden)]
 pub use self::admission::Admission;
-pub use self::publish::publish;
+pub use self::publish::{Published, publish};
 pub use self::settings::{GatewayLimits, GatewaySettings};
 pub use self::table::{CompileError, Table};
 
@@ -75,6 +79,8 @@ const JOIN_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Shared {
     network: Network,
+    freshness: Freshness,
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A gateway that serves.
@@ -93,15 +99,23 @@ struct EndOfWorker(watch::Sender<usize>);
 // === impl Shared ===
 
 impl Shared {
-    /// Reads the roots that https upstreams are checked against.
+    /// Reads the roots that https upstreams are checked against; `freshness` says whether keys may be taken.
     ///
     /// # Errors
     ///
     /// [`SharedError`] where the file that `SSL_CERT_FILE` names cannot be used.
-    pub fn new() -> Result<Self, SharedError> {
+    pub fn new(freshness: Freshness) -> Result<Self, SharedError> {
         Ok(Self {
             network: Network::new()?,
+            freshness,
+            tls: None,
         })
+    }
+
+    /// Serves with TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        Self { tls, ..self }
     }
 }
 
@@ -176,8 +190,8 @@ pub fn start(
     let (ended, ends) = watch::channel(0);
     let mut threads = Vec::with_capacity(settings.workers);
     for (number, (listener, recorder)) in listeners.into_iter().zip(recorders).enumerate() {
-        let (table, network) = (Arc::clone(&table), shared.network.clone());
-        let make = move || Worker::new(settings.limits, table, network, recorder);
+        let (table, shared) = (Arc::clone(&table), shared.clone());
+        let make = move || Worker::new(settings.limits, table, shared, recorder);
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(RESOLVER_THREADS)

@@ -3,7 +3,8 @@
 //! Reading order: `app` starts everything in order. A request goes through [`gateway`] and [`upstream`]; what it
 //! used goes through [`usage`] into the log. A change comes from [`cli`] through [`admin`] to [`control`], and from
 //! the log back into the gateway's table. Around them: [`config`] (this process's settings), [`secrets`],
-//! [`supervisor`], [`readiness`], [`telemetry`] and [`metrics`].
+//! [`supervisor`], [`readiness`], [`freshness`], [`tls`],
+//! [`telemetry`] and [`metrics`].
 
 #[cfg(not(all(
     target_os = "linux",
@@ -16,6 +17,7 @@ compile_error!(
 pub(crate) mod alarms;
 pub(crate) mod app;
 pub mod config;
+pub(crate) mod descriptors;
 pub mod supervisor;
 
 pub mod gateway;
@@ -26,9 +28,11 @@ pub mod admin;
 pub mod control;
 pub mod secrets;
 
+pub mod freshness;
 pub mod metrics;
 pub mod readiness;
 pub mod telemetry;
+pub mod tls;
 
 pub mod cli;
 pub mod context;

@@ -38,12 +38,22 @@ pub const PROJECTION_ENTRIES: &str = "mode_envoy_projection_entries";
 pub const PROJECTION_BLOBS: &str = "mode_envoy_projection_blobs";
 /// How often the projection could not be used and began anew.
 pub const PROJECTION_REBUILDS: &str = "mode_envoy_projection_rebuilds_total";
+/// Calls that the call log was given.
+pub const CALL_LOG_RECORDS: &str = "mode_envoy_call_log_records_total";
+/// Bytes of the call log on disk.
+pub const CALL_LOG_BYTES: &str = "mode_envoy_call_log_bytes";
+/// 1 if no call records are kept, since the disk failed, else 0.
+pub const CALL_LOG_FAILED: &str = "mode_envoy_call_log_failed";
+/// Blocks of the call log that were found damaged.
+pub const CALL_LOG_DAMAGED: &str = "mode_envoy_call_log_damaged_blocks";
 /// The log index that this node has applied.
 pub const RAFT_APPLIED_INDEX: &str = "mode_envoy_raft_applied_index";
 /// The term that this node is in.
 pub const RAFT_TERM: &str = "mode_envoy_raft_term";
 /// 1 if this node leads, else 0.
 pub const RAFT_IS_LEADER: &str = "mode_envoy_raft_is_leader";
+/// Seconds since this node last knew itself connected to the quorum.
+pub const RAFT_CONTACT_AGE: &str = "mode_envoy_raft_contact_age_seconds";
 /// Bytes that the replicated log takes on this node's disk.
 pub const WAL_BYTES: &str = "mode_envoy_wal_disk_bytes";
 /// Index of the oldest entry that this node's log still has.
@@ -72,6 +82,10 @@ pub const SNAPSHOT_BYTES_RECEIVED: &str = "mode_envoy_snapshot_received_bytes_to
 pub const CATALOG_REVISION: &str = "mode_envoy_catalog_revision";
 /// The revision that is in force in this node's gateway.
 pub const TABLE_REVISION: &str = "mode_envoy_table_revision";
+/// When the certificate of a listener ends, Unix seconds. Label `listener`.
+pub const TLS_NOT_AFTER: &str = "mode_envoy_tls_certificate_not_after_seconds";
+/// New certificates that could not be used. Label `listener`.
+pub const TLS_RELOAD_FAILURES: &str = "mode_envoy_tls_reload_failures_total";
 /// 1 if `/readyz` says so, else 0.
 pub const NODE_READY: &str = "mode_envoy_node_ready";
 
@@ -88,7 +102,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 34] = [
+pub const ALL: [(&str, MetricKind, &str); 41] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -170,12 +184,37 @@ pub const ALL: [(&str, MetricKind, &str); 34] = [
         "How often the projection could not be used and began anew.",
     ),
     (
+        CALL_LOG_RECORDS,
+        MetricKind::Counter,
+        "Calls that the call log was given.",
+    ),
+    (
+        CALL_LOG_BYTES,
+        MetricKind::Gauge,
+        "Bytes of the call log on disk.",
+    ),
+    (
+        CALL_LOG_FAILED,
+        MetricKind::Gauge,
+        "1 if no call records are kept, since the disk failed.",
+    ),
+    (
+        CALL_LOG_DAMAGED,
+        MetricKind::Gauge,
+        "Blocks of the call log that were found damaged.",
+    ),
+    (
         RAFT_APPLIED_INDEX,
         MetricKind::Gauge,
         "Log index applied on this node.",
     ),
     (RAFT_TERM, MetricKind::Gauge, "Term of this node."),
     (RAFT_IS_LEADER, MetricKind::Gauge, "1 if this node leads."),
+    (
+        RAFT_CONTACT_AGE,
+        MetricKind::Gauge,
+        "Seconds since this node last knew itself connected to the quorum.",
+    ),
     (
         WAL_BYTES,
         MetricKind::Gauge,
@@ -245,6 +284,16 @@ pub const ALL: [(&str, MetricKind, &str); 34] = [
         TABLE_REVISION,
         MetricKind::Gauge,
         "Revision in force in the gateway of this node.",
+    ),
+    (
+        TLS_NOT_AFTER,
+        MetricKind::Gauge,
+        "When the certificate of a listener ends, in Unix seconds.",
+    ),
+    (
+        TLS_RELOAD_FAILURES,
+        MetricKind::Counter,
+        "New certificates that could not be used, by listener.",
     ),
     (NODE_READY, MetricKind::Gauge, "1 if this node is ready."),
 ];

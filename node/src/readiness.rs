@@ -1,8 +1,11 @@
 //! Whether this node serves, and if not, why not: what `/readyz` says.
 //!
+//! It serves once its start is over, unless a condition that others have set says why it should not.
+//!
 //! Invariant: a node that is not ready always gives at least one reason, each a sentence that an operator can act
 //! on without reading a log.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -22,10 +25,14 @@ pub enum Stage {
     Failed(String),
 }
 
+/// Says why this node had better get no traffic; nothing where all is well.
+type Condition = Box<dyn Fn() -> Option<String> + Send>;
+
 /// Whether this node serves. A cheap clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Readiness {
     stage: Arc<Mutex<Stage>>,
+    conditions: Arc<Mutex<Vec<Condition>>>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -37,6 +44,7 @@ impl Readiness {
         let stage = Stage::Starting("the process has just begun");
         Self {
             stage: Arc::new(Mutex::new(stage)),
+            conditions: Arc::default(),
             phase,
         }
     }
@@ -50,6 +58,11 @@ impl Readiness {
         }
     }
 
+    /// From now on `condition` is asked as well.
+    pub fn require(&self, condition: impl Fn() -> Option<String> + Send + 'static) {
+        self.conditions().push(Box::new(condition));
+    }
+
     /// Why this node does not serve, a reason each; empty if it does.
     pub fn not_ready(&self) -> Vec<String> {
         let stage = self
@@ -58,11 +71,36 @@ impl Readiness {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         match stage {
-            Stage::Serving => Vec::new(),
+            Stage::Serving => self.unmet(),
             Stage::Draining => vec!["draining: this node is about to end".to_owned()],
             Stage::Failed(reason) => vec![format!("failed: {reason}")],
-            Stage::Starting(what) => starting(what, &self.phase.borrow()),
+            Stage::Starting(what) => {
+                let mut reasons = starting(what, &self.phase.borrow());
+                reasons.extend(self.unmet());
+                reasons
+            }
         }
+    }
+
+    fn unmet(&self) -> Vec<String> {
+        self.conditions()
+            .iter()
+            .filter_map(|condition| condition())
+            .collect()
+    }
+
+    fn conditions(&self) -> std::sync::MutexGuard<'_, Vec<Condition>> {
+        self.conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness")
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,6 +161,20 @@ mod tests {
             waiting_for: Vec::new(),
         });
         assert_eq!(readiness.not_ready().len(), 1);
+    }
+
+    #[test]
+    fn a_condition_that_is_not_met_is_a_reason_while_starting_and_while_serving() {
+        let phase = watch::Sender::new(Phase::Member);
+        let readiness = Readiness::new(phase.subscribe());
+        let problem = Arc::new(Mutex::new(Some("cut off".to_owned())));
+        let asked = Arc::clone(&problem);
+        readiness.require(move || asked.lock().unwrap().clone());
+        assert_eq!(readiness.not_ready().len(), 2);
+        readiness.set(Stage::Serving);
+        assert_eq!(readiness.not_ready(), ["cut off"]);
+        *problem.lock().unwrap() = None;
+        assert!(readiness.not_ready().is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! worker: Recorder -> spool (memory map, survives kill -9)         recovery: Opens without a Close are presumed
 //!                       -> flusher (one thread): rows per (minute, series) -> raft -> cells on every node
 //!                       <- trims what is counted                                -> queries <- projection of sums
+//!                       -> call log: a record of each call, on this node (calls.rs)
 //! ```
 //!
 //! Invariant of the whole: a Close that was written is counted once. Position is identity: a batch names the range
@@ -16,9 +17,11 @@ pub(crate) mod aggregate;
 pub(crate) mod opens;
 pub(crate) mod projection;
 pub(crate) mod recovery;
-pub(crate) mod stream;
 pub(crate) mod totals;
 
+pub(crate) use mode_envoy_model::usage::sender as stream;
+
+pub mod calls;
 pub mod flush;
 pub(crate) mod flusher;
 pub mod queries;

@@ -16,6 +16,8 @@ mod members;
 mod rotation;
 #[path = "support/samples.rs"]
 mod samples;
+#[path = "support/samples_access.rs"]
+mod samples_access;
 #[path = "support/samples_history.rs"]
 mod samples_history;
 #[path = "support/samples_packed.rs"]
@@ -29,6 +31,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     members::each(&mut Golden { seen: &mut seen });
     rotation::each(&mut Golden { seen: &mut seen });
     samples_packed::each(&mut Golden { seen: &mut seen });
+    samples_access::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -40,6 +43,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
 fn an_unknown_field_does_not_stop_a_reader() {
     let mut bytes = log::Tenant {
         name: "acme".to_owned(),
+        hosts: Vec::new(),
     }
     .encode_to_vec();
     // Field 1000, varint 1: what a later release might add.
@@ -151,6 +155,7 @@ pub fn every_item() -> Vec<log::Item> {
             actor: "root".to_owned(),
             events: every_event(),
             origin: "apply".to_owned(),
+            request: Some(samples_access::request()),
         }),
         item::Kind::Register(samples::register()),
         item::Kind::Usage(samples::usage_batch()),

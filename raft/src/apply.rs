@@ -213,12 +213,16 @@ mod tests {
     }
 
     fn put(base_revision: u64, name: &str) -> Vec<u8> {
-        let events = vec![Event::TenantPut(Tenant { name: name.into() })];
+        let events = vec![Event::TenantPut(Tenant {
+            name: name.into(),
+            hosts: Vec::new(),
+        })];
         let set = ChangeSet {
             base_revision,
             actor: "root".into(),
             origin: "apply".into(),
             events,
+            request: None,
             encoded: Arc::default(),
         };
         let items = vec![Item::ChangeSet(set)];

@@ -156,6 +156,11 @@ enum Lane {
     Bulk,
 }
 
+#[cfg(not(feature = "sim"))]
+type Connection = TlsStream<TcpStream>;
+#[cfg(feature = "sim")]
+type Connection = crate::sim::Stream;
+
 /// One peer, as it is dialled.
 #[derive(Clone)]
 struct Target {
@@ -256,8 +261,12 @@ impl DialError {
 // === impl Target ===
 
 impl Target {
-    async fn dial(self) -> Result<TokioIo<TlsStream<TcpStream>>, DialError> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
+    async fn dial(self) -> Result<TokioIo<Connection>, DialError> {
+        #[cfg(not(feature = "sim"))]
+        let connecting = self.connect();
+        #[cfg(feature = "sim")]
+        let connecting = self.connect_in_simulation();
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected.map(TokioIo::new),
             Err(_) => Err(DialError::TimedOut {
                 node_id: self.node_id,
@@ -266,6 +275,17 @@ impl Target {
         }
     }
 
+    #[cfg(feature = "sim")]
+    async fn connect_in_simulation(&self) -> Result<Connection, DialError> {
+        crate::sim::dial(self.identity.node_id(), self.node_id)
+            .await
+            .map_err(|error| self.tcp_failed(&error))
+    }
+
+    #[cfg_attr(
+        feature = "sim",
+        expect(dead_code, reason = "a simulation has no TLS: it says who speaks")
+    )]
     async fn connect(&self) -> Result<TlsStream<TcpStream>, DialError> {
         let tcp = TcpStream::connect(&self.address)
             .await

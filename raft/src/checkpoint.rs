@@ -11,14 +11,15 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use mode_envoy_model::state::State;
 use mode_envoy_storage::checkpoint::{
     CheckpointError, CheckpointStore, ChunkRef, HeldCheckpoint, Incoming,
 };
+use tokio::time::Instant;
 
 use crate::convert::{self, DecodeError};
+use crate::machine;
 use crate::types::{LogId, SnapshotMeta};
 
 mod counters;
@@ -257,7 +258,7 @@ impl fmt::Debug for CheckpointRef {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    tokio::task::spawn_blocking(work)
+    machine::blocking(work)
         .await
         .unwrap_or(Err(SnapshotError::Interrupted))
 }

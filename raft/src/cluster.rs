@@ -10,8 +10,11 @@ mod find;
 mod keeper;
 mod members;
 mod open;
+#[cfg(feature = "sim")]
+pub(crate) mod simulated;
 mod start;
 mod status;
+mod unsettled;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -33,11 +36,14 @@ use mode_envoy_storage::wal::{DEFAULT_SEGMENT_BYTES, Wal, WalStats};
 use tokio::sync::watch;
 
 use crate::apply::SharedState;
+use crate::calls::CallRecords;
 use crate::checkpoint::{CheckpointStats, Checkpoints};
+use crate::contact::Contact;
 use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
+use crate::machine;
 use crate::members::{Departure, Leadership};
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
@@ -51,6 +57,7 @@ pub use error::StartError;
 pub use members::{MadeJoinToken, Pending, WouldStall};
 pub use start::start;
 pub use status::{Ending, HistoryHead, MemberRole, MemberStatus, Status};
+pub use unsettled::Unsettled;
 
 /// A future on the heap, as hooks return it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -128,6 +135,8 @@ pub struct Hooks {
     pub table_revision: Arc<AtomicU64>,
     /// What is wrong on this node, for the others to see.
     pub alarms: Alarms,
+    /// This node's call records.
+    pub calls: Arc<dyn CallRecords>,
 }
 
 /// A running member. Clones share it.
@@ -146,6 +155,8 @@ struct Inner {
     forwarder: Forwarder,
     leader: watch::Receiver<Option<NodeId>>,
     failed: watch::Receiver<Option<String>>,
+    contact: Contact,
+    unsettled: Unsettled,
     about: About,
     leadership: Leadership,
     departure: watch::Receiver<Departure>,
@@ -365,9 +376,27 @@ impl Handle {
         self.inner.leader.clone()
     }
 
+    /// When this node last knew itself connected to the quorum.
+    pub fn contact(&self) -> Contact {
+        self.inner.contact.clone()
+    }
+
+    /// What its log held, at its start, beyond what it knew to be committed.
+    pub fn unsettled(&self) -> Unsettled {
+        self.inner.unsettled.clone()
+    }
+
     /// Says why this node cannot go on: its storage or its consensus failed. The process should end then.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.failed.clone()
+    }
+
+    pub(crate) fn forwarder(&self) -> Forwarder {
+        self.inner.forwarder.clone()
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
     }
 
     /// What the write-ahead log has done since the start, for metrics.
@@ -392,7 +421,7 @@ impl Handle {
         self.inner.tasks.shutdown().await;
         let wal = self.inner.wal.clone();
         // The writer's thread is joined; it may be in a sync.
-        let _ = tokio::task::spawn_blocking(move || wal.close()).await;
+        let _ = machine::blocking(move || wal.close()).await;
     }
 }
 

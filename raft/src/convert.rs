@@ -12,6 +12,7 @@ mod members;
 mod objects;
 mod outcome;
 mod raft;
+mod request;
 mod rotation;
 #[cfg(test)]
 mod tests;

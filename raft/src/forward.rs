@@ -7,6 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use mode_envoy_model::command::Rejected;
+use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
@@ -52,6 +53,7 @@ impl Forwarder {
                 .map(|hash| hash.to_vec())
                 .unwrap_or_default(),
             deadline_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            request: caller.request.as_ref().map(ClientRequest::to_wire),
         };
         let mut client = self.peers.forward(leader, &address);
         let call = client.propose(request(message, limit));
@@ -162,6 +164,32 @@ impl Forwarder {
         let mut client = self.peers.members(node, &address);
         let asked = within(limit, client.take_secret(request(message, limit)));
         Ok(Zeroizing::new(asked.await?.secret))
+    }
+
+    /// A page of `node`'s call records.
+    pub(crate) async fn query_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::QueryCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::QueryCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.query_calls(request(message, limit))).await
+    }
+
+    /// The call records that have come on `node`.
+    pub(crate) async fn tail_calls(
+        &self,
+        node: NodeId,
+        mut message: wire::TailCallsRequest,
+        limit: Duration,
+    ) -> Result<wire::TailCallsResponse, Status> {
+        let (address, envelope) = self.reach(node)?;
+        message.envelope = Some(envelope);
+        let mut client = self.peers.calls(node, &address);
+        within(limit, client.tail_calls(request(message, limit))).await
     }
 
     fn reach(&self, node: NodeId) -> Result<(String, wire::Envelope), Status> {

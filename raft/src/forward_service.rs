@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mode_envoy_model::limits;
+use mode_envoy_model::requests::ClientRequest;
+use mode_envoy_proto::log::v1 as log;
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Request, Response, Status};
 
@@ -45,14 +47,14 @@ impl wire::forward_server::Forward for ForwardService {
         check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
         let message = request.into_inner();
         let limit = Duration::from_millis(message.deadline_ms).min(LONGEST);
-        let caller = read_caller(message.actor, &message.actor_token)?;
+        let caller = read_caller(message.actor, &message.actor_token, message.request)?;
         let proposal = message
             .proposal
             .ok_or_else(|| Status::invalid_argument("no proposal"))?;
         let proposal =
             Proposal::from_wire(proposal).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let answer = tokio::time::timeout(limit, self.proposer.propose(proposal, caller)).await;
-        let answer = answer.unwrap_or(Err(Refusal::Final(ProposeError::Timeout)));
+        let deadline = tokio::time::Instant::now() + limit;
+        let answer = self.proposer.propose(proposal, caller, deadline).await;
         Ok(Response::new(wire::ProposeResponse {
             result: Some(write_answer(answer)?),
         }))
@@ -95,7 +97,11 @@ impl wire::forward_server::Forward for ForwardService {
     }
 }
 
-fn read_caller(actor: String, token: &[u8]) -> Result<Caller, Status> {
+fn read_caller(
+    actor: String,
+    token: &[u8],
+    request: Option<log::ClientRequest>,
+) -> Result<Caller, Status> {
     if actor.len() > limits::ACTOR {
         return Err(Status::invalid_argument("the actor's name is too long"));
     }
@@ -105,7 +111,12 @@ fn read_caller(actor: String, token: &[u8]) -> Result<Caller, Status> {
         let hash = token.try_into();
         Some(hash.map_err(|_| Status::invalid_argument("actor_token is no hash"))?)
     };
-    Ok(Caller { actor, token_hash })
+    let request = request.map(ClientRequest::from_wire).transpose();
+    Ok(Caller {
+        actor,
+        token_hash,
+        request: request.map_err(|error| Status::invalid_argument(error.to_string()))?,
+    })
 }
 
 fn write_answer(answer: Answer) -> Result<wire::propose_response::Result, Status> {

@@ -127,6 +127,34 @@ struct Credentials {
     roots: RootCertStore,
 }
 
+/// A certificate of the cluster's private CA for a listener that others than nodes connect to.
+pub struct Minted {
+    /// The certificate.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key, made for it.
+    pub key: PrivateKeyDer<'static>,
+    /// The CA's certificate as PEM, for whoever shall trust it.
+    pub ca_pem: String,
+}
+
+// === impl Minted ===
+
+impl Minted {
+    /// For the names and addresses by which the listener is reached.
+    ///
+    /// # Errors
+    /// [`IdentityError`], where the secret gives no CA, or a name cannot stand in a certificate.
+    pub fn server(secret: &ClusterSecret, names: &[String]) -> Result<Self, IdentityError> {
+        PrivateCa::derive(secret)?.issue_server(names)
+    }
+}
+
+impl std::fmt::Debug for Minted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Minted").finish_non_exhaustive()
+    }
+}
+
 // === impl Identity ===
 
 impl Identity {

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Reading order: who a node is and how it finds the others ([`secret`], [`identity`], [`channels`], [`peer_server`],
-//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `convert`, `log_store`, `checkpoint`,
-//! `apply`, `state_machine`, `peers`, `snapshot`, `network`, `raft_service`); how proposals and reads reach the leader
-//! (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); how nodes come and go, and leadership moves
-//! ([`join`], `members`); [`cluster`], which puts it together; and [`backup`], which takes the state elsewhere.
+//! [`data_dir`], [`formation`]); what the consensus library works on (`types`, `machine`, `convert`, `log_store`, `checkpoint`,
+//! `apply`, `state_machine`, `peers`, `snapshot`, `contact`, `network`, `raft_service`); how proposals and reads reach the
+//! leader (`clock`, `proposal`, `reads`, `proposer`, `forward`, `forward_service`); `calls`, which the log knows nothing of;
+//! how nodes come and go, and leadership moves ([`join`], `members`); [`cluster`], which puts it together; and
+//! [`backup`], which takes the state elsewhere.
 
 pub mod backup;
 pub mod channels;
@@ -22,8 +23,10 @@ pub mod secret;
 
 mod apply;
 mod checkpoint;
+mod contact;
 mod convert;
 mod log_store;
+mod machine;
 mod network;
 mod peers;
 mod raft_service;
@@ -31,6 +34,7 @@ mod snapshot;
 mod state_machine;
 mod types;
 
+mod calls;
 mod clock;
 mod forward;
 mod forward_service;
@@ -43,11 +47,17 @@ mod tasks;
 
 pub mod cluster;
 
+#[cfg(feature = "sim")]
+pub mod sim;
+
+pub use calls::CallRecords;
 pub use checkpoint::CheckpointStats;
 pub use cluster::{
     Addresses, Alarms, BoxFuture, Ending, Flush, Handle, HistoryHead, Hooks, MadeJoinToken,
-    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, WouldStall, start,
+    MemberRole, MemberStatus, Pending, Settings, StartError, Status, Timers, Unsettled, WouldStall,
+    start,
 };
+pub use contact::{BootMs, Contact};
 pub use convert::{UnreadableChangeSet, read_change_set};
 pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;

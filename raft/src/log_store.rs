@@ -223,6 +223,11 @@ fn read_range(wal: &Wal, range: &impl RangeBounds<u64>) -> Result<Vec<Entry>, St
     read(wal, from, to, usize::MAX)
 }
 
+/// The entries of `from .. to` that there are.
+pub(crate) fn read_entries(wal: &Wal, from: u64, to: u64) -> Result<Vec<Entry>, StorageError> {
+    read(wal, from, to, usize::MAX)
+}
+
 /// Every entry from an index on, as one reading.
 pub(crate) fn read_from(wal: &Wal, from: u64) -> Result<Vec<Entry>, StorageError> {
     read(wal, from, u64::MAX, usize::MAX)

@@ -19,6 +19,7 @@ use openraft::{AnyError, OptionalSend};
 use tonic::{Response, Status};
 
 use crate::channels::DialError;
+use crate::contact::Contact;
 use crate::convert::{self, DecodeError};
 use crate::peers::{Peers, request};
 use crate::snapshot::{SendError, Sender};
@@ -36,6 +37,7 @@ type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
 pub(crate) struct Network {
     peers: Peers,
     node_id: NodeId,
+    contact: Contact,
     snapshots: Sender,
     heartbeat: Duration,
 }
@@ -44,6 +46,7 @@ pub(crate) struct Network {
 pub(crate) struct Peer {
     peers: Peers,
     node_id: NodeId,
+    contact: Contact,
     target: NodeId,
     address: String,
     snapshots: Sender,
@@ -53,16 +56,18 @@ pub(crate) struct Peer {
 // === impl Network ===
 
 impl Network {
-    /// On behalf of `node_id`.
+    /// On behalf of `node_id`, which tells its followers of its `contact` with the quorum.
     pub(crate) fn new(
         peers: Peers,
         node_id: NodeId,
+        contact: Contact,
         snapshots: Sender,
         heartbeat: Duration,
     ) -> Self {
         Self {
             peers,
             node_id,
+            contact,
             snapshots,
             heartbeat,
         }
@@ -76,6 +81,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         Peer {
             peers: self.peers.clone(),
             node_id: self.node_id,
+            contact: self.contact.clone(),
             target,
             address: member.peer.clone(),
             snapshots: self.snapshots.clone(),
@@ -171,6 +177,7 @@ impl RaftNetwork<TypeConfig> for Peer {
             previous: rpc.prev_log_id.map(convert::log_id),
             committed: rpc.leader_commit.map(convert::log_id),
             entries,
+            quorum_age_ms: Some(self.contact.to_wire()),
         };
         let limit = option.hard_ttl();
         let mut client = self.peers.raft(self.target, &self.address);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::Request;
 use tonic::transport::Channel;
+use wire::calls_client::CallsClient;
 use wire::forward_client::ForwardClient;
 use wire::members_client::MembersClient;
 use wire::raft_client::RaftClient;
@@ -86,6 +87,13 @@ impl Peers {
     /// How leadership moves, with one member; never dials.
     pub(crate) fn members(&self, to: NodeId, address: &str) -> MembersClient<Channel> {
         MembersClient::new(self.channels.channel(to, address))
+    }
+
+    /// Call records of one member; never dials.
+    pub(crate) fn calls(&self, to: NodeId, address: &str) -> CallsClient<Channel> {
+        CallsClient::new(self.channels.channel(to, address))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Names the cluster, the sender and the receiver.

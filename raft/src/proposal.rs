@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{Change, Command, Rejected};
 use mode_envoy_model::key::SecretHash;
+use mode_envoy_model::requests::ClientRequest;
 
 /// On whose behalf something is proposed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,6 +14,8 @@ pub struct Caller {
     pub actor: String,
     /// Hash of the admin token, for the leader to authorise again; `None` is the node itself.
     pub token_hash: Option<SecretHash>,
+    /// The client's request that the command carries out, if the client named it: a retry is answered as the first was.
+    pub request: Option<ClientRequest>,
 }
 
 /// Whether a caller may do this, given the catalog that the command is decided on. Called on the leader.
@@ -59,6 +62,7 @@ impl Caller {
         Self {
             actor: "cluster".to_owned(),
             token_hash: None,
+            request: None,
         }
     }
 }

@@ -15,15 +15,19 @@ mod entry;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use mode_envoy_model::batch::Outcome;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::apply::SharedState;
 use crate::clock::{Clock, Now};
+use crate::contact::{BootMs, Contact};
 use crate::convert::Proposal;
+use crate::machine;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::reads::{ReadError, ReadIndex};
 use crate::tasks::Tasks;
@@ -68,7 +72,16 @@ struct Request {
     caller: Caller,
     answer: oneshot::Sender<Answer>,
     attempts: u32,
+    hold: Hold,
 }
+
+/// Who has a proposal in hand: it is either decided by the task or withdrawn by its caller, never both.
+#[derive(Clone, Debug, Default)]
+struct Hold(Arc<AtomicU8>);
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
 
 /// Hands proposals to this node's proposing task. Cheap to clone.
 #[derive(Clone)]
@@ -76,18 +89,26 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Request>,
 }
 
+/// What a node needs to lead.
+pub(crate) struct Leader {
+    pub(crate) node_id: NodeId,
+    pub(crate) raft: Raft,
+    pub(crate) state: SharedState,
+    pub(crate) reads: ReadIndex,
+    pub(crate) contact: Contact,
+    /// A leader that has heard no quorum for so long proposes nothing.
+    pub(crate) silence: Duration,
+    /// Nothing is written while leadership is handed over.
+    pub(crate) turn: Arc<Mutex<()>>,
+}
+
 /// The proposing task.
 struct Driver {
-    node_id: NodeId,
-    raft: Raft,
-    state: SharedState,
-    reads: ReadIndex,
+    own: Leader,
     authorize: Authorize,
     queue: mpsc::Receiver<Request>,
     waiting: VecDeque<Request>,
     leadership: Option<Leadership>,
-    /// Nothing is written while leadership is handed over.
-    turn: Arc<Mutex<()>>,
     began: Instant,
 }
 
@@ -101,34 +122,28 @@ struct Leadership {
 
 impl Proposer {
     /// Starts the proposing task of this node.
-    pub(crate) fn start(
-        tasks: &Tasks,
-        raft: Raft,
-        state: SharedState,
-        reads: ReadIndex,
-        authorize: Authorize,
-        turn: Arc<Mutex<()>>,
-    ) -> Self {
+    pub(crate) fn start(tasks: &Tasks, own: Leader, authorize: Authorize) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let node_id = raft.metrics().borrow().id;
         let driver = Driver {
-            node_id,
-            raft,
-            state,
-            reads,
+            own,
             authorize,
             queue,
             waiting: VecDeque::new(),
             leadership: None,
-            turn,
             began: Instant::now(),
         };
         tasks.spawn("proposer", driver.run());
         Self { queue: sender }
     }
 
-    /// Proposes on this node, if it leads. A caller that stops waiting takes its proposal out of the queue.
-    pub(crate) async fn propose(&self, proposal: Proposal, caller: Caller) -> Answer {
+    /// Proposes on this node, if it leads. A caller that stops waiting takes its proposal out of the queue; one that is
+    /// still there at `deadline` was not written.
+    pub(crate) async fn propose(
+        &self,
+        proposal: Proposal,
+        caller: Caller,
+        deadline: Instant,
+    ) -> Answer {
         let ended = || Refusal::Final(ProposeError::ShuttingDown);
         let (answer, receiver) = oneshot::channel();
         let request = Request {
@@ -136,12 +151,23 @@ impl Proposer {
             caller,
             answer,
             attempts: 0,
+            hold: Hold::default(),
         };
-        self.queue.send(request).await.map_err(|_| ended())?;
-        // The task ends with entries in flight only when the node does, so their outcome is unknown.
-        receiver
-            .await
-            .unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
+        let hold = request.hold.clone();
+        let asked = async {
+            self.queue.send(request).await.map_err(|_| ended())?;
+            // The task ends with entries in flight only when the node does, so their outcome is unknown.
+            receiver
+                .await
+                .unwrap_or(Err(Refusal::Final(ProposeError::Timeout)))
+        };
+        match tokio::time::timeout_at(deadline, asked).await {
+            Ok(answer) => answer,
+            Err(_) if hold.passes_to(WITHDRAWN) => Err(Refusal::Unsent(
+                "the leader waits for a majority to answer".to_owned(),
+            )),
+            Err(_) => Err(Refusal::Final(ProposeError::Timeout)),
+        }
     }
 }
 
@@ -149,7 +175,7 @@ impl Proposer {
 
 impl Driver {
     async fn run(mut self) {
-        let turn = Arc::clone(&self.turn);
+        let turn = Arc::clone(&self.own.turn);
         while self.fill().await {
             let _our_turn = turn.lock().await;
             self.waiting.retain(|request| !request.answer.is_closed());
@@ -181,13 +207,16 @@ impl Driver {
     /// Makes sure that this node leads, and that its state is as new as its log.
     async fn lead(&mut self) -> Result<(), Refusal> {
         let (leader, term) = {
-            let metrics = self.raft.metrics();
+            let metrics = self.own.raft.metrics();
             let metrics = metrics.borrow();
             (metrics.current_leader, metrics.current_term)
         };
-        if leader != Some(self.node_id) {
+        if leader != Some(self.own.node_id) {
             self.leadership = None;
             return Err(Refusal::NotLeader(leader));
+        }
+        if self.own.is_cut_off() {
+            return Err(Refusal::Unsent("no majority answers the leader".to_owned()));
         }
         if self
             .leadership
@@ -196,16 +225,16 @@ impl Driver {
         {
             return Ok(());
         }
-        let index = self.reads.get().await.map_err(unconfirmed)?;
+        let index = self.own.reads.get().await.map_err(unconfirmed)?;
         self.wait_applied(index).await?;
-        let clock = Clock::begin(self.state.stamp(), self.now());
+        let clock = Clock::begin(self.own.state.stamp(), self.now());
         self.leadership = Some(Leadership { term, clock });
         tracing::info!(term, "this node leads");
         Ok(())
     }
 
     async fn wait_applied(&self, index: u64) -> Result<(), Refusal> {
-        let mut applied = self.state.watch_applied();
+        let mut applied = self.own.state.watch_applied();
         let reached = applied.wait_for(|at| *at >= index);
         match tokio::time::timeout(WRITE, reached).await {
             Ok(Ok(_)) => Ok(()),
@@ -223,12 +252,21 @@ impl Driver {
             .as_mut()
             .map(|l| l.clock.stamp(now))
             .unwrap_or_default();
-        let mut draft = EntryDraft::new(self.state.catalog(), stamp);
+        // As one: an entry of an unknown fate may be applied at any moment.
+        let (catalog, requests) = self
+            .own
+            .state
+            .read(|state| (Arc::clone(&state.catalog), state.requests.clone()));
+        let mut draft = EntryDraft::new(catalog, requests, stamp);
         while let Some(request) = self.waiting.pop_front() {
+            if !request.hold.passes_to(TAKEN) {
+                continue;
+            }
             match draft.add(&request.proposal, &request.caller, &self.authorize) {
                 Drafted::Queued(queued) => draft.queued.push((request, queued)),
                 Drafted::Answer(answer) => draft.answers.push((request, answer)),
                 Drafted::Full => {
+                    request.hold.is_waiting_again();
                     self.waiting.push_front(request);
                     break;
                 }
@@ -242,7 +280,7 @@ impl Driver {
         let answers = std::mem::take(&mut draft.answers);
         let queued = std::mem::take(&mut draft.queued);
         let confirmed = if queued.is_empty() {
-            self.reads.get().await.map(drop).map_err(unconfirmed)
+            self.own.reads.get().await.map(drop).map_err(unconfirmed)
         } else {
             self.write_queued(draft, queued).await
         };
@@ -288,7 +326,8 @@ impl Driver {
     async fn write(&self, draft: EntryDraft<Request>) -> Result<(LogId, Applied), Refusal> {
         let payload = draft.into_payload();
         let unknown = || Refusal::Final(ProposeError::Timeout);
-        let Ok(written) = tokio::time::timeout(WRITE, self.raft.client_write(payload)).await else {
+        let Ok(written) = tokio::time::timeout(WRITE, self.own.raft.client_write(payload)).await
+        else {
             return Err(unknown());
         };
         match written {
@@ -322,6 +361,7 @@ impl Driver {
             let stale = matches!(outcome, Outcome::Stale { .. });
             if stale && request.attempts + 1 < ATTEMPTS {
                 request.attempts += 1;
+                request.hold.is_waiting_again();
                 again.push(request);
             } else {
                 request.answer(answer_of(queued, at.index, outcome));
@@ -340,14 +380,37 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let wall_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         Now {
             monotonic: self.began.elapsed(),
-            wall_ms,
+            wall_ms: machine::wall_ms(self.own.node_id),
         }
+    }
+}
+
+// === impl Leader ===
+
+impl Leader {
+    /// Whether no quorum has been heard for longer than an election takes. One that was never heard may be about to be.
+    fn is_cut_off(&self) -> bool {
+        let last = self.contact.last();
+        last.is_some_and(|last| BootMs::now().since(last) > self.silence)
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Nothing came of it, so that it may be withdrawn.
+    fn is_waiting_again(&self) {
+        self.0.store(WAITING, Ordering::Release);
+    }
+
+    /// Whether it was waiting until now.
+    fn passes_to(&self, holder: u8) -> bool {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0
+            .compare_exchange(WAITING, holder, order, failed)
+            .is_ok()
     }
 }
 

@@ -2,9 +2,11 @@
 
 use mode_envoy_proto::peer::v1 as wire;
 use openraft::error::RaftError;
+use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::SharedState;
+use crate::contact::{BootMs, Contact};
 use crate::convert::{self, DecodeError};
 use crate::peer_server::{Local, check_envelope};
 use crate::snapshot::{Answers, Receiver};
@@ -16,18 +18,25 @@ pub(crate) struct RaftService {
     state: SharedState,
     local: Local,
     snapshots: Receiver,
+    contact: Contact,
 }
 
 // === impl RaftService ===
 
 impl RaftService {
-    /// For the node that `local` describes.
-    pub(crate) fn new(raft: Raft, state: SharedState, local: Local, snapshots: Receiver) -> Self {
+    /// For the node that `local` describes; what it accepts from the leader is `contact` with the quorum.
+    pub(crate) fn new(
+        raft: Raft,
+        state: SharedState,
+        local: Local,
+        (snapshots, contact): (Receiver, Contact),
+    ) -> Self {
         Self {
             raft,
             state,
             local,
             snapshots,
+            contact,
         }
     }
 
@@ -48,7 +57,9 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<wire::AppendEntriesRequest>,
     ) -> Result<Response<wire::AppendEntriesResponse>, Status> {
+        let arrived = BootMs::now();
         let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let told = request.get_ref().quorum_age_ms;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
         self.belongs(from)?;
@@ -57,6 +68,12 @@ impl wire::raft_server::Raft for RaftService {
             .append_entries(rpc)
             .await
             .map_err(|e| stopped(&e))?;
+        if matches!(
+            answer,
+            AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)
+        ) {
+            self.contact.heard(arrived, told);
+        }
         Ok(Response::new(convert::write_append_response(&answer)))
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::Mutex;
 
 use crate::cluster::Handle;
 use crate::identity::{Identity, IdentityError};
+use crate::machine;
 use crate::proposal::{Accepted, Caller, ProposeError};
 use crate::secret::{ClusterSecret, HeldSecrets, SecretError};
 
@@ -103,7 +104,7 @@ impl Rotator {
         change: impl FnOnce(&HeldSecrets) -> Result<(), SecretError> + Send + 'static,
     ) -> Result<(), StepError> {
         let secrets = self.secrets.clone();
-        let changed = tokio::task::spawn_blocking(move || change(&secrets)).await;
+        let changed = machine::blocking(move || change(&secrets)).await;
         changed.unwrap_or(Ok(()))?;
         Ok(self.identity.set_secrets(&self.secrets)?)
     }

@@ -17,6 +17,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = CheckpointRef,
+        AsyncRuntime = crate::machine::Runtime,
 );
 
 pub(crate) type NodeId = u64;

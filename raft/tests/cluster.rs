@@ -1,5 +1,9 @@
 //! Members of real clusters in one process: real files, real TLS on loopback, the crate's public API only.
 
+#[path = "cluster/removal.rs"]
+mod removal;
+#[path = "cluster/requests.rs"]
+mod requests;
 #[path = "cluster/rig.rs"]
 mod rig;
 #[path = "cluster/snapshots.rs"]
@@ -10,10 +14,13 @@ use std::time::Duration;
 use mode_envoy_model::batch::Outcome;
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, ObjectRef};
+use mode_envoy_proto::peer::v1::{QueryCallsRequest, TailCallsRequest};
 use mode_envoy_raft::{Caller, MemberRole, ProposeError, StartError};
+use tokio::task::JoinSet;
 
 use rig::{
-    LONG, Node, TestCluster, batch, found, put, put_tenant, register, stranger, tenant, within,
+    LONG, Node, TestCluster, batch, found, gated, leader_of, put, put_tenant, register, stranger,
+    tenant, within,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +97,7 @@ async fn proposals_that_arrive_together_share_entries() {
     let mut cluster = TestCluster::new(1);
     let node = cluster.start(1).await;
     let start = node.read_barrier(LONG).await.unwrap();
-    let mut proposals = tokio::task::JoinSet::new();
+    let mut proposals = JoinSet::new();
     for number in 0..300 {
         let node = node.clone();
         proposals.spawn(async move { put(&node, &format!("t{number}")).await.unwrap().revision });
@@ -199,7 +206,7 @@ async fn usage_counts_once_through_every_node() {
 async fn a_member_that_stops_is_missed_and_catches_up_when_it_returns() {
     let mut cluster = TestCluster::new(3);
     let nodes = cluster.start_all().await;
-    let leader = rig::leader_of(&nodes[0]).await;
+    let leader = leader_of(&nodes[0]).await;
     let follower = nodes
         .iter()
         .map(Node::node_id)
@@ -226,11 +233,23 @@ async fn a_member_that_stops_is_missed_and_catches_up_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn call_records_are_told_by_members_that_run_and_by_nobody_else() {
+    let mut cluster = TestCluster::new(2);
+    let nodes = cluster.start_all().await;
+    let ask = |node: u64| nodes[0].query_calls(node, QueryCallsRequest::default(), LONG);
+    let tail = |node: u64| nodes[0].tail_calls(node, TailCallsRequest::default(), LONG);
+    assert!(within(ask(2)).await.is_some() && within(tail(2)).await.is_some());
+    assert!(within(ask(9)).await.is_none());
+    cluster.stop(2).await;
+    assert!(within(ask(2)).await.is_none() && within(tail(2)).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut cluster = TestCluster::new(3);
     let nodes = cluster.start_all().await;
     put(&nodes[0], "before").await.unwrap();
-    let leader = rig::leader_of(&nodes[0]).await;
+    let leader = leader_of(&nodes[0]).await;
     drop(nodes);
     cluster.stop(leader).await;
 
@@ -239,7 +258,7 @@ async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
         put(&node, &format!("after-{id}")).await.unwrap();
         node.read_barrier(LONG).await.unwrap();
         assert!(node.catalog().tenant("before").is_some());
-        assert_ne!(rig::leader_of(&node).await, leader);
+        assert_ne!(leader_of(&node).await, leader);
     }
 }
 
@@ -262,6 +281,27 @@ async fn without_a_majority_a_write_fails_in_time_and_reads_here_go_on() {
     assert!(node.read_barrier(Duration::from_millis(500)).await.is_err());
     assert!(node.catalog().tenant("acme").is_some());
     assert!(node.catalog().tenant("other").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_ends_does_not_say_that_nothing_was_written_of_what_the_leader_has() {
+    let mut cluster = TestCluster::new(3);
+    let nodes = cluster.start_all().await;
+    let leader = leader_of(&nodes[0]).await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let mut at_gate = cluster.at_gate.subscribe();
+    cluster.gate.close();
+    let node = cluster.node(follower);
+    let mut asked = JoinSet::new();
+    asked.spawn(async move { node.propose(put_tenant("acme"), &gated(), LONG).await });
+    within(at_gate.wait_for(|count| *count > 0)).await.unwrap();
+    cluster.stop(follower).await;
+    let answer = within(asked.join_next()).await.unwrap().unwrap();
+    assert_eq!(answer, Err(ProposeError::Timeout));
+    cluster.gate.open();
+    let mut catalog = cluster.node(leader).watch_catalog();
+    let written = catalog.wait_for(|catalog| catalog.tenant("acme").is_some());
+    within(written).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

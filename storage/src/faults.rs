@@ -5,6 +5,8 @@
 //! every state that the history went through; what is found must be one of them, not older than the
 //! newest acknowledged and not newer than what was asked for.
 
+/// Call records: each once, before the position, but for damaged blocks.
+mod call_log;
 /// Checkpoints: the last acknowledged one or a later one, never a mixture.
 mod checkpoint;
 /// One changed byte or a cut in a file of each kind.

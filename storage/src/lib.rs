@@ -10,6 +10,7 @@
 //! | [`backup`] | a checkpoint as one file elsewhere | the writer's to see to | the writer's to see to |
 //! | [`spool`] | usage not yet replicated | every record | all but what came after the last sync |
 //! | [`projection`] | what can be computed again | perhaps | perhaps; never anything wrong |
+//! | [`call_log`] | single calls of the last days | what was written; the spool has the rest | what was synced; the spool has the rest |
 //!
 //! Invariants of the whole crate: bytes are checked before they are believed, a length is bounded
 //! before it is allocated, and a file of another cluster, another node or a newer format is refused.
@@ -32,6 +33,9 @@ pub mod backup;
 
 // Usage records on their way into the replicated log.
 pub mod spool;
+
+// Records of single calls.
+pub mod call_log;
 
 // What can be computed again: the only user of sled.
 pub mod projection;

@@ -34,7 +34,10 @@ const KIND: u8 = 0xf0;
 const VERSION: u8 = 1;
 
 /// Bytes of a header's payload without its body.
-const FIXED: usize = 16 + 8 + 8 + 8 + 4 + 8 + 4;
+pub(crate) const FIXED: usize = 16 + 8 + 8 + 8 + 4 + 8 + 4;
+
+/// Where the records begin in a file whose type adds nothing to its header.
+pub(crate) const BARE_END: usize = PREAMBLE + (frame::HEAD + FIXED).next_multiple_of(ALIGN);
 
 /// How much of a file is read at a time.
 const WINDOW: usize = 256 * 1024;

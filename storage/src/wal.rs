@@ -30,10 +30,14 @@ mod log;
 mod record;
 mod recovery;
 mod shared;
+#[cfg(any(test, feature = "testing"))]
+mod stepped;
 mod tail;
 mod writer;
 
 pub use error::WalError;
+#[cfg(any(test, feature = "testing"))]
+pub use stepped::Stepper;
 
 use directory::{Directory, Preparer};
 use recovery::Recovery;
@@ -185,48 +189,16 @@ impl Wal {
     /// [`WalError::OtherNode`] or [`WalError::NewerFormat`] if the files are not this node's to read,
     /// [`WalError::InUse`] if they are open already, [`WalError::Io`] for what the system reports.
     pub fn open(disk: Arc<dyn Disk>, options: WalOptions) -> Result<(Self, Recovered), WalError> {
-        options.check()?;
-        let owner = Owner {
-            cluster_id: options.cluster_id,
-            node_id: options.node_id,
-        };
-        let WalOptions {
-            dir: path,
-            segment_bytes,
-            cache_bytes,
-            ..
-        } = options;
-        let lock = create_and_lock(disk.as_ref(), &path)?;
-        let directory = Directory {
-            disk,
-            path,
-            owner,
-            segment_bytes,
-        };
-        let found = recovery::recover(&directory, cache_bytes)?;
-        let recovered = Recovered::of(&found);
-        let next_index = found.log.next();
-        let shared = Arc::new(Shared::new(found.log, found.files));
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            preparer: Preparer::start(directory.clone())?,
-            directory,
-            active: found.active,
-            sealed: found.sealed,
-            head: found.head,
-            next_index,
-            batch: Batch::default(),
-            unsynced: false,
-            proven: found.proven,
-            lock,
-        };
+        let (writer, recovered) = prepare(disk, options, Preparer::start)?;
+        let shared = Arc::clone(&writer.shared);
         let thread = Mutex::new(Some(spawn(writer)?));
-        Ok((
-            Self {
-                inner: Arc::new(Inner { shared, thread }),
-            },
-            recovered,
-        ))
+        Ok((Self::over(shared, thread), recovered))
+    }
+
+    fn over(shared: Arc<Shared>, thread: Mutex<Option<JoinHandle<()>>>) -> Self {
+        Self {
+            inner: Arc::new(Inner { shared, thread }),
+        }
     }
 
     /// Appends records, which must follow the last one. They can be read when this returns; `done`
@@ -380,6 +352,49 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Recovers the log and makes its writer, which does not run yet.
+fn prepare(
+    disk: Arc<dyn Disk>,
+    options: WalOptions,
+    preparer: impl FnOnce(Directory) -> Result<Preparer, WalError>,
+) -> Result<(Writer, Recovered), WalError> {
+    options.check()?;
+    let owner = Owner {
+        cluster_id: options.cluster_id,
+        node_id: options.node_id,
+    };
+    let WalOptions {
+        dir: path,
+        segment_bytes,
+        cache_bytes,
+        ..
+    } = options;
+    let lock = create_and_lock(disk.as_ref(), &path)?;
+    let directory = Directory {
+        disk,
+        path,
+        owner,
+        segment_bytes,
+    };
+    let found = recovery::recover(&directory, cache_bytes)?;
+    let recovered = Recovered::of(&found);
+    let next_index = found.log.next();
+    let writer = Writer {
+        shared: Arc::new(Shared::new(found.log, found.files)),
+        preparer: preparer(directory.clone())?,
+        directory,
+        active: found.active,
+        sealed: found.sealed,
+        head: found.head,
+        next_index,
+        batch: Batch::default(),
+        unsynced: false,
+        proven: found.proven,
+        lock,
+    };
+    Ok((writer, recovered))
 }
 
 fn create_and_lock(disk: &dyn Disk, path: &Path) -> Result<DirLock, WalError> {

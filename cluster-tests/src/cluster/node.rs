@@ -60,6 +60,8 @@ pub struct Launch {
     pub workers: usize,
     /// More words for `serve`; they win over the usual settings.
     pub more: Vec<String>,
+    /// What starts the binary and becomes it, as `ip netns exec n1`; its own command line is added. Empty for nothing.
+    pub starter: Vec<String>,
     /// Where its standard error goes.
     pub log: PathBuf,
     /// The binary.
@@ -123,7 +125,7 @@ impl Node {
             .append(true)
             .open(&launch.log)
             .with_context(|| format!("opening {}", launch.log.display()))?;
-        let mut command = launch.program.command();
+        let mut command = launch.program.command_below(&launch.starter);
         command
             .arg("serve")
             .arg("--data-dir")

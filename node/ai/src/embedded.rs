@@ -9,7 +9,8 @@
 //!   choice adds another sentence;
 //! * tool calls, where `tool_choice` demands them or the last user message is `call NAME …`, with
 //!   the least arguments that satisfy the required properties; several names give parallel calls;
-//! * the least JSON that satisfies `response_format`.
+//! * the least JSON that satisfies `response_format`;
+//! * embeddings in which texts that share words lie near one another (`vectors.rs`).
 //!
 //! One token is four bytes of text, rounded up (`estimate.rs`); `stop` and the token limits are
 //! kept. Sampling parameters are accepted and mean nothing. What would need another kind of model
@@ -25,9 +26,11 @@ mod digest;
 mod frames;
 mod prompt;
 mod schema;
+mod vectors;
 mod wire;
 
 pub use frames::Frames;
+pub use vectors::embeddings;
 
 /// What the embedded model answers.
 #[derive(Clone, Debug)]

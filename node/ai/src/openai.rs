@@ -1,5 +1,6 @@
-//! OpenAI's dialect: chat completions, plain and streaming, and the list of models.
+//! OpenAI's dialect: chat completions, plain and streaming, embeddings, and the list of models.
 
+pub mod embeddings;
 pub mod models;
 pub mod relay;
 pub mod request;
@@ -8,6 +9,6 @@ pub mod stream;
 pub mod usage;
 
 mod answer;
-mod fields;
+pub(crate) mod fields;
 mod probe;
 mod text;

@@ -130,6 +130,13 @@ fn state_of(count: u32, days: u32) -> (State, u64, u64) {
             seq += 1;
         }
     }
+    // So that the day before the last one is packed, as it is in the morning.
+    wall_ms += 2 * 3_600_000;
+    let morning = Batch {
+        wall_ms,
+        ..Batch::default()
+    };
+    state.apply(2, &morning);
     (state, seq, wall_ms)
 }
 
@@ -260,10 +267,12 @@ fn catalog() -> Catalog {
     let service = Service {
         name: "orders".into(),
         endpoints,
+        access: Vec::new(),
         timeouts: Timeouts::default(),
     };
     catalog.evolve(&Event::TenantPut(Tenant {
         name: "acme".into(),
+        hosts: Vec::new(),
     }));
     catalog.evolve(&Event::ServicePut(service));
     (0..5_000).for_each(|n| catalog.evolve(&Event::RoutePut(route(n))));
@@ -285,6 +294,7 @@ fn decide_put_of_one_tenant(bencher: Bencher<'_, '_>) {
     let catalog = catalog();
     let objects = vec![Object::Tenant(Tenant {
         name: "beta".into(),
+        hosts: Vec::new(),
     })];
     let command = Command::Put {
         objects,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::requests::ClientRequest;
 use crate::usage::batch::{Register, UsageBatch};
 
 /// One entry of the log.
@@ -38,6 +39,8 @@ pub struct ChangeSet {
     pub origin: String,
     /// Never empty.
     pub events: Vec<Event>,
+    /// The client's request that it carries out, if the client named it.
+    pub request: Option<ClientRequest>,
     /// As it stands in the log, for the history; empty before it is written there.
     pub encoded: Arc<[u8]>,
 }

@@ -27,6 +27,7 @@ mod changes;
 pub(crate) mod decide;
 mod evolve;
 pub(crate) mod faults;
+mod hosts;
 mod invariants;
 mod keys;
 mod members;
@@ -34,6 +35,7 @@ mod put;
 mod references;
 mod replace;
 mod routing;
+mod scope;
 
 pub use replace::{Prunable, WayBack};
 

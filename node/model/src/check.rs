@@ -1,9 +1,13 @@
 //! Collects the faults of one object. Each names the field by its path in the document and says what to do.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
 use crate::command::Violation;
 use crate::limits;
 use crate::object::is_name;
 use crate::service::Timeouts;
+use crate::url;
 
 /// The faults found in one object so far.
 pub(crate) struct Check {
@@ -70,6 +74,22 @@ impl Check {
                     field,
                     "a timeout must be from 1ms to 1h; leave it out for the default",
                 );
+            }
+        }
+    }
+
+    /// Names of hosts in the field `hosts`, each once.
+    pub(crate) fn hosts(&mut self, hosts: &[Arc<str>], max: usize) {
+        self.count("hosts", hosts.len(), 0, max);
+        let hosts = &hosts[..hosts.len().min(max)];
+        self.distinct("hosts", hosts);
+        for (at, host) in hosts.iter().enumerate() {
+            if !url::is_dns_name(host) && host.parse::<Ipv4Addr>().is_err() {
+                let problem = format!(
+                    "`{}` is not a host: use a DNS name in lower case or an IPv4 address, without port or `*`",
+                    shorten(host)
+                );
+                self.fault(format!("hosts[{at}]"), problem);
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
 use crate::member::Members;
+use crate::requests::{Answered, Requests};
 use crate::rotation::Rotation;
 use crate::state::State;
 use crate::usage::Usage;
@@ -37,6 +38,8 @@ pub struct Parts {
     pub members: Members,
     /// The replacement of the cluster secret that is under way.
     pub rotation: Option<Rotation>,
+    /// The requests that retries are answered from, the oldest first.
+    pub requests: Vec<Arc<Answered>>,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -143,6 +146,7 @@ impl State {
             history: Some(self.history.parts()),
             members: self.catalog.members().clone(),
             rotation: self.catalog.rotation().cloned(),
+            requests: self.requests.iter().cloned().collect(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -181,6 +185,10 @@ impl State {
             Some(history) => History::from_parts(history, parts.revision)?,
             None => History::default(),
         };
+        let mut requests = Requests::default();
+        for answered in &parts.requests {
+            requests.remember(Answered::clone(answered));
+        }
         let expected = parts.records.len();
         let Parts {
             founded,
@@ -198,6 +206,7 @@ impl State {
         Ok(Self {
             catalog: Arc::new(catalog),
             history,
+            requests,
             usage,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,

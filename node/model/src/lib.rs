@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading order: the objects, what may be asked ([`command`]), what happened ([`event`]), the [`catalog`] they
-//! add up to, the [`history`] that keeps every change set, the [`usage`] cells beside it, the [`state`] that applies
+//! add up to, the [`history`] that keeps every change set, the [`requests`] that were answered, the [`usage`] cells beside it, the [`state`] that applies
 //! batches to all of them, and the [`checkpoint`] that it is taken apart into.
 
 pub mod limits;
@@ -31,6 +31,7 @@ pub mod event;
 
 pub mod catalog;
 pub mod history;
+pub mod requests;
 pub mod rotation;
 pub mod usage;
 

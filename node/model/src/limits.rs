@@ -51,6 +51,14 @@ pub const ROUTE_PATHS: usize = 32;
 pub const ROUTE_METHODS: usize = 7;
 /// Hosts times paths of a route, since each pair is one entry of the routing table.
 pub const ROUTE_PATTERNS: usize = 256;
+/// Hosts of a tenant.
+pub const TENANT_HOSTS: usize = 256;
+/// Tenants that share a service.
+pub const SERVICE_ACCESS: usize = 1_000;
+/// Requests of clients whose answers are remembered.
+pub const REQUESTS: usize = 10_000;
+/// Lines of all their answers together.
+pub const REQUEST_LINES: usize = 200_000;
 /// Entries of a model's access list.
 pub const ACCESS_ENTRIES: usize = 1_000;
 
@@ -89,6 +97,9 @@ pub const GRACE_MS: u64 = 30 * 86_400_000;
 pub const JOIN_TOKEN_MS: (u64, u64) = (1_000, 3_600_000);
 /// Highest price: one dollar per token, in pico-dollars.
 pub const PRICE_PICO_USD: u64 = 1_000_000_000_000;
+
+/// How long an answer is remembered, by the wall clock of the log: one hour, in milliseconds.
+pub const REQUEST_MS: u64 = 3_600_000;
 
 // === Usage ===
 

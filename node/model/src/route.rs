@@ -1,6 +1,5 @@
 //! A route says which requests go to a service, and who may send them.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::check::{Check, shorten};
@@ -58,7 +57,7 @@ impl Route {
         check.name("tenant", &self.tenant);
         check.name("name", &self.name);
         check.name("service", &self.service);
-        self.check_hosts(&mut check);
+        check.hosts(&self.hosts, limits::ROUTE_HOSTS);
         self.check_paths(&mut check);
         self.check_methods(&mut check);
         if self.hosts.len().max(1) * self.paths.len() > limits::ROUTE_PATTERNS {
@@ -80,21 +79,6 @@ impl Route {
                 .methods
                 .iter()
                 .any(|method| other.methods.contains(method))
-    }
-
-    fn check_hosts(&self, check: &mut Check) {
-        check.count("hosts", self.hosts.len(), 0, limits::ROUTE_HOSTS);
-        let hosts = &self.hosts[..self.hosts.len().min(limits::ROUTE_HOSTS)];
-        check.distinct("hosts", hosts);
-        for (at, host) in hosts.iter().enumerate() {
-            if !url::is_dns_name(host) && host.parse::<Ipv4Addr>().is_err() {
-                let problem = format!(
-                    "`{}` is not a host: use a DNS name in lower case or an IPv4 address, without port or `*`",
-                    shorten(host)
-                );
-                check.fault(format!("hosts[{at}]"), problem);
-            }
-        }
     }
 
     fn check_paths(&self, check: &mut Check) {

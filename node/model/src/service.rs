@@ -41,11 +41,18 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
     /// Limits of time.
     pub timeouts: Timeouts,
+    /// Tenants whose own admins may route to it.
+    pub access: Vec<Name>,
 }
 
 // === impl Service ===
 
 impl Service {
+    /// Whether a tenant's own admins may route to it.
+    pub fn is_shared_with(&self, tenant: &str) -> bool {
+        self.access.iter().any(|name| **name == *tenant)
+    }
+
     /// What is wrong with it, taken by itself.
     pub fn validate(&self) -> Vec<Violation> {
         let mut check = Check::of(format!("services[{}]", self.name));
@@ -54,6 +61,9 @@ impl Service {
         check.count("endpoints", self.endpoints.len(), 1, limits::ENDPOINTS);
         let endpoints = &self.endpoints[..self.endpoints.len().min(limits::ENDPOINTS)];
         check.distinct("endpoints", endpoints);
+        check.count("access", self.access.len(), 0, limits::SERVICE_ACCESS);
+        let access = &self.access[..self.access.len().min(limits::SERVICE_ACCESS)];
+        check.distinct("access", access);
         for (at, endpoint) in endpoints.iter().enumerate() {
             if let Err(error) = BaseUrl::parse(&endpoint.url) {
                 check.fault(format!("endpoints[{at}].url"), error.to_string());
@@ -75,6 +85,7 @@ mod tests {
                 .map(|&url| Endpoint { url: url.into() })
                 .collect(),
             timeouts: Timeouts::default(),
+            access: Vec::new(),
         };
         service.validate().into_iter().map(|v| v.path).collect()
     }

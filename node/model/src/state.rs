@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::batch::{Batch, ChangeSet, Item, Outcome};
 use crate::catalog::Catalog;
 use crate::history::History;
+use crate::requests::Requests;
 use crate::usage::Usage;
 use crate::usage::cells::minute_of;
 
@@ -18,6 +19,8 @@ pub struct State {
     pub catalog: Arc<Catalog>,
     /// Every change set that made the configuration.
     pub history: History,
+    /// Requests that retries are answered from.
+    pub requests: Requests,
     /// What was used.
     pub usage: Usage,
     /// The leader's monotone clock, as of the last batch.
@@ -34,6 +37,7 @@ impl State {
         Self {
             catalog: Arc::new(Catalog::empty()),
             history: History::default(),
+            requests: Requests::default(),
             usage: Usage::default(),
             lease_clock_ms: 0,
             wall_ms: 0,
@@ -45,6 +49,7 @@ impl State {
         self.lease_clock_ms = self.lease_clock_ms.max(batch.lease_clock_ms);
         if batch.wall_ms > self.wall_ms {
             let before_ms = std::mem::replace(&mut self.wall_ms, batch.wall_ms);
+            self.requests.expire(self.wall_ms);
             if minute_of(self.wall_ms) > minute_of(before_ms) {
                 self.usage.pass(before_ms, self.wall_ms);
                 if self.catalog.has_expired_join_tokens(self.wall_ms) {
@@ -61,16 +66,17 @@ impl State {
 
     fn apply_item(&mut self, index: u64, item: &Item) -> Outcome {
         match item {
-            Item::ChangeSet(set) => self.change(set),
+            Item::ChangeSet(set) => self.change(index, set),
             Item::Register(register) => self.usage.register(index, register),
             Item::Usage(batch) => self.usage.count(batch, self.wall_ms),
         }
     }
 
-    fn change(&mut self, set: &ChangeSet) -> Outcome {
+    fn change(&mut self, index: u64, set: &ChangeSet) -> Outcome {
         if let Err(outcome) = self.catalog.check_change_set(set) {
             return outcome;
         }
+        self.requests.note(&self.catalog, set, index, self.wall_ms);
         let outcome = Arc::make_mut(&mut self.catalog).apply_change_set(set);
         if let Outcome::Changed { revision } = outcome {
             let encoded = Arc::clone(&set.encoded);

@@ -27,6 +27,8 @@ pub struct Token {
     pub hash: SecretHash,
     /// Unix milliseconds.
     pub created_ms: u64,
+    /// The tenant that it is for, whose deletion revokes it; `None`: the whole cluster.
+    pub tenant: Option<Name>,
 }
 
 // === impl Role ===
@@ -57,6 +59,15 @@ impl Token {
     pub fn validate(&self) -> Vec<Violation> {
         let mut check = Check::of(format!("tokens[{}]", self.name));
         check.name("name", &self.name);
+        if let Some(tenant) = &self.tenant {
+            check.name("tenant", tenant);
+            if self.role == Role::Root {
+                check.fault(
+                    "role",
+                    "root is for the whole cluster; a token of a tenant is an admin or a viewer",
+                );
+            }
+        }
         check.done()
     }
 }

@@ -23,6 +23,7 @@ pub mod nodes;
 pub mod packed;
 pub mod query;
 pub mod rollup;
+pub mod sender;
 pub mod series;
 pub mod streams;
 

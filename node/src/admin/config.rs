@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::audit;
 use super::convert;
-use super::gate::call_of;
+use super::gate::{call_of, change_of};
 use super::services::Api;
 use super::status::to_status;
 use crate::control::document::FieldDiff;
@@ -22,7 +22,7 @@ impl pb::config_server::Config for Api {
         &self,
         request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let pb::ApplyRequest {
             document,
             dry_run,
@@ -82,7 +82,7 @@ impl pb::config_server::Config for Api {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let pb::DeleteRequest { kind, name, tenant } = request.into_inner();
         let deleted = call.control.delete(&call.who, &kind, &name, &tenant).await;
         let revision = deleted.map_err(|error| to_status(&error))?;
@@ -131,7 +131,7 @@ impl pb::config_server::Config for Api {
         &self,
         request: Request<pb::RollbackRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let pb::RollbackRequest {
             revision,
             dry_run,

@@ -7,7 +7,10 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
@@ -21,10 +24,30 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: u32 = 128;
 const MAX_HEAD_BYTES: u32 = 32 << 10;
 
-/// Serves one connection to its end.
-pub(super) async fn serve(stream: TcpStream, gate: Arc<Gate>, shutdown: CancellationToken) {
+/// Serves one connection to its end, after the handshake where it has TLS.
+pub(super) async fn accept(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    gate: Arc<Gate>,
+    shutdown: CancellationToken,
+) {
     // Answers are small and complete; waiting to fill packets would only delay them.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return serve(stream, gate, shutdown).await;
+    };
+    match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, gate, shutdown).await,
+        Ok(Err(error)) => tracing::debug!(%error, "admin: a TLS handshake failed"),
+        Err(_) => tracing::debug!("admin: a TLS handshake took too long"),
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    gate: Arc<Gate>,
+    shutdown: CancellationToken,
+) {
     let service = service_fn(move |request| {
         let gate = Arc::clone(&gate);
         async move { Ok::<_, Infallible>(gate.answer(request).await) }

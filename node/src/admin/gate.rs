@@ -3,13 +3,15 @@
 //! A call of the API goes on with a [`Call`] in its extensions, so that no service can forget to ask. Reflection, health
 //! and metrics are open where the listener is on loopback, and take a viewer's token elsewhere.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use mode_envoy_raft::Phase;
+use prost::Message;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::Status;
@@ -19,12 +21,16 @@ use tower::ServiceExt as _;
 
 use super::status::to_status;
 use super::{AdminContext, http as pages};
-use crate::control::{Control, ControlError, Principal};
+use crate::control::{Control, ControlError, NamedRequest, Principal, authorize};
 
 /// Requests at a time, over all connections.
 const MAX_REQUESTS: usize = 512;
 /// For one request, its body included; longer than any deadline within.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// By it a client names a change, so that asking again is a retry and not another change.
+const REQUEST_ID: &str = "x-request-id";
+/// As many characters as 128 random bits take, at the least.
+const REQUEST_ID_LENGTHS: RangeInclusive<usize> = 22..=128;
 const API_PREFIX: &str = "/modeenvoy.admin.v1.";
 
 /// Who asks, and what it may ask.
@@ -32,6 +38,10 @@ const API_PREFIX: &str = "/modeenvoy.admin.v1.";
 pub(super) struct Call {
     pub(super) control: Arc<Control>,
     pub(super) who: Principal,
+    /// Such as `Config/Apply`.
+    method: Arc<str>,
+    /// What the client calls its request, so that a retry is known; not looked at yet.
+    request_id: Option<HeaderValue>,
 }
 
 /// The door of the admin listener.
@@ -83,11 +93,19 @@ impl Gate {
     }
 
     async fn call(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        if request.uri().path().starts_with(API_PREFIX) {
-            let call = self.identify(request.headers())?;
-            request.extensions_mut().insert(call);
-        } else {
-            self.allowed_to_look(request.headers())?;
+        let method = request.uri().path().strip_prefix(API_PREFIX);
+        if let Some(method) = method.map(Arc::<str>::from) {
+            let (control, who) = self.identify(request.headers())?;
+            authorize::admit(&who, &method).map_err(|error| to_status(&error))?;
+            let request_id = request.headers().get(REQUEST_ID).cloned();
+            request.extensions_mut().insert(Call {
+                control,
+                who,
+                method,
+                request_id,
+            });
+        } else if !self.context.open {
+            self.identify(request.headers())?;
         }
         match self.routes.clone().oneshot(request).await {
             Ok(response) => Ok(response),
@@ -95,7 +113,7 @@ impl Gate {
         }
     }
 
-    fn identify(&self, headers: &HeaderMap) -> Result<Call, Status> {
+    fn identify(&self, headers: &HeaderMap) -> Result<(Arc<Control>, Principal), Status> {
         let Some(control) = self.context.control.borrow().clone() else {
             let why = waiting_for(&self.context.phase.borrow());
             return Err(to_status(&ControlError::Unavailable(why)));
@@ -104,16 +122,16 @@ impl Gate {
         let who = control
             .authenticate(token)
             .map_err(|error| to_status(&error))?;
-        Ok(Call { control, who })
+        Ok((control, who))
     }
 
-    /// Reflection, health and metrics.
+    /// The metrics tell of every tenant.
     fn allowed_to_look(&self, headers: &HeaderMap) -> Result<(), Status> {
         if self.context.open {
-            Ok(())
-        } else {
-            self.identify(headers).map(drop)
+            return Ok(());
         }
+        let (_, who) = self.identify(headers)?;
+        authorize::admit_to_metrics(&who).map_err(|error| to_status(&error))
     }
 }
 
@@ -125,8 +143,40 @@ pub(super) fn call_of<T>(request: &tonic::Request<T>) -> Result<Call, Status> {
     call.ok_or_else(|| to_status(&ControlError::Unauthenticated))
 }
 
+/// The call of a change that the gate let in. What it asks for is part of its name, so that an id that is used again for
+/// something else is noticed.
+pub(super) fn change_of<M: Message>(request: &tonic::Request<M>) -> Result<Call, Status> {
+    let mut call = call_of(request)?;
+    let Some(id) = call.request_id.take() else {
+        return Ok(call);
+    };
+    let id = read_request_id(&id)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(call.method.as_bytes()).update(&[0]);
+    hasher.update(&request.get_ref().encode_to_vec());
+    let body = *hasher.finalize().as_bytes();
+    call.who.request = Some(NamedRequest { id, body });
+    Ok(call)
+}
+
+fn read_request_id(value: &HeaderValue) -> Result<String, Status> {
+    let id = value.to_str().unwrap_or_default();
+    let sound = id
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if sound && REQUEST_ID_LENGTHS.contains(&id.len()) {
+        return Ok(id.to_owned());
+    }
+    let problem = format!(
+        "it must have {} to {} letters, digits, `.`, `_` or `-`, and 128 random bits: 32 hexadecimal digits do",
+        REQUEST_ID_LENGTHS.start(),
+        REQUEST_ID_LENGTHS.end()
+    );
+    Err(to_status(&ControlError::invalid(REQUEST_ID, problem)))
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
@@ -163,7 +213,6 @@ fn waiting_for(phase: &Phase) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use mode_envoy_raft::Waiting;
 
     use super::*;
@@ -187,6 +236,18 @@ mod tests {
             &["Bearer a", "Bearer b"],
         ] {
             assert_eq!(bearer(&headers(values)), None, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_long_enough_to_be_nobody_elses() {
+        let of = |id: &str| read_request_id(&HeaderValue::from_str(id).unwrap());
+        let id = "0123456789abcdef0123456789abcdef";
+        assert_eq!(of(id).unwrap(), id);
+        for id in ["", "short", "with a space in the middle", &"x".repeat(129)] {
+            let status = of(id).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::InvalidArgument, "{id}");
+            assert!(status.message().contains("128 random bits"), "{status}");
         }
     }
 

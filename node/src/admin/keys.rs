@@ -4,7 +4,7 @@ use mode_envoy_proto::admin::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::gate::call_of;
+use super::gate::{call_of, change_of};
 use super::services::Api;
 use super::status::to_status;
 use crate::control::{Grace, NewKey, ShownKey};
@@ -15,7 +15,7 @@ impl pb::keys_server::Keys for Api {
         &self,
         request: Request<pb::CreateKeyRequest>,
     ) -> Result<Response<pb::CreateKeyResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let asked = request.into_inner();
         let new = NewKey {
             tenant: &asked.tenant,
@@ -50,7 +50,7 @@ impl pb::keys_server::Keys for Api {
         &self,
         request: Request<pb::RotateKeyRequest>,
     ) -> Result<Response<pb::CreateKeyResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let pb::RotateKeyRequest {
             tenant,
             name,
@@ -70,7 +70,7 @@ impl pb::keys_server::Keys for Api {
         &self,
         request: Request<pb::RevokeKeyRequest>,
     ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let pb::RevokeKeyRequest { tenant, name } = request.into_inner();
         let revoked = call.control.revoke_key(&call.who, &tenant, &name).await;
         let revision = revoked.map_err(|error| to_status(&error))?;

@@ -2,6 +2,7 @@
 
 use mode_envoy_proto::FILE_DESCRIPTOR_SET;
 use mode_envoy_proto::admin::v1::audit_server::AuditServer;
+use mode_envoy_proto::admin::v1::calls_server::CallsServer;
 use mode_envoy_proto::admin::v1::cluster_server::ClusterServer;
 use mode_envoy_proto::admin::v1::config_server::ConfigServer;
 use mode_envoy_proto::admin::v1::keys_server::KeysServer;
@@ -15,13 +16,14 @@ use tonic_reflection::server::{Builder, Error};
 use super::MAX_MESSAGE_BYTES;
 
 /// The services that reflection lists and health speaks of.
-pub(super) const SERVICES: [&str; 6] = [
+pub(super) const SERVICES: [&str; 7] = [
     "modeenvoy.admin.v1.Config",
     "modeenvoy.admin.v1.Keys",
     "modeenvoy.admin.v1.Tokens",
     "modeenvoy.admin.v1.Usage",
     "modeenvoy.admin.v1.Cluster",
     "modeenvoy.admin.v1.Audit",
+    "modeenvoy.admin.v1.Calls",
 ];
 const HEALTH: &str = "grpc.health.v1.Health";
 
@@ -60,6 +62,7 @@ pub(super) fn routes() -> Result<(Health, Routes), Error> {
         .add_service(limited!(UsageServer))
         .add_service(limited!(ClusterServer))
         .add_service(limited!(AuditServer))
+        .add_service(limited!(CallsServer))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

@@ -1,9 +1,10 @@
 //! The service `Tokens`.
 
+use mode_envoy_model::token::Token;
 use mode_envoy_proto::admin::v1 as pb;
 use tonic::{Request, Response, Status};
 
-use super::gate::call_of;
+use super::gate::{call_of, change_of};
 use super::services::Api;
 use super::status::to_status;
 use crate::control::authorize::role_name;
@@ -15,15 +16,19 @@ impl pb::tokens_server::Tokens for Api {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
-        let call = call_of(&request)?;
-        let pb::CreateTokenRequest { name, role } = request.into_inner();
-        let shown = call.control.create_token(&call.who, &name, &role).await;
+        let call = change_of(&request)?;
+        let pb::CreateTokenRequest { name, role, tenant } = request.into_inner();
+        let shown = call
+            .control
+            .create_token(&call.who, &name, &role, &tenant)
+            .await;
         let shown = shown.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::CreateTokenResponse {
             name: shown.token.name.to_string(),
             role: role_name(shown.token.role).to_owned(),
             token: shown.secret.expose().to_owned(),
             revision: shown.revision,
+            tenant: tenant_name(&shown.token),
         }))
     }
 
@@ -43,6 +48,7 @@ impl pb::tokens_server::Tokens for Api {
                 name: token.name.to_string(),
                 role: role_name(token.role).to_owned(),
                 created: format_ms(token.created_ms),
+                tenant: tenant_name(token),
             })
             .collect();
         Ok(Response::new(pb::ListTokensResponse { tokens, revision }))
@@ -52,7 +58,7 @@ impl pb::tokens_server::Tokens for Api {
         &self,
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let revoked = call
             .control
             .revoke_token(&call.who, &request.into_inner().name)
@@ -60,4 +66,9 @@ impl pb::tokens_server::Tokens for Api {
         let revision = revoked.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::RevokeTokenResponse { revision }))
     }
+}
+
+/// Empty for a token of the whole cluster.
+fn tenant_name(token: &Token) -> String {
+    token.tenant.as_deref().unwrap_or_default().to_owned()
 }

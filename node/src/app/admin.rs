@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use mode_envoy_raft::{Handle, Phase};
+use mode_envoy_raft::Handle;
 
 use super::own::Own;
 use super::{App, AppError};
 use crate::admin::{self, AdminContext};
-use crate::control::Control;
+use crate::control::{Control, Gather};
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
 use crate::usage::Queries;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 use crate::usage::projection::Sums;
 
@@ -20,8 +22,7 @@ use crate::usage::projection::Sums;
 pub(super) fn spawn(
     app: &App,
     listener: TcpListener,
-    phase: watch::Receiver<Phase>,
-    control: watch::Receiver<Option<Arc<Control>>>,
+    control: &watch::Sender<Option<Arc<Control>>>,
 ) -> Result<(), AppError> {
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| AppError::Threads("admin listener", source))?;
@@ -29,8 +30,9 @@ pub(super) fn spawn(
     let context = AdminContext {
         readiness: app.readiness.clone(),
         metrics: Arc::new(move || gauges.render()),
-        phase,
-        control,
+        phase: app.phase.subscribe(),
+        control: control.subscribe(),
+        tls: app.admin_tls.get().map(ListenerTls::config),
         open: app.settings.admin.is_loopback(),
     };
     let stopping = app.supervisor.stopping();
@@ -43,13 +45,14 @@ pub(super) fn spawn(
 
 /// From now on the admin API speaks for the cluster.
 pub(super) fn open(
+    app: &App,
     own: &Own,
     member: &Handle,
-    flush: &FlushHandle,
-    sums: Option<Sums>,
+    (flush, calls, sums): (&FlushHandle, &CallStore, Option<Sums>),
     control: &watch::Sender<Option<Arc<Control>>>,
 ) {
     let queries = Queries::new(member.clone(), flush.clone()).with_sums(sums);
-    let opened = Control::new(member.clone(), own.keyring.clone(), queries);
+    let gather = Gather::new(member.clone(), calls.clone(), app.supervisor.stopping());
+    let opened = Control::new(member.clone(), own.keyring.clone(), queries, gather);
     control.send_replace(Some(Arc::new(opened)));
 }

@@ -13,6 +13,7 @@ use mode_envoy_raft::{Handle, HeldSecrets};
 
 use super::App;
 use super::own::Own;
+use super::protection::AdminCertificate;
 use crate::context;
 use crate::supervisor::{Chain, TaskKind};
 
@@ -26,6 +27,12 @@ pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
     if !write_token(&token_file, &secrets, &cluster_id) {
         return;
     }
+    // Once more than at the start: the secret may have been replaced since.
+    let (certificate, current) = (AdminCertificate::of(app), secrets.current());
+    let ca = certificate
+        .as_ref()
+        .and_then(|certificate| certificate.renew(&current));
+    let mut shown = current.check(&cluster_id);
     let (stopping, path) = (app.supervisor.stopping(), token_file.clone());
     app.supervisor
         .spawn("admin token", TaskKind::BestEffort, async move {
@@ -35,14 +42,17 @@ pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
                     step = steps.changed() => step?,
                 }
                 write_token(&path, &secrets, &cluster_id);
+                let current = secrets.current();
+                let check = current.check(&cluster_id);
+                if let Some(certificate) = certificate.as_ref().filter(|_| check != shown) {
+                    certificate.renew(&current);
+                }
+                shown = check;
             }
         });
     let token_file = token_file.canonicalize().unwrap_or(token_file);
     let url = app.bound.admin_url();
-    let entry = context::Entry {
-        token_file,
-        ca: None,
-    };
+    let entry = context::Entry { token_file, ca };
     if let Err(error) = context::record(&url, &entry) {
         let error = Chain(&error).to_string();
         tracing::warn!(

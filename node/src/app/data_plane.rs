@@ -8,28 +8,35 @@ use ::metrics::counter;
 use arc_swap::ArcSwap;
 
 use mode_envoy_raft::Handle;
+use mode_envoy_storage::call_log::CallLogOptions;
+use mode_envoy_storage::disk::RealDisk;
 use mode_envoy_storage::spool::DEFAULT_SEGMENT_BYTES;
 
 use super::own::Own;
 use super::{App, AppError, announce};
 use crate::config::ListenerKind;
+use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
 use crate::metrics as names;
 use crate::supervisor::TaskKind;
+use crate::tls::ListenerTls;
+use crate::usage::calls::{CallSink, CallStore, SettleRequests};
 use crate::usage::flush::FlushRequests;
 use crate::usage::flusher::{Core, Flusher};
-use crate::usage::recorder::Recorder;
-use crate::usage::recovery::{self, SpoolSettings};
+use crate::usage::recorder::{Recorder, wall_ms};
+use crate::usage::recovery::{self, RecoveryError, SpoolSettings};
 
 const SPOOL_DIR: &str = "usage";
 const PAGE: usize = 4_096;
+const CALLS_DIR: &str = "calls";
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Opens the spools, settles the last run and starts the flusher.
 pub(super) async fn start_usage(
     app: &App,
     member: &Handle,
-    requests: FlushRequests,
+    (flush, settle): (FlushRequests, SettleRequests),
+    calls: CallStore,
 ) -> Result<Vec<Recorder>, AppError> {
     let settings = SpoolSettings {
         dir: app.settings.data_dir.join(SPOOL_DIR),
@@ -40,7 +47,13 @@ pub(super) async fn start_usage(
         node_id: member.node_id(),
     };
     let dir = settings.dir.clone();
-    let recovered = tokio::task::spawn_blocking(move || recovery::open(&settings))
+    let call_log = call_log(app, member);
+    let opening = move || {
+        let recovered = recovery::open(&settings)?;
+        let sink = CallSink::open(Arc::new(RealDisk), call_log, calls, wall_ms());
+        Ok::<_, RecoveryError>((recovered, sink))
+    };
+    let (recovered, sink) = tokio::task::spawn_blocking(opening)
         .await
         .map_err(|error| {
             AppError::Fatal(format!("settling the usage of the last run: {error}"))
@@ -52,8 +65,8 @@ pub(super) async fn start_usage(
         );
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
-    let core = Core::new(member.node_id(), dir, recovered.spools);
-    let flusher = Flusher::new(core, member.clone(), requests, app.alarms.clone());
+    let core = Core::new(member.node_id(), dir, recovered.spools).with_calls(sink);
+    let flusher = Flusher::new(core, member.clone(), (flush, settle), app.alarms.clone());
     let stopping = app.supervisor.stopping();
     app.supervisor
         .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))
@@ -67,12 +80,28 @@ fn segment_bytes(spool_bytes: u64) -> usize {
     DEFAULT_SEGMENT_BYTES.min(eighth) / PAGE * PAGE
 }
 
+fn call_log(app: &App, member: &Handle) -> CallLogOptions {
+    let (dir, max_bytes) = (
+        app.settings.data_dir.join(CALLS_DIR),
+        app.settings.call_log_bytes,
+    );
+    let options = CallLogOptions::new(dir, member.cluster_id(), member.node_id());
+    CallLogOptions {
+        // What is dropped at once is a small part of what is kept.
+        segment_bytes: options.segment_bytes.min(max_bytes / 8),
+        max_bytes,
+        max_age_ms: app.settings.call_log_age_ms,
+        ..options
+    }
+}
+
 /// Compiles the first table and keeps it current, then starts the workers.
 pub(super) async fn start_gateway(
     app: &App,
     own: &Own,
     member: &Handle,
     recorders: Vec<Recorder>,
+    freshness: Freshness,
 ) -> Result<Gateway, AppError> {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     keep_current(app, own, member, &table);
@@ -80,7 +109,9 @@ pub(super) async fn start_gateway(
 
     let addr = app.bound.gateway;
     let settings = GatewaySettings::new(addr, recorders.len(), member.node_id());
-    let gateway = gateway::start(settings, table, recorders, Shared::new()?)
+    let tls = app.gateway_tls.as_ref().map(ListenerTls::config);
+    let shared = Shared::new(freshness)?.with_tls(tls);
+    let gateway = gateway::start(settings, table, recorders, shared)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(
         ListenerKind::Gateway,
@@ -93,9 +124,10 @@ pub(super) async fn start_gateway(
 fn keep_current(app: &App, own: &Own, member: &Handle, table: &Arc<ArcSwap<Table>>) {
     let publisher = gateway::publish(
         member.watch_catalog(),
+        member.unsettled(),
         own.keyring.clone(),
         Arc::clone(table),
-        Arc::clone(&app.table_revision),
+        app.published.clone(),
         app.supervisor.stopping(),
     );
     app.supervisor
@@ -107,7 +139,7 @@ fn keep_current(app: &App, own: &Own, member: &Handle, table: &Arc<ArcSwap<Table
 
 /// Waits until the table has caught up with what this node had applied.
 async fn in_force(app: &App, revision: u64) {
-    while app.table_revision.load(Ordering::Acquire) < revision {
+    while app.published.revision.load(Ordering::Acquire) < revision {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -55,6 +55,7 @@ async fn found(handle: &Handle, secret: &ClusterSecret) -> Result<(), FoundingEr
         role: Role::Root,
         hash: hash_admin_token(&secret.root_token(&cluster_id)),
         created_ms: wall_ms(),
+        tenant: None,
     };
     let command = Command::Found {
         cluster_id,

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use mode_envoy_raft::Handle;
 
+use crate::freshness::Freshness;
 use crate::metrics as names;
 use crate::readiness::Readiness;
 
@@ -17,7 +18,7 @@ pub(super) struct Gauges {
     prometheus: PrometheusHandle,
     readiness: Readiness,
     table_revision: std::sync::Arc<std::sync::atomic::AtomicU64>,
-    member: OnceLock<Handle>,
+    member: OnceLock<(Handle, Freshness)>,
 }
 
 // === impl Gauges ===
@@ -37,9 +38,9 @@ impl Gauges {
     }
 
     /// From now on the member's numbers are there too.
-    pub(super) fn set_member(&self, member: Handle) {
+    pub(super) fn set_member(&self, member: Handle, freshness: Freshness) {
         // A process becomes a member once; a second call would bring the same.
-        let _ = self.member.set(member);
+        let _ = self.member.set((member, freshness));
     }
 
     pub(super) fn render(&self) -> String {
@@ -47,12 +48,13 @@ impl Gauges {
         gauge!(names::NODE_READY).set(f64::from(u8::from(ready)));
         let in_force = self.table_revision.load(Ordering::Acquire);
         gauge!(names::TABLE_REVISION).set(names::number(in_force));
-        if let Some(member) = self.member.get() {
+        if let Some((member, freshness)) = self.member.get() {
             let status = member.status();
             let leads = status.leader == Some(status.node_id);
             gauge!(names::RAFT_APPLIED_INDEX).set(names::number(status.applied_index));
             gauge!(names::RAFT_TERM).set(names::number(status.term));
             gauge!(names::RAFT_IS_LEADER).set(f64::from(u8::from(leads)));
+            gauge!(names::RAFT_CONTACT_AGE).set(freshness.age().as_secs_f64());
             gauge!(names::CATALOG_REVISION).set(names::number(status.revision));
             render_log(member);
         }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use mode_envoy_raft::Addresses;
 
 use super::announce;
-use crate::config::{Listener, ListenerKind, Settings};
+use crate::config::{Listener, ListenerKind, Protection, Settings};
 
 /// Bound and not yet served.
 pub(super) struct Listeners {
@@ -21,6 +21,8 @@ pub(super) struct Bound {
     pub(super) admin: SocketAddr,
     pub(super) gateway: SocketAddr,
     pub(super) advertise: Addresses,
+    /// Whether the admin listener has TLS.
+    pub(super) admin_tls: bool,
 }
 
 /// An address cannot be bound.
@@ -56,6 +58,7 @@ impl Listeners {
             admin: admin_addr,
             gateway: gateway_addr,
             advertise,
+            admin_tls: settings.admin.protection != Protection::None,
         };
         Ok(Self { admin, peer, bound })
     }
@@ -73,7 +76,8 @@ impl Bound {
                 SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{addr}")
+        let scheme = if self.admin_tls { "https" } else { "http" };
+        format!("{scheme}://{addr}")
     }
 }
 

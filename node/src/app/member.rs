@@ -10,6 +10,7 @@ use super::own::Own;
 use super::{App, AppError};
 use crate::control;
 use crate::supervisor::TaskKind;
+use crate::usage::calls::CallStore;
 use crate::usage::flush::FlushHandle;
 
 /// Returns when this node is a member and has replayed its log.
@@ -17,15 +18,16 @@ pub(super) async fn start(
     app: &App,
     identity: &Own,
     listener: TcpListener,
-    flush: &FlushHandle,
+    (flush, calls): (&FlushHandle, &CallStore),
 ) -> Result<Handle, AppError> {
     log_phases(app);
     let alarms = app.alarms.clone();
     let hooks = Hooks {
         authorize: control::authorize_hook(),
         flush: flush_hook(flush),
-        table_revision: Arc::clone(&app.table_revision),
+        table_revision: Arc::clone(&app.published.revision),
         alarms: Arc::new(move || alarms.list()),
+        calls: Arc::new(calls.clone()),
     };
     let start = mode_envoy_raft::start(
         settings(app, identity),

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use mode_envoy_raft::data_dir::{DataDir, NodeRecord, Stage};
 use mode_envoy_raft::join::{JoinSettings, join};
-use mode_envoy_raft::{Handle, HeldSecrets};
+use mode_envoy_raft::{ClusterSecret, Handle, HeldSecrets};
 
 use super::{App, AppError};
-use crate::config::Join;
+use crate::config::{Join, Settings};
 use crate::secrets::KeyringSource;
 
 /// The id of a node that nobody gave one: it is alone.
@@ -22,12 +22,20 @@ pub(super) struct Own {
     pub(super) keyring: KeyringSource,
 }
 
+/// The secret, unless this node is about to join and gets it from the cluster.
+pub(super) fn secret_so_far(settings: &Settings) -> Result<Option<ClusterSecret>, AppError> {
+    if settings.join.is_some() && begun(settings)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(settings.secret.load()?))
+}
+
 /// Joins a cluster where that is asked for and has not happened yet; then says who this node is.
 pub(super) async fn settle(app: &App) -> Result<Own, AppError> {
-    let mut record = begun(app)?;
+    let mut record = begun(&app.settings)?;
     if let Some(asked) = app.settings.join.clone().filter(|_| record.is_none()) {
         ask_to_join(app, asked).await?;
-        record = begun(app)?;
+        record = begun(&app.settings)?;
     }
     let known = record.map(|record| record.node_id);
     let secret = app.settings.secret.load()?;
@@ -51,8 +59,8 @@ pub(super) async fn catch_up(member: &Handle) -> Result<(), AppError> {
 }
 
 /// What the data directory says, if it has begun to be a node's.
-fn begun(app: &App) -> Result<Option<NodeRecord>, AppError> {
-    let record = DataDir::peek(&app.settings.data_dir)?;
+fn begun(settings: &Settings) -> Result<Option<NodeRecord>, AppError> {
+    let record = DataDir::peek(&settings.data_dir)?;
     Ok(record.filter(|record| record.stage != Stage::Fresh))
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn run(client: Client, args: ApplyArgs, format: Format) -> anyh
         yes: args.yes,
     };
     let applied = client
-        .call(message, |channel, request| async move {
+        .change(message, |channel, request| async move {
             api!(ConfigClient, channel).apply(request).await
         })
         .await;

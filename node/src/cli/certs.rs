@@ -17,6 +17,9 @@ pub(super) enum CertsVerb {
         /// Write it to this new file, readable by its owner only, instead of printing it
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Leave a file that holds a secret already as it is
+        #[arg(long, requires = "out")]
+        if_missing: bool,
     },
 }
 
@@ -26,7 +29,12 @@ struct Shown<'a> {
 }
 
 pub(super) fn run(verb: CertsVerb, format: Format) -> anyhow::Result<Ended> {
-    let CertsVerb::Secret { out } = verb;
+    let CertsVerb::Secret { out, if_missing } = verb;
+    if if_missing && let Some(path) = &out {
+        ClusterSecret::load_or_create(path)?;
+        note(&format!("{} holds a cluster secret", path.display()));
+        return Ok(Ended::Done);
+    }
     let secret = ClusterSecret::generate()?;
     if let Some(path) = out {
         secret.create(&path)?;

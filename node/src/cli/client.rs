@@ -1,7 +1,8 @@
 //! Calls of the admin API: addresses tried in turn, a token found, errors told in words.
 //!
-//! The next address is tried only where nothing can have happened at the last one: it was not reached, or it said so
-//! itself. A connection that breaks in the middle of a change is an error, never a second try.
+//! For a question, the next address is tried only where nothing can have happened at the last one: it was not reached, or
+//! it said so itself. A change is asked for until it is answered, also where nobody knows what became of the last try:
+//! each try names it by the same request id, so the cluster carries it out once.
 
 use std::fs;
 use std::future::Future;
@@ -10,17 +11,29 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http::Uri;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use self::tls::Tls;
 use crate::admin::{ERROR_DOMAIN, MAX_MESSAGE_BYTES};
+use crate::cli::output::note;
 use crate::context;
+use crate::secrets::random_id;
+
+mod tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any deadline of a node.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a change is asked for while nobody knows what became of it.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
+/// For one try of a change; longer than a node takes to carry it out and to wait until every node has it in force.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
+/// Between two tries of a change.
+const CHANGE_PAUSE: Duration = Duration::from_millis(500);
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
 const TOKEN_FILE_VARIABLE: &str = "MODE_ENVOY_TOKEN_FILE";
@@ -29,12 +42,25 @@ const TOKEN_FILE_VARIABLE: &str = "MODE_ENVOY_TOKEN_FILE";
 #[derive(Debug)]
 pub(crate) struct Client {
     nodes: Vec<Node>,
+    /// Names the one change that this command makes.
+    request_id: MetadataValue<Ascii>,
+}
+
+/// What became of one try of a change.
+enum Tried<A> {
+    Answered(A),
+    Refused(Refused),
+    /// It was not carried out.
+    Unsent(String),
+    /// It may have been carried out.
+    Unknown(String),
 }
 
 #[derive(Debug)]
 struct Node {
     url: String,
     endpoint: Endpoint,
+    tls: Option<Tls>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -55,16 +81,29 @@ pub(crate) struct FieldFault {
 // === impl Client ===
 
 impl Client {
-    /// Over the addresses given; `token` is what the command line or the environment says.
-    pub(crate) fn new(urls: &[String], token: Option<&str>) -> anyhow::Result<Self> {
+    /// Over the addresses given; `token` and `ca` are what the command line or the environment says.
+    pub(crate) fn new(
+        urls: &[String],
+        token: Option<&str>,
+        ca: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let nodes = urls
             .iter()
-            .map(|url| Node::new(url.trim(), token))
+            .map(|url| Node::new(url.trim(), token, ca))
             .collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             bail!("no admin address: give one by --admin or MODE_ENVOY_ADMIN");
         }
-        Ok(Self { nodes })
+        let request_id = random_request_id()?;
+        Ok(Self { nodes, request_id })
+    }
+
+    /// Names the change by an id that the caller chose.
+    pub(crate) fn with_request_id(self, id: &str) -> anyhow::Result<Self> {
+        let request_id = id
+            .parse()
+            .context("the request id has characters that no id has")?;
+        Ok(Self { request_id, ..self })
     }
 
     /// Makes one call: `send` gets a channel and a request with `message`.
@@ -76,7 +115,7 @@ impl Client {
     {
         let mut unreached = Vec::new();
         for (i, node) in self.nodes.iter().enumerate() {
-            let channel = match node.endpoint.connect().await {
+            let channel = match node.connect().await {
                 Ok(channel) => channel,
                 Err(error) => {
                     unreached.push(format!("{}: {}", node.url, innermost(&error)));
@@ -104,22 +143,99 @@ impl Client {
     }
 }
 
+// === impl Client: changes ===
+
+impl Client {
+    /// Asks for a change, as [`Self::call`] asks a question, until it is answered or [`CHANGE_DEADLINE`] passes.
+    pub(crate) async fn change<M, A, F, Fut>(&self, message: M, send: F) -> anyhow::Result<A>
+    where
+        M: Clone,
+        F: Fn(Channel, Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        let mut unknown = false;
+        loop {
+            let mut failed = Vec::new();
+            for node in &self.nodes {
+                let why = match self.try_change(node, &message, &send).await {
+                    Tried::Answered(answer) => return Ok(answer),
+                    Tried::Refused(refused) => return Err(refused.into()),
+                    Tried::Unsent(why) => why,
+                    Tried::Unknown(why) => {
+                        if !unknown {
+                            note(&format!(
+                                "{}: {why}; what became of the change is not known, so it is asked for again, which \
+                                 makes it once at most",
+                                node.url
+                            ));
+                        }
+                        unknown = true;
+                        why
+                    }
+                };
+                failed.push(format!("{}: {why}", node.url));
+            }
+            let failed = failed.join("; ");
+            if !unknown {
+                bail!("no node answered: {failed}; is one running, and is --admin right?");
+            }
+            if Instant::now() + CHANGE_PAUSE >= deadline {
+                let id = self.request_id.to_str().unwrap_or_default();
+                bail!(
+                    "whether the change was made is not known: {failed}; once a node answers, the same command with \
+                     `--request-id {id}` tells, and makes it if it was not made"
+                );
+            }
+            sleep(CHANGE_PAUSE).await;
+        }
+    }
+
+    async fn try_change<M, A, F, Fut>(&self, node: &Node, message: &M, send: &F) -> Tried<A>
+    where
+        M: Clone,
+        F: Fn(Channel, Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let channel = match node.endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Tried::Unsent(innermost(&error)),
+        };
+        let mut request = node.request(message.clone());
+        request
+            .metadata_mut()
+            .insert("x-request-id", self.request_id.clone());
+        match timeout(CHANGE_TIMEOUT, send(channel, request)).await {
+            Ok(Ok(response)) => Tried::Answered(response.into_inner()),
+            Ok(Err(status)) if nothing_happened(&status) => {
+                Tried::Unsent(status.message().to_owned())
+            }
+            Ok(Err(status)) if is_unknown(&status) => Tried::Unknown(status.message().to_owned()),
+            Ok(Err(status)) => Tried::Refused(Refused {
+                url: node.url.clone(),
+                status,
+            }),
+            Err(_) => Tried::Unknown("no answer in time".to_owned()),
+        }
+    }
+}
+
 // === impl Node ===
 
 impl Node {
-    fn new(url: &str, token: Option<&str>) -> anyhow::Result<Self> {
+    fn new(url: &str, token: Option<&str>, ca: Option<&Path>) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/').to_owned();
         let uri: Uri = url
             .parse()
             .with_context(|| format!("the admin address `{url}` is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http") if uri.path() == "/" && uri.query().is_none() => {}
-            Some("https") => bail!(
-                "the admin address `{url}`: TLS on the admin listener is not in this version; \
-                 use http:// on the node itself, or through a tunnel"
+        let bare = uri.path() == "/" && uri.query().is_none();
+        let tls = match uri.scheme_str() {
+            Some("http") if bare => None,
+            Some("https") if bare => Some(tls_to(&url, &uri, ca)?),
+            _ => bail!(
+                "the admin address `{url}` is not like http://127.0.0.1:7070 or https://admin.example.com:7070"
             ),
-            _ => bail!("the admin address `{url}` is not like http://127.0.0.1:7070"),
-        }
+        };
         let loopback = uri.host().is_some_and(is_loopback);
         // An empty variable is the same as none.
         let token = match token.filter(|token| !token.trim().is_empty()) {
@@ -137,7 +253,8 @@ impl Node {
             }
             None => None,
         };
-        let endpoint = Endpoint::from(uri)
+        let endpoint = Endpoint::from(dialled(&uri)?)
+            .origin(uri)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .http2_max_header_list_size(MAX_HEAD_BYTES)
@@ -145,8 +262,20 @@ impl Node {
         Ok(Self {
             url,
             endpoint,
+            tls,
             authorization,
         })
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        match &self.tls {
+            None => self.endpoint.connect().await,
+            Some(tls) => {
+                let tls = tls.clone();
+                let connector = tower::service_fn(move |_: Uri| tls.clone().connect());
+                self.endpoint.connect_with_connector(connector).await
+            }
+        }
     }
 
     fn request<M>(&self, message: M) -> Request<M> {
@@ -212,12 +341,46 @@ pub(crate) const fn max_message() -> usize {
     MAX_MESSAGE_BYTES
 }
 
+/// Whom an `https` address must show itself to be: `--ca`, else what a node on this machine has left for that address.
+fn tls_to(url: &str, uri: &Uri, ca: Option<&Path>) -> anyhow::Result<Tls> {
+    let left = match ca {
+        Some(_) => None,
+        None => context::lookup(url)?.and_then(|entry| entry.ca),
+    };
+    Tls::new(uri, ca.or(left.as_deref())).with_context(|| format!("the admin address `{url}`"))
+}
+
+/// The address without TLS, which the connector sees to.
+fn dialled(uri: &Uri) -> anyhow::Result<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    Ok(Uri::from_parts(parts)?)
+}
+
 fn nothing_happened(status: &Status) -> bool {
     let details = status.get_error_details();
     let said_so = details
         .error_info()
         .is_some_and(|info| info.domain == ERROR_DOMAIN && info.reason == "UNAVAILABLE");
     said_so && status.code() == Code::Unavailable
+}
+
+/// Whether a change may have been made: the node says so, or its answer did not come.
+fn is_unknown(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let of_a_node = details
+        .error_info()
+        .is_some_and(|info| info.domain == ERROR_DOMAIN);
+    match status.code() {
+        Code::DeadlineExceeded => true,
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => !of_a_node,
+        _ => false,
+    }
+}
+
+fn random_request_id() -> anyhow::Result<MetadataValue<Ascii>> {
+    let halves = [random_id()?, random_id()?];
+    Ok(halves.concat().parse()?)
 }
 
 fn found_token(url: &str, loopback: bool) -> anyhow::Result<Option<String>> {
@@ -284,18 +447,26 @@ mod tests {
             "http://127.0.0.1:7070/",
             "http://[::1]:7070",
             "http://localhost:1",
+            "https://admin.acme.test",
+            "https://[::1]:7070",
         ] {
-            assert!(Client::new(&[url.to_owned()], Some("t")).is_ok(), "{url}");
+            assert!(
+                Client::new(&[url.to_owned()], Some("t"), None).is_ok(),
+                "{url}"
+            );
         }
         for (url, part) in [
-            ("https://127.0.0.1:7070", "not in this version"),
+            ("https://127.0.0.1:7070/x", "is not like"),
             ("127.0.0.1:7070", "is not"),
             ("http://127.0.0.1:7070/api", "is not like"),
             ("ftp://x", "is not like"),
         ] {
-            let refused = Client::new(&[url.to_owned()], Some("t")).unwrap_err();
+            let refused = Client::new(&[url.to_owned()], Some("t"), None).unwrap_err();
             assert!(format!("{refused:#}").contains(part), "{url}: {refused:#}");
         }
+        let (url, none) = (["https://a.test".to_owned()], Path::new("/no/such.pem"));
+        let refused = Client::new(&url, Some("t"), Some(none)).unwrap_err();
+        assert!(format!("{refused:#}").contains("reading the CA file /no/such.pem"));
     }
 
     #[test]
@@ -326,6 +497,30 @@ mod tests {
         assert!(!nothing_happened(&Status::unavailable(
             "the connection broke"
         )));
+    }
+
+    #[test]
+    fn a_change_is_asked_for_again_only_where_it_may_have_been_made() {
+        let of_a_node = |code, reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+            Status::with_error_details(code, "no", details)
+        };
+        assert!(is_unknown(&of_a_node(
+            Code::DeadlineExceeded,
+            "OUTCOME_UNKNOWN"
+        )));
+        assert!(is_unknown(&Status::unavailable("the connection broke")));
+        assert!(is_unknown(&Status::unknown("h2 protocol error")));
+        assert!(!is_unknown(&of_a_node(Code::Unavailable, "UNAVAILABLE")));
+        assert!(!is_unknown(&of_a_node(Code::AlreadyExists, "EXISTS")));
+        assert!(!is_unknown(&Status::invalid_argument("no such field")));
+    }
+
+    #[test]
+    fn every_command_has_a_request_id_of_its_own_that_nodes_take() {
+        let id = random_request_id().unwrap();
+        assert_eq!(id.to_str().unwrap().len(), 48);
+        assert_ne!(id, random_request_id().unwrap());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) async fn run(client: Client, args: DeleteArgs, format: Format) -> any
         tenant: args.tenant.unwrap_or_default(),
     };
     let deleted = client
-        .call(message, |channel, request| async move {
+        .change(message, |channel, request| async move {
             api!(ConfigClient, channel).delete(request).await
         })
         .await?;

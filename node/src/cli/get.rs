@@ -61,11 +61,11 @@ pub(super) async fn run(client: Client, args: GetArgs, format: Format) -> anyhow
 
 fn table(kind: Kind, drafts: &[Draft]) -> Table {
     let head: &[&str] = match kind {
-        Kind::Tenant => &["name"],
+        Kind::Tenant => &["name", "hosts"],
         Kind::Consumer => &["tenant", "name", "team"],
         Kind::Provider => &["name", "protocol", "base_url", "keys"],
         Kind::Model => &["name", "target", "price", "access"],
-        Kind::Service => &["name", "endpoints"],
+        Kind::Service => &["name", "endpoints", "access"],
         Kind::Route => &[
             "tenant", "name", "hosts", "paths", "methods", "auth", "service",
         ],
@@ -83,7 +83,7 @@ fn row(draft: &Draft) -> Vec<String> {
         texts => texts.join(" "),
     };
     match &draft.object {
-        Object::Tenant(o) => vec![o.name.to_string()],
+        Object::Tenant(o) => vec![o.name.to_string(), listed(&o.hosts, "")],
         Object::Consumer(o) => vec![
             o.tenant.to_string(),
             o.name.to_string(),
@@ -126,7 +126,7 @@ fn row(draft: &Draft) -> Vec<String> {
         }
         Object::Service(o) => {
             let urls: Vec<_> = o.endpoints.iter().map(|e| &*e.url).collect();
-            vec![o.name.to_string(), urls.join(" ")]
+            vec![o.name.to_string(), urls.join(" "), listed(&o.access, "")]
         }
         Object::Route(o) => {
             let auth = match o.auth {

@@ -143,7 +143,7 @@ async fn create(
 ) -> anyhow::Result<pb::CreateKeyResponse> {
     let send =
         |channel, request| async move { api!(KeysClient, channel).create_key(request).await };
-    client.call(message, send).await
+    client.change(message, send).await
 }
 
 async fn list(
@@ -160,7 +160,7 @@ async fn rotate(
 ) -> anyhow::Result<pb::CreateKeyResponse> {
     let send =
         |channel, request| async move { api!(KeysClient, channel).rotate_key(request).await };
-    client.call(message, send).await
+    client.change(message, send).await
 }
 
 async fn revoke(
@@ -169,7 +169,7 @@ async fn revoke(
 ) -> anyhow::Result<pb::RevokeKeyResponse> {
     let send =
         |channel, request| async move { api!(KeysClient, channel).revoke_key(request).await };
-    client.call(message, send).await
+    client.change(message, send).await
 }
 
 fn show(made: &pb::CreateKeyResponse, format: Format) {

@@ -85,9 +85,7 @@ impl Table {
     fn csv(&self) -> String {
         let mut text = String::new();
         for line in std::iter::once(&self.head).chain(&self.rows) {
-            let cells: Vec<_> = line.iter().map(|cell| csv_cell(cell)).collect();
-            text.push_str(&cells.join(","));
-            text.push('\n');
+            text.push_str(&csv_line(line));
         }
         text
     }
@@ -112,8 +110,14 @@ pub(crate) fn answer(format: Format, table: &Table, value: &impl Serialize) {
 
 /// Prints data.
 pub(crate) fn data(text: &str) {
+    let _ = try_data(text);
+}
+
+/// Prints data; whether somebody still reads.
+pub(crate) fn try_data(text: &str) -> bool {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.is_ok()
 }
 
 /// Prints a line for whoever watches.
@@ -129,8 +133,22 @@ pub(crate) fn json(value: &impl Serialize) -> String {
         .unwrap_or_default()
 }
 
-fn yaml(value: &impl Serialize) -> String {
+/// A value as one line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value)
+        .map(|text| text + "\n")
+        .unwrap_or_default()
+}
+
+/// A value as YAML.
+pub(crate) fn yaml(value: &impl Serialize) -> String {
     serde_saphyr::to_string(value).unwrap_or_default()
+}
+
+/// Cells as one line of CSV.
+pub(crate) fn csv_line(cells: &[String]) -> String {
+    let cells: Vec<_> = cells.iter().map(|cell| csv_cell(cell)).collect();
+    cells.join(",") + "\n"
 }
 
 /// RFC 4180; a cell that a spreadsheet would take for a formula is a text.

@@ -34,7 +34,7 @@ pub(super) async fn run(
         wait: args.wait,
     };
     let done = client
-        .call(message, |channel, request| async move {
+        .change(message, |channel, request| async move {
             api!(ConfigClient, channel).rollback(request).await
         })
         .await?;

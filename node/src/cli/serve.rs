@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::app;
 use crate::config::{ConfigError, Options, Settings};
+use crate::descriptors;
 use crate::supervisor::Chain;
 use crate::telemetry;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     if let Err(error) = telemetry::install(&settings.log) {
         return refuse(&error);
     }
+    descriptors::take_all();
     match app::run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -20,6 +20,9 @@ pub(super) enum TokensVerb {
         /// What it may do: viewer reads, admin also changes configuration and keys, root also tokens
         #[arg(long, value_parser = ["root", "admin", "viewer"])]
         role: String,
+        /// For this tenant alone: its consumers, keys, routes and usage; an admin or a viewer
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
     },
     /// List tokens, without their secrets
     List {
@@ -38,6 +41,8 @@ pub(super) enum TokensVerb {
 struct Made<'a> {
     name: &'a str,
     role: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    tenant: &'a str,
     token: &'a str,
     revision: u64,
 }
@@ -52,6 +57,7 @@ struct Listed<'a> {
 struct Shown<'a> {
     name: &'a str,
     role: &'a str,
+    tenant: Option<&'a str>,
     created: &'a str,
 }
 
@@ -62,10 +68,11 @@ struct Revoked {
 
 pub(super) async fn run(client: Client, verb: TokensVerb, format: Format) -> anyhow::Result<Ended> {
     match verb {
-        TokensVerb::Create { name, role } => {
-            let message = pb::CreateTokenRequest { name, role };
+        TokensVerb::Create { name, role, tenant } => {
+            let tenant = tenant.unwrap_or_default();
+            let message = pb::CreateTokenRequest { name, role, tenant };
             let made = client
-                .call(message, |channel, request| async move {
+                .change(message, |channel, request| async move {
                     api!(TokensClient, channel).create_token(request).await
                 })
                 .await?;
@@ -85,7 +92,7 @@ pub(super) async fn run(client: Client, verb: TokensVerb, format: Format) -> any
         TokensVerb::Revoke { name } => {
             let message = pb::RevokeTokenRequest { name: name.clone() };
             let revoked = client
-                .call(message, |channel, request| async move {
+                .change(message, |channel, request| async move {
                     api!(TokensClient, channel).revoke_token(request).await
                 })
                 .await?;
@@ -101,15 +108,17 @@ fn show(made: &pb::CreateTokenResponse, format: Format) {
         role,
         token,
         revision,
+        tenant,
     } = made;
-    let row = [name, role, token].map(Clone::clone);
-    let table = Table::of_texts(["name", "role", "token"], vec![row]);
+    let row = [name, role, tenant, token].map(Clone::clone);
+    let table = Table::of_texts(["name", "role", "tenant", "token"], vec![row]);
     answer(
         format,
         &table,
         &Made {
             name,
             role,
+            tenant,
             token,
             revision: *revision,
         },
@@ -118,9 +127,11 @@ fn show(made: &pb::CreateTokenResponse, format: Format) {
 }
 
 fn show_list(listed: &pb::ListTokensResponse, format: Format) {
-    let row = |token: &pb::Token| [&token.name, &token.role, &token.created].map(Clone::clone);
+    let row = |token: &pb::Token| {
+        [&token.name, &token.role, &token.tenant, &token.created].map(Clone::clone)
+    };
     let table = Table::of_texts(
-        ["name", "role", "created"],
+        ["name", "role", "tenant", "created"],
         listed.tokens.iter().map(row).collect(),
     );
     let tokens = listed.tokens.iter().map(shown).collect();
@@ -138,6 +149,7 @@ fn shown(token: &pb::Token) -> Shown<'_> {
     Shown {
         name: &token.name,
         role: &token.role,
+        tenant: Some(token.tenant.as_str()).filter(|tenant| !tenant.is_empty()),
         created: &token.created,
     }
 }

@@ -48,8 +48,8 @@ pub enum ConfigError {
     },
     /// A listener would leave loopback without TLS.
     #[error(
-        "the {kind} listener {bind} leaves loopback without TLS, which comes in a later version: listen on loopback \
-         behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
+        "the {kind} listener {bind} leaves loopback without TLS: give --{kind}-cert FILE and --{kind}-key FILE, listen on \
+         loopback behind a proxy that terminates TLS, or give --insecure {kind} where the network itself is trusted"
     )]
     Exposed {
         /// Which one.
@@ -111,6 +111,26 @@ pub enum ConfigError {
         /// Largest.
         max: u64,
     },
+    /// A time is none, or out of its range.
+    #[error("--{flag} {value}: {problem}")]
+    Time {
+        /// Which flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Keys would be refused before anybody is told why.
+    #[error(
+        "--stale-after {after} is longer than --stale-deny {deny}: a node says that it is cut off before it refuses keys"
+    )]
+    StaleOrder {
+        /// When it says so.
+        after: String,
+        /// When it refuses.
+        deny: String,
+    },
     /// The timers contradict one another.
     #[error(
         "--heartbeat-ms {heartbeat} < --election-min-ms {min} < --election-max-ms {max} must hold"
@@ -122,6 +142,12 @@ pub enum ConfigError {
         min: u64,
         /// Longest election timeout.
         max: u64,
+    },
+    /// One of the two files is missing.
+    #[error("--{kind}-cert and --{kind}-key belong together: give both or none")]
+    TlsFiles {
+        /// Which listener.
+        kind: ListenerKind,
     },
     /// Some of the three files is missing.
     #[error("--peer-cert, --peer-key and --peer-ca belong together: give all three or none")]

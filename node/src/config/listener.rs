@@ -1,9 +1,10 @@
 //! Where this process listens, and the rules of leaving loopback.
 //!
 //! Invariants: a listener that carries secrets in the clear is on loopback, unless the operator waived that for it
-//! by name; and the address that others are told is one they can reach.
+//! by name (the admin listener beyond loopback has a certificate of the cluster's own CA where none is given); and the address that others are told is one they can reach.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -23,6 +24,26 @@ pub enum ListenerKind {
     Peer,
 }
 
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsFiles {
+    /// The certificate, followed by those that lead to its CA.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// How a listener's connections are protected.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Protection {
+    /// Not at all; for the peer listener, by mutual TLS of its own.
+    None,
+    /// By a certificate of the operator's.
+    Files(TlsFiles),
+    /// By a certificate of the cluster's private CA.
+    Minted,
+}
+
 /// Where to listen, and what to tell others.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listener {
@@ -32,6 +53,8 @@ pub struct Listener {
     pub bind: SocketAddr,
     /// What others are told; absent where it is the address bound.
     pub advertise: Option<String>,
+    /// TLS.
+    pub protection: Protection,
     /// It leaves loopback without TLS, since the operator said so.
     pub waived: bool,
 }
@@ -64,6 +87,7 @@ impl Listener {
         addr: &str,
         advertise: Option<&str>,
         insecure: &[ListenerKind],
+        files: Option<TlsFiles>,
     ) -> Result<Self, ConfigError> {
         let bind = resolve(kind, addr)?;
         if let Some(advertise) = advertise {
@@ -72,14 +96,21 @@ impl Listener {
             return Err(ConfigError::Wildcard { kind, bind });
         }
         let exposed = !bind.ip().is_loopback();
-        let waived = exposed && kind != ListenerKind::Peer;
-        if waived && !insecure.contains(&kind) {
+        let insecure = insecure.contains(&kind);
+        let protection = match files {
+            Some(files) => Protection::Files(files),
+            None if exposed && kind == ListenerKind::Admin && !insecure => Protection::Minted,
+            None => Protection::None,
+        };
+        let waived = exposed && kind != ListenerKind::Peer && protection == Protection::None;
+        if waived && !insecure {
             return Err(ConfigError::Exposed { kind, bind });
         }
         Ok(Self {
             kind,
             bind,
             advertise: advertise.map(str::to_owned),
+            protection,
             waived,
         })
     }
@@ -142,7 +173,7 @@ mod tests {
         advertise: Option<&str>,
         insecure: &[ListenerKind],
     ) -> Result<Listener, ConfigError> {
-        Listener::resolve(ListenerKind::Gateway, addr, advertise, insecure)
+        Listener::resolve(ListenerKind::Gateway, addr, advertise, insecure, None)
     }
 
     #[test]
@@ -157,8 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn with_tls_a_listener_leaves_loopback_and_the_admin_listener_has_it_by_itself() {
+        let files = TlsFiles {
+            cert: "cert.pem".into(),
+            key: "key.pem".into(),
+        };
+        let exposed = |kind, insecure: &[ListenerKind], files: Option<&TlsFiles>| {
+            Listener::resolve(kind, "10.0.0.1:80", None, insecure, files.cloned()).unwrap()
+        };
+        let own = exposed(ListenerKind::Gateway, &[], Some(&files));
+        assert!(own.protection == Protection::Files(files) && !own.waived);
+        let minted = exposed(ListenerKind::Admin, &[], None);
+        assert!(minted.protection == Protection::Minted && !minted.waived);
+        let clear = exposed(ListenerKind::Admin, &[ListenerKind::Admin], None);
+        assert!(clear.protection == Protection::None && clear.waived);
+        let admin = ListenerKind::Admin;
+        let loopback = Listener::resolve(admin, "127.0.0.1:80", None, &[], None).unwrap();
+        assert!(loopback.protection == Protection::None && !loopback.waived);
+    }
+
+    #[test]
     fn the_peer_listener_may_leave_since_it_always_has_tls() {
-        let peer = Listener::resolve(ListenerKind::Peer, "10.0.0.1:7071", None, &[]).unwrap();
+        let peer = Listener::resolve(ListenerKind::Peer, "10.0.0.1:7071", None, &[], None).unwrap();
         assert!(!peer.waived && !peer.is_loopback());
     }
 

@@ -59,6 +59,18 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub insecure: Vec<ListenerKind>,
+    /// Certificate of the gateway listener, which serves TLS then (PEM; read again when it changes)
+    #[arg(long, env = "MODE_ENVOY_GATEWAY_CERT", value_name = "FILE")]
+    pub gateway_cert: Option<PathBuf>,
+    /// The key of --gateway-cert (PEM)
+    #[arg(long, env = "MODE_ENVOY_GATEWAY_KEY", value_name = "FILE")]
+    pub gateway_key: Option<PathBuf>,
+    /// Certificate of the admin listener; beyond loopback one of the cluster's own CA where absent (see DIR/admin-ca.pem)
+    #[arg(long, env = "MODE_ENVOY_ADMIN_CERT", value_name = "FILE")]
+    pub admin_cert: Option<PathBuf>,
+    /// The key of --admin-cert (PEM)
+    #[arg(long, env = "MODE_ENVOY_ADMIN_KEY", value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
     /// The nodes of a new cluster, the same on all of them; without it, a cluster of one
     #[arg(
         long,
@@ -99,6 +111,12 @@ pub struct Options {
     /// least]
     #[arg(long, env = "MODE_ENVOY_DISK_MIN_FREE_BYTES", value_name = "BYTES")]
     pub disk_min_free_bytes: Option<u64>,
+    /// Bytes that records of single calls may take on disk; the oldest are dropped [default: 2 GiB]
+    #[arg(long, env = "MODE_ENVOY_CALL_LOG_BYTES", value_name = "BYTES")]
+    pub call_log_bytes: Option<u64>,
+    /// Hours that records of single calls are kept [default: 168]
+    #[arg(long, env = "MODE_ENVOY_CALL_LOG_HOURS", value_name = "HOURS")]
+    pub call_log_hours: Option<u64>,
     /// Bytes of one segment of the replicated log [default: 64 MiB]
     #[arg(long, env = "MODE_ENVOY_WAL_SEGMENT_BYTES", value_name = "BYTES")]
     pub wal_segment_bytes: Option<u64>,
@@ -130,6 +148,12 @@ pub struct Options {
     /// Longest silence after which a node stands for election [default: 700]
     #[arg(long, env = "MODE_ENVOY_ELECTION_MAX_MS", value_name = "MS")]
     pub election_max_ms: Option<u64>,
+    /// Time without contact to the quorum after which this node is not ready and says so [default: 30s]
+    #[arg(long, env = "MODE_ENVOY_STALE_AFTER", value_name = "TIME")]
+    pub stale_after: Option<String>,
+    /// Time without contact to the quorum after which API keys are refused, or `never` [default: 1h]
+    #[arg(long, env = "MODE_ENVOY_STALE_DENY", value_name = "TIME")]
+    pub stale_deny: Option<String>,
     /// How logs look [default: auto]
     #[arg(long, env = "MODE_ENVOY_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -182,6 +206,10 @@ impl Options {
             } else {
                 self.insecure
             },
+            gateway_cert: self.gateway_cert.or(other.gateway_cert),
+            gateway_key: self.gateway_key.or(other.gateway_key),
+            admin_cert: self.admin_cert.or(other.admin_cert),
+            admin_key: self.admin_key.or(other.admin_key),
             initial_cluster: self.initial_cluster.or(other.initial_cluster),
             join: self.join.or(other.join),
             join_token: self.join_token.or(other.join_token),
@@ -192,6 +220,8 @@ impl Options {
             gateway_workers: self.gateway_workers.or(other.gateway_workers),
             usage_spool_bytes: self.usage_spool_bytes.or(other.usage_spool_bytes),
             disk_min_free_bytes: self.disk_min_free_bytes.or(other.disk_min_free_bytes),
+            call_log_bytes: self.call_log_bytes.or(other.call_log_bytes),
+            call_log_hours: self.call_log_hours.or(other.call_log_hours),
             wal_segment_bytes: self.wal_segment_bytes.or(other.wal_segment_bytes),
             checkpoint_every: self.checkpoint_every.or(other.checkpoint_every),
             checkpoint_bytes: self.checkpoint_bytes.or(other.checkpoint_bytes),
@@ -203,6 +233,8 @@ impl Options {
             heartbeat_ms: self.heartbeat_ms.or(other.heartbeat_ms),
             election_min_ms: self.election_min_ms.or(other.election_min_ms),
             election_max_ms: self.election_max_ms.or(other.election_max_ms),
+            stale_after: self.stale_after.or(other.stale_after),
+            stale_deny: self.stale_deny.or(other.stale_deny),
             log_format: self.log_format.or(other.log_format),
             log_level: self.log_level.or(other.log_level),
         }

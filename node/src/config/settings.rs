@@ -2,20 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mode_envoy_raft::formation::parse_initial_cluster;
 use mode_envoy_raft::{PeerPki, Timers};
 
 use super::error::ConfigError;
-use super::listener::{Listener, ListenerKind};
+use super::listener::{Listener, ListenerKind, TlsFiles};
 use super::options::{LogFormat, Options};
 use super::secret::SecretFile;
+use crate::control::document::{format_duration, parse_duration};
+use crate::freshness::StaleRules;
 
 const GATEWAY_ADDR: &str = "127.0.0.1:8080";
 const ADMIN_ADDR: &str = "127.0.0.1:7070";
 const PEER_ADDR: &str = "127.0.0.1:7071";
 
 const MIB: u64 = 1 << 20;
+const CALL_LOG_BYTES: u64 = 2 << 30;
+const CALL_LOG_HOURS: u64 = 7 * 24;
+const CALL_LOG_HOURS_MAX: u64 = 10 * 366 * 24;
+const HOUR_MS: u64 = 3_600_000;
 const WAL_SEGMENT_BYTES: u64 = 64 * MIB;
 const CHECKPOINT_EVERY: u64 = 10_000;
 const CHECKPOINT_BYTES: u64 = 64 * MIB;
@@ -30,6 +37,10 @@ const USAGE_SPOOL_BYTES_MIN: u64 = MIB;
 /// As many as the log takes spools of one node, half of them for workers that are no more.
 const GATEWAY_WORKERS_MAX: u32 = 128;
 const TIMER_MS_MAX: u64 = 60_000;
+/// An election alone may take as long.
+const STALE_MS_MIN: u64 = 1_000;
+const STALE_MS_MAX: u64 = 30 * 86_400_000;
+const NEVER: &str = "never";
 
 /// What this process runs with.
 #[derive(Clone, Debug)]
@@ -58,6 +69,10 @@ pub struct Settings {
     pub spool_bytes: u64,
     /// Free bytes below which there is an alarm; a share of the file system where absent.
     pub disk_min_free: Option<u64>,
+    /// Bytes that records of single calls may take on disk.
+    pub call_log_bytes: u64,
+    /// How long records of single calls are kept.
+    pub call_log_age_ms: u64,
     /// Bytes of one segment of the replicated log.
     pub wal_segment_bytes: u64,
     /// Entries between two checkpoints.
@@ -72,6 +87,8 @@ pub struct Settings {
     pub snapshot_bytes_per_second: u64,
     /// How fast a lost leader is noticed.
     pub timers: Timers,
+    /// What follows from being cut off from the quorum.
+    pub stale: StaleRules,
     /// Logs.
     pub log: LogSettings,
 }
@@ -147,6 +164,12 @@ impl Settings {
                 .disk_min_free_bytes
                 .map(|bytes| ranged("disk-min-free-bytes", bytes, (0, 1 << 50)))
                 .transpose()?,
+            call_log_bytes: ranged(
+                "call-log-bytes",
+                options.call_log_bytes.unwrap_or(CALL_LOG_BYTES),
+                (MIB, 1 << 44),
+            )?,
+            call_log_age_ms: call_log_age_ms(options.call_log_hours)?,
             wal_segment_bytes: ranged(
                 "wal-segment-bytes",
                 options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),
@@ -180,6 +203,7 @@ impl Settings {
                 (64 << 10, BYTES_MAX),
             )?,
             timers: timers(&options)?,
+            stale: stale(&options)?,
             log: LogSettings {
                 format: options.log_format.unwrap_or_default(),
                 filter: options.log_level,
@@ -236,6 +260,7 @@ fn listeners(
             addr.as_deref().unwrap_or(default),
             advertise,
             &options.insecure,
+            tls_files(options, kind)?,
         )
     };
     Ok([
@@ -258,6 +283,22 @@ fn listeners(
             options.advertise_peer.as_deref().or(listed),
         )?,
     ])
+}
+
+fn tls_files(options: &Options, kind: ListenerKind) -> Result<Option<TlsFiles>, ConfigError> {
+    let files = match kind {
+        ListenerKind::Gateway => (&options.gateway_cert, &options.gateway_key),
+        ListenerKind::Admin => (&options.admin_cert, &options.admin_key),
+        ListenerKind::Peer => (&None, &None),
+    };
+    match files {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+        })),
+        _ => Err(ConfigError::TlsFiles { kind }),
+    }
 }
 
 fn pki(options: &Options) -> Result<Option<PeerPki>, ConfigError> {
@@ -290,6 +331,11 @@ fn spool_bytes(given: Option<u64>, workers: u32) -> Result<u64, ConfigError> {
     Ok(ranged("usage-spool-bytes", all, (smallest, 1 << 50))? / workers)
 }
 
+fn call_log_age_ms(hours: Option<u64>) -> Result<u64, ConfigError> {
+    let hours = hours.unwrap_or(CALL_LOG_HOURS);
+    Ok(ranged("call-log-hours", hours, (1, CALL_LOG_HOURS_MAX))? * HOUR_MS)
+}
+
 fn timers(options: &Options) -> Result<Timers, ConfigError> {
     let default = Timers::default();
     let heartbeat = options.heartbeat_ms.unwrap_or(default.heartbeat_ms);
@@ -309,6 +355,42 @@ fn timers(options: &Options) -> Result<Timers, ConfigError> {
         election_min_ms: min,
         election_max_ms: max,
     })
+}
+
+fn stale(options: &Options) -> Result<StaleRules, ConfigError> {
+    let default = StaleRules::default();
+    let after = match options.stale_after.as_deref() {
+        None => default.after,
+        Some(text) => time("stale-after", text)?,
+    };
+    let deny = match options.stale_deny.as_deref() {
+        None => default.deny.map(|deny| deny.max(after)),
+        Some(NEVER) => None,
+        Some(text) => Some(time("stale-deny", text)?),
+    };
+    if let Some(deny) = deny
+        && deny < after
+    {
+        let text = |time: Duration| format_duration(u64::try_from(time.as_millis()).unwrap_or(0));
+        return Err(ConfigError::StaleOrder {
+            after: text(after),
+            deny: text(deny),
+        });
+    }
+    Ok(StaleRules { after, deny })
+}
+
+fn time(flag: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    let refused = |problem| ConfigError::Time {
+        flag,
+        value: text.to_owned(),
+        problem,
+    };
+    let ms = parse_duration(text).map_err(refused)?;
+    if !(STALE_MS_MIN..=STALE_MS_MAX).contains(&ms) {
+        return Err(refused("give 1s to 30d".to_owned()));
+    }
+    Ok(Duration::from_millis(ms))
 }
 
 fn ranged(flag: &'static str, value: u64, (min, max): (u64, u64)) -> Result<u64, ConfigError> {
@@ -395,6 +477,28 @@ mod tests {
             ..joining()
         };
         assert!(refusal(numbered).contains("does not go with --join"));
+    }
+
+    #[test]
+    fn being_cut_off_is_told_before_keys_are_refused() {
+        let with = |after: &str, deny: &str| Options {
+            stale_after: Some(after.to_owned()),
+            stale_deny: Some(deny.to_owned()),
+            ..options()
+        };
+        let rules = Settings::resolve(options()).unwrap().stale;
+        assert_eq!(rules, StaleRules::default());
+        let never = Settings::resolve(with("2m", "never")).unwrap().stale;
+        assert_eq!(never.after, Duration::from_mins(2));
+        assert_eq!(never.deny, None);
+        assert!(
+            refusal(with("1h", "30s")).contains("--stale-after 1h is longer than --stale-deny 30s")
+        );
+        assert!(
+            refusal(with("1s", "soon")).starts_with("--stale-deny soon: `soon` is not a duration")
+        );
+        assert!(refusal(with("10ms", "never")).contains("give 1s to 30d"));
+        assert!(refusal(with("never", "never")).starts_with("--stale-after never"));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use mode_envoy_model::command::{Change, Command};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 use mode_envoy_model::provider::SealedSecret;
+use mode_envoy_raft::Accepted;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::document::{self, Draft, SecretRef, SecretSource};
 use super::{Control, ControlError, Principal, WAIT_DEADLINE};
 use crate::secrets::{Keyring, Place};
@@ -94,6 +95,11 @@ impl Control {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         let accepted = self.propose(who, command).await?;
+        Ok(self.applied(accepted, wait).await)
+    }
+
+    /// What an accepted command came to, once every node has it in force if that is to be waited for.
+    pub(super) async fn applied(&self, accepted: Accepted, wait: bool) -> Applied {
         let mut applied = Applied {
             changes: accepted.changes,
             revision: accepted.revision,
@@ -102,7 +108,7 @@ impl Control {
         if wait {
             self.wait_in_force(&mut applied).await;
         }
-        Ok(applied)
+        applied
     }
 
     /// The objects of a document, their secrets sealed.
@@ -131,6 +137,7 @@ impl Control {
     ) -> Result<u64, ControlError> {
         check(who.role, Action::ChangeConfig)?;
         let at = object_ref(kind, name, tenant)?;
+        authorize::check_named_tenant(who, tenant)?;
         Ok(self.propose(who, Command::Delete(at)).await?.revision)
     }
 

@@ -1,24 +1,38 @@
-//! Who may do what: the one place that knows roles.
+//! Who may do what: the one place that knows roles, and what a token of one tenant may see and change.
 //!
-//! Asked twice for a change: by the node that the caller reached, and again by the leader ([`hook`]) against the catalog
-//! that the change is decided on, so that a token revoked in between changes nothing.
+//! ```text
+//! every call: admit (a rule for each method) -> control: check the role, narrow what is seen -> command: check_command
+//!                                                              the leader: the same of the command, on its own catalog
+//! ```
+//!
+//! * A change is authorised twice: by the node that the caller reached, and again by the leader ([`hook`]) against the
+//!   catalog that the change is decided on, so that a token revoked in between changes nothing.
+//! * A token of a tenant never learns of anything else: what is not its tenant's is not there.
+//! * A method without a rule is closed to tokens of a tenant.
+
+mod rules;
+mod tenant;
 
 use std::sync::Arc;
 
 use mode_envoy_model::catalog::Catalog;
-use mode_envoy_model::command::{Command, Rejected, RejectedCode, Violation};
+use mode_envoy_model::command::{Change, Command, Rejected, RejectedCode, Violation};
 use mode_envoy_model::token::Role;
 use mode_envoy_raft::{Authorize, Caller};
 
-use super::ControlError;
+use super::{ControlError, Principal};
 
 /// What a caller may want.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// See configuration, keys (never their secrets), usage or the cluster's state.
+    /// See configuration, keys (never their secrets) or usage.
     Read,
+    /// See what the cluster as a whole does and has recorded.
+    ReadCluster,
     /// Create, change or delete configuration.
     ChangeConfig,
+    /// Make the configuration what it was.
+    Rollback,
     /// Create, rotate or revoke API keys.
     ChangeKeys,
     /// See, create or revoke admin tokens.
@@ -39,17 +53,33 @@ impl Action {
     /// The least role that may do it; `None` where no person may.
     pub const fn needs(self) -> Option<Role> {
         match self {
-            Self::Read => Some(Role::Viewer),
-            Self::ChangeConfig | Self::ChangeKeys => Some(Role::Admin),
+            Self::Read | Self::ReadCluster => Some(Role::Viewer),
+            Self::ChangeConfig | Self::Rollback | Self::ChangeKeys => Some(Role::Admin),
             Self::Tokens | Self::Members | Self::Backup | Self::Secret => Some(Role::Root),
             Self::Internal => None,
+        }
+    }
+
+    /// Whether a token of a tenant may do it, to what is the tenant's.
+    pub const fn is_for_tenants(self) -> bool {
+        match self {
+            Self::Read | Self::ChangeConfig | Self::ChangeKeys => true,
+            Self::ReadCluster
+            | Self::Rollback
+            | Self::Tokens
+            | Self::Members
+            | Self::Backup
+            | Self::Secret
+            | Self::Internal => false,
         }
     }
 
     const fn what(self) -> &'static str {
         match self {
             Self::Read => "reading",
+            Self::ReadCluster => "reading about the cluster as a whole",
             Self::ChangeConfig => "changing configuration",
+            Self::Rollback => "rolling back",
             Self::ChangeKeys => "changing API keys",
             Self::Tokens => "managing admin tokens",
             Self::Members => "changing the cluster's nodes",
@@ -68,10 +98,8 @@ impl Action {
             | Command::AdvanceRotation { .. } => Self::Internal,
             Command::BeginRotation(_) | Command::AbortRotation => Self::Secret,
             Command::CreateJoinToken { .. } | Command::RemoveNode { .. } => Self::Members,
-            Command::Put { .. }
-            | Command::Prune { .. }
-            | Command::Rollback { .. }
-            | Command::Delete(_) => Self::ChangeConfig,
+            Command::Put { .. } | Command::Prune { .. } | Command::Delete(_) => Self::ChangeConfig,
+            Command::Rollback { .. } => Self::Rollback,
             Command::CreateKey(_) | Command::RotateKey { .. } | Command::RevokeKey { .. } => {
                 Self::ChangeKeys
             }
@@ -94,13 +122,102 @@ pub fn check(role: Role, action: Action) -> Result<(), ControlError> {
     }
 }
 
-/// Whether a role allows a command.
+/// Whether a caller may call a method of the API at all, such as `Config/Apply`.
 ///
 /// # Errors
 ///
-/// As [`check`].
-pub fn check_command(role: Role, command: &Command) -> Result<(), ControlError> {
-    check(role, Action::of(command))
+/// [`ControlError::Rejected`] with [`RejectedCode::Forbidden`], saying what it takes.
+pub fn admit(who: &Principal, method: &str) -> Result<(), ControlError> {
+    match (rules::action_of(method), &who.tenant) {
+        (Some(action), tenant) => allowed(who.role, tenant.as_deref(), action),
+        // What no rule speaks of is no method, or says itself what it takes of a token of the cluster.
+        (None, None) => Ok(()),
+        (None, Some(tenant)) => Err(of_the_cluster("this", tenant)),
+    }
+    .map_err(ControlError::Rejected)
+}
+
+/// Whether a caller may see what is about the cluster as a whole: its metrics.
+///
+/// # Errors
+///
+/// As [`admit`].
+pub fn admit_to_metrics(who: &Principal) -> Result<(), ControlError> {
+    let allowed = allowed(who.role, who.tenant.as_deref(), Action::ReadCluster);
+    allowed.map_err(ControlError::Rejected)
+}
+
+/// Whether a caller may give a command, as far as the catalog of this node tells.
+///
+/// # Errors
+///
+/// [`ControlError::Rejected`]: forbidden, or not found where it is not the tenant's of the caller's token.
+pub fn check_command(
+    who: &Principal,
+    catalog: &Catalog,
+    command: &Command,
+) -> Result<(), ControlError> {
+    let refused = may_give(who.role, who.tenant.as_deref(), catalog, command);
+    refused.map_err(ControlError::Rejected)
+}
+
+/// Whether a caller may see what a command would do; its role may be too low to give it.
+///
+/// # Errors
+///
+/// Not found, where it is not the tenant's of the caller's token.
+pub fn check_seen(
+    who: &Principal,
+    catalog: &Catalog,
+    command: &Command,
+) -> Result<(), ControlError> {
+    match &who.tenant {
+        Some(tenant) => {
+            tenant::check_command(tenant, catalog, command).map_err(ControlError::Rejected)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a caller may name a tenant in a question; an empty name is none.
+///
+/// # Errors
+///
+/// There is no such tenant for a token of another one.
+pub fn check_named_tenant(who: &Principal, tenant: &str) -> Result<(), ControlError> {
+    match &who.tenant {
+        Some(own) if !tenant.is_empty() && **own != *tenant => {
+            Err(ControlError::Rejected(tenant::no_tenant("tenant", tenant)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The tenant that a question is about: the one that is named, or the caller's own; empty for all.
+///
+/// # Errors
+///
+/// As [`check_named_tenant`].
+pub fn narrowed<'a>(who: &'a Principal, tenant: &'a str) -> Result<&'a str, ControlError> {
+    check_named_tenant(who, tenant)?;
+    Ok(who.tenant.as_deref().unwrap_or(tenant))
+}
+
+/// What a caller sees of a catalog.
+pub fn seen_by(who: &Principal, catalog: Arc<Catalog>) -> Arc<Catalog> {
+    match &who.tenant {
+        Some(tenant) => Arc::new(catalog.of_tenant(tenant)),
+        None => catalog,
+    }
+}
+
+/// Whether a caller sees that something was changed.
+pub fn sees_change(who: &Principal, change: &Change) -> bool {
+    let Some(own) = &who.tenant else { return true };
+    match change.kind {
+        "tenant" => change.name == *own,
+        _ => change.tenant.as_ref() == Some(own),
+    }
 }
 
 /// What the leader asks before it decides a command.
@@ -125,7 +242,36 @@ fn leader_check(catalog: &Catalog, caller: &Caller, command: &Command) -> Result
             caller.actor
         )));
     };
-    refusal(token.role, action).map_or(Ok(()), Err)
+    may_give(token.role, token.tenant.as_deref(), catalog, command)
+}
+
+fn may_give(
+    role: Role,
+    tenant: Option<&str>,
+    catalog: &Catalog,
+    command: &Command,
+) -> Result<(), Rejected> {
+    allowed(role, tenant, Action::of(command))?;
+    match tenant {
+        Some(tenant) => tenant::check_command(tenant, catalog, command),
+        None => Ok(()),
+    }
+}
+
+fn allowed(role: Role, tenant: Option<&str>, action: Action) -> Result<(), Rejected> {
+    if let Some(refusal) = refusal(role, action) {
+        return Err(refusal);
+    }
+    match tenant {
+        Some(tenant) if !action.is_for_tenants() => Err(of_the_cluster(action.what(), tenant)),
+        _ => Ok(()),
+    }
+}
+
+fn of_the_cluster(what: &str, tenant: &str) -> Rejected {
+    forbidden(format!(
+        "{what} takes a token of the whole cluster, and this one is of tenant {tenant}; use another token"
+    ))
 }
 
 fn refusal(role: Role, action: Action) -> Option<Rejected> {
@@ -161,213 +307,4 @@ pub const fn role_name(role: Role) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use mode_envoy_model::catalog::WayBack;
-    use mode_envoy_model::event::Event;
-    use mode_envoy_model::object::{Kind, ObjectRef};
-    use mode_envoy_model::token::Token;
-
-    use super::*;
-
-    const ROLES: [Role; 3] = [Role::Viewer, Role::Admin, Role::Root];
-
-    fn token(role: Role) -> Token {
-        let name = role_name(role);
-        Token {
-            name: name.into(),
-            role,
-            hash: [role as u8 + 1; 32],
-            created_ms: 0,
-        }
-    }
-
-    fn prune() -> Command {
-        Command::Prune {
-            objects: Vec::new(),
-            confirmed: true,
-            dry_run: false,
-        }
-    }
-
-    fn rollback() -> Command {
-        Command::Rollback {
-            revision: 1,
-            base_revision: 2,
-            back: WayBack::default(),
-            dry_run: true,
-        }
-    }
-
-    fn every_command() -> Vec<(Command, [bool; 3])> {
-        let name = || "x".into();
-        let key = mode_envoy_model::key::Key {
-            tenant: name(),
-            consumer: name(),
-            name: name(),
-            id: name(),
-            hash: [9; 32],
-            created_ms: 0,
-            expires_ms: None,
-            previous: None,
-        };
-        let object = ObjectRef {
-            kind: Kind::Tenant,
-            tenant: None,
-            name: name(),
-        };
-        let root = token(Role::Root);
-        //                       viewer, admin, root
-        let (nobody, admin, only_root) = ([false; 3], [false, true, true], [false, false, true]);
-        vec![
-            (
-                Command::Found {
-                    cluster_id: [1; 16],
-                    wrapped_key: vec![1],
-                    root: root.clone(),
-                },
-                nobody,
-            ),
-            (Command::RaiseFormat { version: 2 }, nobody),
-            (
-                Command::Put {
-                    objects: Vec::new(),
-                    dry_run: true,
-                },
-                admin,
-            ),
-            (prune(), admin),
-            (rollback(), admin),
-            (Command::Delete(object), admin),
-            (Command::CreateKey(key), admin),
-            (
-                Command::RotateKey {
-                    tenant: None,
-                    name: name(),
-                    hash: [1; 32],
-                    grace_ms: 0,
-                },
-                admin,
-            ),
-            (
-                Command::RevokeKey {
-                    tenant: None,
-                    name: name(),
-                },
-                admin,
-            ),
-            (Command::CreateToken(root), only_root),
-            (Command::RevokeToken { name: name() }, only_root),
-        ]
-    }
-
-    fn every_command_about_members() -> Vec<(Command, [bool; 3])> {
-        let (nobody, only_root) = ([false; 3], [false, false, true]);
-        vec![
-            (
-                Command::CreateJoinToken {
-                    hash: [1; 32],
-                    valid_ms: 1,
-                },
-                only_root,
-            ),
-            (
-                Command::RemoveNode {
-                    node: 1,
-                    members: BTreeMap::new(),
-                },
-                only_root,
-            ),
-            (
-                Command::Join {
-                    token: [1; 32],
-                    nonce: [1; 32],
-                    peer: String::new(),
-                    members: BTreeMap::new(),
-                },
-                nobody,
-            ),
-            (Command::AdvanceRotation { end: true }, nobody),
-            (Command::AbortRotation, only_root),
-        ]
-    }
-
-    #[test]
-    fn each_role_may_do_what_the_table_says_here_and_at_the_leader() {
-        let mut catalog = Catalog::empty();
-        for role in ROLES {
-            catalog.evolve(&Event::TokenPut(token(role)));
-        }
-        for (command, allowed) in every_command()
-            .into_iter()
-            .chain(every_command_about_members())
-        {
-            for (role, allowed) in ROLES.into_iter().zip(allowed) {
-                let caller = Caller {
-                    actor: "t".to_owned(),
-                    token_hash: Some(token(role).hash),
-                };
-                assert_eq!(
-                    check_command(role, &command).is_ok(),
-                    allowed,
-                    "{role:?} {command:?}"
-                );
-                assert_eq!(
-                    hook()(&catalog, &caller, &command).is_ok(),
-                    allowed,
-                    "{role:?} {command:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn the_node_itself_founds_the_cluster_and_changes_nothing_else() {
-        let caller = Caller {
-            actor: "cluster".to_owned(),
-            token_hash: None,
-        };
-        for (command, allowed) in every_command()
-            .into_iter()
-            .chain(every_command_about_members())
-        {
-            let internal = allowed == [false; 3];
-            assert_eq!(
-                hook()(&Catalog::empty(), &caller, &command).is_ok(),
-                internal,
-                "{command:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_token_that_was_revoked_is_refused_by_the_leader() {
-        let caller = Caller {
-            actor: "ci".to_owned(),
-            token_hash: Some([7; 32]),
-        };
-        let command = Command::Put {
-            objects: Vec::new(),
-            dry_run: false,
-        };
-        let refused = hook()(&Catalog::empty(), &caller, &command).unwrap_err();
-        assert_eq!(refused.code, RejectedCode::Forbidden);
-        assert_eq!(
-            refused.violations[0].problem,
-            "the admin token `ci` was revoked"
-        );
-    }
-
-    #[test]
-    fn a_refusal_says_which_role_it_takes() {
-        let refused = check(Role::Viewer, Action::ChangeConfig)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refused.contains("takes the role admin, and this token has the role viewer"),
-            "{refused}"
-        );
-        assert!(check(Role::Viewer, Action::Read).is_ok());
-    }
-}
+mod tests;

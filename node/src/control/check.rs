@@ -90,7 +90,11 @@ fn references(object: &Object) -> Vec<ObjectRef> {
         name: Name::clone(name),
     };
     let all = match object {
-        Object::Tenant(_) | Object::Provider(_) | Object::Service(_) => Vec::new(),
+        Object::Tenant(_) | Object::Provider(_) => Vec::new(),
+        Object::Service(service) => {
+            let tenants = service.access.iter();
+            tenants.map(|name| global(Kind::Tenant, name)).collect()
+        }
         Object::Consumer(consumer) => vec![global(Kind::Tenant, &consumer.tenant)],
         Object::Route(route) => {
             vec![
@@ -143,12 +147,14 @@ fn stand_in(at: &ObjectRef) -> Object {
             endpoints: vec![Endpoint {
                 url: Arc::from("http://assumed.invalid"),
             }],
+            access: Vec::new(),
             timeouts: Timeouts::default(),
         }),
         // Models and routes are never referred to.
-        (Kind::Tenant | Kind::Consumer | Kind::Model | Kind::Route, _) => {
-            Object::Tenant(Tenant { name })
-        }
+        (Kind::Tenant | Kind::Consumer | Kind::Model | Kind::Route, _) => Object::Tenant(Tenant {
+            name,
+            hosts: Vec::new(),
+        }),
     }
 }
 

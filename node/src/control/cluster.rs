@@ -64,7 +64,7 @@ impl Control {
     ///
     /// The role does not allow it.
     pub async fn cluster_status(&self, who: &Principal) -> Result<ClusterStatus, ControlError> {
-        check(who.role, Action::Read)?;
+        check(who.role, Action::ReadCluster)?;
         let members = self.handle.statuses(LOOK).await;
         let status = self.handle.status();
         Ok(ClusterStatus {

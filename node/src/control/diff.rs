@@ -7,7 +7,7 @@ use mode_envoy_model::command::{Change, ChangeKind, Command};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 
 use super::apply::in_background;
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::document::{FieldDiff, compare};
 use super::{Control, ControlError, Principal};
 
@@ -48,14 +48,18 @@ impl Control {
         check(who.role, Action::Read)?;
         let objects = self.read_objects(text).await?;
         self.up_to_date(local).await?;
-        let catalog = self.handle.catalog();
-        in_background(move || compared(&catalog, objects)).await?
+        let (catalog, who) = (self.handle.catalog(), who.clone());
+        in_background(move || compared(&who, &catalog, objects)).await?
     }
 }
 
 // === free functions ===
 
-fn compared(catalog: &Catalog, objects: Vec<Object>) -> Result<Compared, ControlError> {
+fn compared(
+    who: &Principal,
+    catalog: &Catalog,
+    objects: Vec<Object>,
+) -> Result<Compared, ControlError> {
     let beside = catalog.prunable(&objects).beside;
     let wanted: BTreeMap<ObjectRef, Object> =
         objects.iter().map(|o| (o.reference(), o.clone())).collect();
@@ -63,8 +67,9 @@ fn compared(catalog: &Catalog, objects: Vec<Object>) -> Result<Compared, Control
         objects,
         dry_run: true,
     };
+    authorize::check_seen(who, catalog, &command)?;
     // No rule for declarative objects looks at the time.
-    let decision = catalog.decide(&command, 0)?;
+    let decision = catalog.decide_within(who.tenant.as_deref(), &command, 0)?;
     let differing = decision
         .changes
         .into_iter()

@@ -29,7 +29,7 @@ pub enum ControlError {
     /// The cluster may or may not have done it.
     #[error(
         "the cluster did not confirm the change in time, so it may or may not be in force; \
-         look before you try again (sending the same document again is safe)"
+         send it again with the same x-request-id, as the command line does by itself, or look before you try again"
     )]
     OutcomeUnknown,
     /// The cluster's encryption key is not to be had.

@@ -15,7 +15,7 @@ use mode_envoy_model::object::Kind;
 use mode_envoy_raft::{MemberStatus, read_change_set};
 
 use super::apply::in_background;
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::{AsOf, Control, ControlError, Principal};
 
 /// Revisions of one page.
@@ -109,8 +109,11 @@ impl Control {
         check(who.role, Action::Read)?;
         let kind = parse_kind(&question.kind)?;
         let (name, tenant) = (question.name, question.tenant);
+        authorize::check_named_tenant(who, &tenant)?;
+        let who = who.clone();
         let wanted = move |_: &Record, change: &Change| {
-            (kind.is_empty() || change.kind == kind)
+            authorize::sees_change(&who, change)
+                && (kind.is_empty() || change.kind == kind)
                 && (name.is_empty() || *change.name == *name)
                 && (tenant.is_empty() || is_of(change, &tenant))
         };
@@ -134,8 +137,10 @@ impl Control {
         question: AuditQuestion,
     ) -> Result<HistoryPage, ControlError> {
         check(who.role, Action::Read)?;
-        let wanted = move |record: &Record, _: &Change| {
-            record.wall_ms >= question.from_ms
+        let who = who.clone();
+        let wanted = move |record: &Record, change: &Change| {
+            authorize::sees_change(&who, change)
+                && record.wall_ms >= question.from_ms
                 && question.to_ms.is_none_or(|to| record.wall_ms < to)
         };
         self.page(
@@ -157,7 +162,7 @@ impl Control {
         who: &Principal,
         local: bool,
     ) -> Result<Recorded, ControlError> {
-        check(who.role, Action::Read)?;
+        check(who.role, Action::ReadCluster)?;
         self.up_to_date(local).await?;
         Ok(Recorded(self.handle.read(|state| state.history.clone())))
     }
@@ -168,7 +173,7 @@ impl Control {
     ///
     /// The role does not allow it.
     pub async fn list_heads(&self, who: &Principal) -> Result<Vec<MemberStatus>, ControlError> {
-        check(who.role, Action::Read)?;
+        check(who.role, Action::ReadCluster)?;
         Ok(self.handle.statuses(LOOK).await)
     }
 

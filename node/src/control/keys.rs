@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use mode_envoy_model::command::Command;
+use mode_envoy_model::command::{Command, RejectedCode};
 use mode_envoy_model::key::Key;
 use mode_envoy_model::object::Name;
 use mode_envoy_raft::Accepted;
 
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::time::now_ms;
 use super::{Control, ControlError, Principal};
-use crate::secrets::{Secret, hash_api_key, new_api_key, random_id};
+use crate::secrets::{API_KEY_PREFIX, Secret, hash_api_key, new_secret, random_id, same_hash};
 
 /// Longest time to live that a key may be asked to have: 100 years.
 const MAX_EXPIRES_SECONDS: u64 = 100 * 366 * 86_400;
@@ -63,8 +63,9 @@ impl Control {
         require("tenant", new.tenant)?;
         require("consumer", new.consumer)?;
         let created_ms = now_ms();
-        let id = format!("key-{}", random_id()?);
-        let secret = new_api_key()?;
+        authorize::check_named_tenant(who, new.tenant)?;
+        let (id, secret) = self.new_credential(who, API_KEY_PREFIX)?;
+        let id = format!("key-{id}");
         let name = if new.name.is_empty() {
             id.as_str()
         } else {
@@ -80,12 +81,8 @@ impl Control {
             expires_ms: expires(created_ms, new.expires_in_seconds)?,
             previous: None,
         };
-        let accepted = self.propose(who, Command::CreateKey(key.clone())).await?;
-        Ok(ShownKey {
-            key: Arc::new(key),
-            secret,
-            revision: accepted.revision,
-        })
+        let accepted = self.propose(who, Command::CreateKey(key)).await?;
+        self.shown(&accepted, secret)
     }
 
     /// The keys of a tenant, of a consumer, or all; and the revision they were read at.
@@ -101,6 +98,7 @@ impl Control {
         local: bool,
     ) -> Result<(Vec<Arc<Key>>, u64), ControlError> {
         check(who.role, Action::Read)?;
+        let tenant = authorize::narrowed(who, tenant)?;
         self.up_to_date(local).await?;
         let catalog = self.handle.catalog();
         let wanted = |key: &Key| {
@@ -129,20 +127,15 @@ impl Control {
     ) -> Result<ShownKey, ControlError> {
         check(who.role, Action::ChangeKeys)?;
         require("name", name)?;
-        let secret = new_api_key()?;
+        let (_, secret) = self.new_credential(who, API_KEY_PREFIX)?;
         let command = Command::RotateKey {
-            tenant: optional(tenant),
+            tenant: tenant_of_key(who, tenant)?,
             name: name.into(),
             hash: hash_api_key(secret.expose()),
             grace_ms: grace.seconds.saturating_mul(1_000),
         };
         let accepted = self.propose(who, command).await?;
-        let key = self.key_of(&accepted)?;
-        Ok(ShownKey {
-            key,
-            secret,
-            revision: accepted.revision,
-        })
+        self.shown(&accepted, secret)
     }
 
     /// Removes a key for good; answers the revision. `name` may be its id.
@@ -159,20 +152,45 @@ impl Control {
         check(who.role, Action::ChangeKeys)?;
         require("name", name)?;
         let command = Command::RevokeKey {
-            tenant: optional(tenant),
+            tenant: tenant_of_key(who, tenant)?,
             name: name.into(),
         };
         Ok(self.propose(who, command).await?.revision)
     }
 
-    /// The key that a change was about, as this node has it now.
-    fn key_of(&self, accepted: &Accepted) -> Result<Arc<Key>, ControlError> {
+    /// An identifier and a secret that nobody else has: those of the request, if its client named it, so that a retry
+    /// gets the same.
+    pub(super) fn new_credential(
+        &self,
+        who: &Principal,
+        prefix: &str,
+    ) -> Result<(String, Secret), ControlError> {
+        let Some(request) = self.client_request(who)? else {
+            return Ok((random_id()?, new_secret(prefix)?));
+        };
+        let keyring = self.required_keyring()?;
+        let secret = keyring.secret_of(&who.name, &request, prefix);
+        Ok((keyring.id_of(&who.name, &request), secret))
+    }
+
+    /// The key that a change was about, as this node has it now, with its secret.
+    fn shown(&self, accepted: &Accepted, secret: Secret) -> Result<ShownKey, ControlError> {
         let catalog = self.handle.catalog();
         let change = accepted.changes.iter().find(|change| change.kind == "key");
-        change
-            .and_then(|change| catalog.key(change.tenant.as_deref()?, &change.name))
-            .map(|key| Arc::clone(&key.value))
-            .ok_or(ControlError::OutcomeUnknown)
+        let change = change.ok_or(ControlError::OutcomeUnknown)?;
+        let key = catalog.key(change.tenant.as_deref().unwrap_or_default(), &change.name);
+        match key {
+            Some(key) if same_hash(&key.value.hash, &hash_api_key(secret.expose())) => {
+                Ok(ShownKey {
+                    key: Arc::clone(&key.value),
+                    secret,
+                    revision: accepted.revision,
+                })
+            }
+            // Not applied here yet.
+            _ if catalog.revision() < accepted.revision => Err(ControlError::OutcomeUnknown),
+            _ => Err(changed_since("key", &change.name, accepted.revision)),
+        }
     }
 }
 
@@ -183,6 +201,23 @@ fn require(field: &str, value: &str) -> Result<(), ControlError> {
         return Err(ControlError::invalid(field, format!("state the {field}")));
     }
     Ok(())
+}
+
+/// A token of a tenant means its own.
+fn tenant_of_key(who: &Principal, tenant: &str) -> Result<Option<Name>, ControlError> {
+    authorize::narrowed(who, tenant).map(optional)
+}
+
+/// What a retry is told that comes after something else happened to what the first try made.
+pub(super) fn changed_since(kind: &str, name: &str, revision: u64) -> ControlError {
+    ControlError::refused(
+        RejectedCode::Conflict,
+        "x-request-id",
+        format!(
+            "this request was carried out at revision {revision}, and {kind} `{name}` was rotated or removed since, so \
+             its secret from then is worth nothing; make a new request"
+        ),
+    )
 }
 
 fn optional(text: &str) -> Option<Name> {

@@ -19,8 +19,21 @@ pub struct Principal {
     pub name: Name,
     /// Role of the token.
     pub role: Role,
+    /// The tenant that the token is for; `None`: the whole cluster.
+    pub tenant: Option<Name>,
     /// Hash of the token, by which the leader authorises again.
     pub hash: SecretHash,
+    /// The request that is carried out, if its client gave it an id.
+    pub request: Option<NamedRequest>,
+}
+
+/// A changing request as its client names it, so that a retry is known.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedRequest {
+    /// Chosen by the client.
+    pub id: String,
+    /// Hash of what is asked for.
+    pub body: [u8; 32],
 }
 
 // === impl Principal ===
@@ -31,6 +44,7 @@ impl Principal {
         Caller {
             actor: self.name.to_string(),
             token_hash: Some(self.hash),
+            request: None,
         }
     }
 
@@ -45,7 +59,9 @@ impl Principal {
         same_hash(&stored.hash, &hash).then(|| Self {
             name: Name::clone(&stored.name),
             role: stored.role,
+            tenant: stored.tenant.clone(),
             hash,
+            request: None,
         })
     }
 }

@@ -3,7 +3,7 @@
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
 
 use super::apply::parse_kind;
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::document::{from_object, write};
 use super::{Control, ControlError, Principal};
 
@@ -35,7 +35,7 @@ impl Control {
     /// The history does not hold that revision, or the cluster did not confirm that this node is up to date.
     pub async fn export(&self, who: &Principal, at: AsOf) -> Result<Exported, ControlError> {
         check(who.role, Action::Read)?;
-        let catalog = self.catalog_of(at).await?;
+        let catalog = authorize::seen_by(who, self.catalog_of(at).await?);
         let objects = Kind::ALL
             .into_iter()
             .flat_map(|kind| catalog.objects(kind))
@@ -62,7 +62,8 @@ impl Control {
             let problem = format!("a {kind} belongs to the cluster; leave the tenant out");
             return Err(ControlError::invalid("tenant", problem));
         }
-        let catalog = self.catalog_of(as_of).await?;
+        authorize::check_named_tenant(who, tenant)?;
+        let catalog = authorize::seen_by(who, self.catalog_of(as_of).await?);
         let wanted = |at: &ObjectRef| {
             (name.is_empty() || *at.name == *name)
                 && (tenant.is_empty() || at.tenant.as_deref() == Some(tenant))

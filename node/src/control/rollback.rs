@@ -31,9 +31,14 @@ impl Control {
         dry_run: bool,
         wait: bool,
     ) -> Result<Applied, ControlError> {
-        check(who.role, Action::ChangeConfig)?;
+        check(who.role, Action::Rollback)?;
         let mut attempt = 1;
         loop {
+            self.up_to_date(false).await?;
+            // Once it is carried out, the way back is another one, or none.
+            if let Some(before) = self.answered_before(who)? {
+                return Ok(self.applied(before, wait && !dry_run).await);
+            }
             let command = self.way_back_to(revision, dry_run).await?;
             match self.carry_out(who, command, wait && !dry_run).await {
                 Err(ControlError::Rejected(rejected))
@@ -47,7 +52,6 @@ impl Control {
     }
 
     async fn way_back_to(&self, revision: u64, dry_run: bool) -> Result<Command, ControlError> {
-        self.up_to_date(false).await?;
         let (now, history) = self
             .handle
             .read(|state| (Arc::clone(&state.catalog), state.history.clone()));

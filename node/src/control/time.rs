@@ -36,6 +36,14 @@ pub fn format_ms(ms: u64) -> String {
         .unwrap_or_default()
 }
 
+/// Unix milliseconds as RFC 3339, to the millisecond; empty for a time beyond the calendar.
+pub fn format_exact_ms(ms: u64) -> String {
+    let millisecond = i64::try_from(ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millisecond)
+        .map(|time| format!("{time:.3}"))
+        .unwrap_or_default()
+}
+
 /// A minute since 1970 as RFC 3339.
 pub fn format_minute(minute: u32) -> String {
     format_ms(u64::from(minute) * 60_000)
@@ -57,6 +65,10 @@ mod tests {
         );
         assert_eq!(format_ms(1_772_357_400_999), "2026-03-01T09:30:00Z");
         assert_eq!(format_minute(29_539_290), "2026-03-01T09:30:00Z");
+        assert_eq!(
+            format_exact_ms(1_772_357_400_020),
+            "2026-03-01T09:30:00.020Z"
+        );
         for text in ["", "yesterday", "2026-03-01", "1960-01-01T00:00:00Z"] {
             let refused = parse_time("from", text).unwrap_err().to_string();
             assert!(

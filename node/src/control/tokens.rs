@@ -6,9 +6,10 @@ use mode_envoy_model::command::Command;
 use mode_envoy_model::token::{Role, Token};
 
 use super::authorize::{Action, check};
+use super::keys::changed_since;
 use super::time::now_ms;
 use super::{Control, ControlError, Principal};
-use crate::secrets::{Secret, hash_admin_token, new_admin_token};
+use crate::secrets::{ADMIN_TOKEN_PREFIX, Secret, hash_admin_token, same_hash};
 
 /// A token with its secret, which is never seen again.
 #[derive(Debug)]
@@ -28,33 +29,41 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// The role is none, the name is taken, or the cluster cannot decide.
+    /// The role is none, the name is taken, the tenant is not there, or the cluster cannot decide.
     pub async fn create_token(
         &self,
         who: &Principal,
         name: &str,
         role: &str,
+        tenant: &str,
     ) -> Result<ShownToken, ControlError> {
         check(who.role, Action::Tokens)?;
         let role = Role::parse(role).ok_or_else(|| {
             let problem = format!("`{role}` is not a role; the roles are root, admin and viewer");
             ControlError::invalid("role", problem)
         })?;
-        let secret = new_admin_token()?;
+        let (_, secret) = self.new_credential(who, ADMIN_TOKEN_PREFIX)?;
         let token = Token {
             name: name.into(),
             role,
             hash: hash_admin_token(secret.expose()),
             created_ms: now_ms(),
+            tenant: (!tenant.is_empty()).then(|| tenant.into()),
         };
         let accepted = self
             .propose(who, Command::CreateToken(token.clone()))
             .await?;
-        Ok(ShownToken {
-            token,
-            secret,
-            revision: accepted.revision,
-        })
+        let catalog = self.handle.catalog();
+        match catalog.token(&token.name) {
+            Some(stored) if same_hash(&stored.value.hash, &token.hash) => Ok(ShownToken {
+                token,
+                secret,
+                revision: accepted.revision,
+            }),
+            // Not applied here yet.
+            _ if catalog.revision() < accepted.revision => Err(ControlError::OutcomeUnknown),
+            _ => Err(changed_since("token", &token.name, accepted.revision)),
+        }
     }
 
     /// Every token, and the revision they were read at.

@@ -3,7 +3,7 @@
 use mode_envoy_model::limits::QUERY_FILTERS;
 use mode_envoy_model::usage::query::{Dimension, Interval, Query, QueryError};
 
-use super::authorize::{Action, check};
+use super::authorize::{self, Action, check};
 use super::time::{now_ms, parse_time};
 use super::{Control, ControlError, Principal};
 use crate::usage::queries::{Answer, QueryFailure};
@@ -51,7 +51,10 @@ impl Control {
         question: &UsageQuestion,
     ) -> Result<UsageAnswer, ControlError> {
         check(who.role, Action::Read)?;
-        let query = query(question, now_ms())?;
+        let mut query = query(question, now_ms())?;
+        if let Some(tenant) = &who.tenant {
+            only_of(tenant, who, &mut query)?;
+        }
         let answer = self.usage.run(query.clone(), question.linearizable).await;
         let answer = answer.map_err(|error| match error {
             QueryFailure::Query(error) => ControlError::invalid("query", error.to_string()),
@@ -67,6 +70,25 @@ impl Control {
 }
 
 // === free functions ===
+
+/// Narrows a query to a tenant; naming another one is naming none.
+fn only_of(tenant: &str, who: &Principal, query: &mut Query) -> Result<(), ControlError> {
+    let named = query.filter.iter().filter(|(d, _)| *d == Dimension::Tenant);
+    for (_, name) in named {
+        authorize::check_named_tenant(who, name)?;
+        if name.is_empty() {
+            return Err(ControlError::not_found(
+                "filter",
+                "there are no calls without a tenant",
+            ));
+        }
+    }
+    query
+        .filter
+        .retain(|(dimension, _)| *dimension != Dimension::Tenant);
+    query.filter.push((Dimension::Tenant, tenant.to_owned()));
+    Ok(())
+}
 
 /// The query that a question asks; the range is rounded out to whole minutes.
 fn query(question: &UsageQuestion, now_ms: u64) -> Result<Query, ControlError> {

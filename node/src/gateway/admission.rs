@@ -19,6 +19,7 @@ use super::settings::GatewayLimits;
 use super::table::Table;
 use super::worker::Worker;
 use super::{Shared, head, proxy};
+use crate::freshness::Freshness;
 use crate::usage::recorder::{Notice, Recorder};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -42,9 +43,9 @@ impl Admission {
         let (writer, _, _) = spool::open(options).map_err(io::Error::other)?;
         let recorder = Recorder::new(writer, Arc::<Notice>::default());
         let table = Table::compile(catalog, None, &Table::empty()).map_err(io::Error::other)?;
-        let network = Shared::new().map_err(io::Error::other)?.network;
+        let shared = Shared::new(Freshness::connected()).map_err(io::Error::other)?;
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let worker = Worker::new(GatewayLimits::default(), table, network, recorder)
+        let worker = Worker::new(GatewayLimits::default(), table, shared, recorder)
             .ok_or_else(|| io::Error::other("the system gives no random bytes"))?;
         Ok(Self {
             worker: Rc::new(worker),
@@ -54,7 +55,7 @@ impl Admission {
     /// Checks a request, finds its route and its key, and records it as opened and as ended. Gives whether it would
     /// have been sent.
     pub fn admit(&self, parts: &Parts) -> bool {
-        let mut call = Call::begin(&self.worker, CLIENT, &parts.headers);
+        let mut call = Call::begin(&self.worker, CLIENT, parts);
         let view = Rc::clone(call.view());
         let admitted = head::check(parts, self.worker.limits.head_bytes).and_then(|subject| {
             match find(view.table(), &subject, &parts.method)? {
@@ -62,7 +63,10 @@ impl Admission {
                     proxy::authenticate(&mut call, route, parts, &subject)?;
                     call.open(0, None)
                 }
-                Destination::Chat | Destination::Models | Destination::Model(_) => Ok(()),
+                Destination::Chat
+                | Destination::Embeddings
+                | Destination::Models
+                | Destination::Model(_) => Ok(()),
             }
         });
         call.answer_begins(200);

@@ -11,7 +11,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::ai::{AiStream, Next};
 use super::call::{Call, End};
-use super::client_io::InFlight;
+use super::connection::InFlight;
 use crate::upstream::{Exchange, UpstreamError};
 
 /// The body of an answer.
@@ -61,7 +61,8 @@ impl Body {
     }
 
     /// The same body, on the connection that it is in flight on.
-    pub(crate) fn on(mut self, in_flight: InFlight) -> Self {
+    pub(crate) fn on(mut self, mut in_flight: InFlight) -> Self {
+        in_flight.is_answered();
         self.in_flight = Some(in_flight);
         self
     }
@@ -148,9 +149,15 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        self.get_mut()
-            .poll_next(cx)
-            .map(|next| next.map(|bytes| bytes.map(Frame::data)))
+        let this = self.get_mut();
+        if let Some(in_flight) = &this.in_flight {
+            in_flight.is_asked();
+        }
+        let polled = this.poll_next(cx);
+        if let (Some(in_flight), Poll::Ready(Some(Ok(_)))) = (&this.in_flight, &polled) {
+            in_flight.has_given();
+        }
+        polled.map(|next| next.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

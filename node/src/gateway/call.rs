@@ -14,19 +14,24 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
 use mode_envoy_ai::usage::{Usage, UsageSource as Counted};
 use mode_envoy_ai::{estimate, price};
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::error::{Error, reason};
 use super::hygiene::REQUEST_ID;
 use super::ids;
-use super::table::{KeyEntry, ModelEntry};
+use super::table::{Endpoint, KeyEntry, ModelEntry};
+use super::tries::Tries;
 use super::view::View;
+use super::wall_ms;
 use super::worker::Worker;
+use crate::freshness::Standing;
 use crate::supervisor::Chain;
-use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
+use crate::upstream::{ResponseHead, UpstreamError};
+use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, Story, UsageSource, kept_path};
 
 /// What a client that left before its answer began is recorded with.
 const CLIENT_LEFT: u16 = 499;
@@ -41,9 +46,20 @@ pub(crate) struct Call {
     id: CallId,
     client: IpAddr,
     request_id: HeaderValue,
+    /// The request id is the client's own.
+    labelled: bool,
+    method: Method,
+    path: Box<str>,
     started: Instant,
+    started_ms: u64,
+    /// How far this node's configuration could be trusted then.
+    standing: Standing,
     dims: Rc<Dims>,
     stage: Stage,
+    tries: Tries,
+    /// The code and the word of the error that the gateway answered with.
+    error: &'static str,
+    reason: &'static str,
     /// What the client was answered; 0 before its answer began.
     status: u16,
     bytes_in: u64,
@@ -53,6 +69,8 @@ pub(crate) struct Call {
     tokens: Option<(Usage, Counted)>,
     /// Bytes of the prompt that a provider has been sent.
     prompt_bytes: Option<u64>,
+    /// Whether the answer's bytes are text that a model has made.
+    has_output: bool,
     price: Option<(price::Price, u64)>,
 }
 
@@ -75,24 +93,34 @@ pub(crate) enum End {
 // === impl Call ===
 
 impl Call {
-    pub(crate) fn begin(worker: &Rc<Worker>, client: IpAddr, headers: &HeaderMap) -> Self {
+    pub(crate) fn begin(worker: &Rc<Worker>, client: IpAddr, parts: &Parts) -> Self {
         let view = worker.view();
         let id = worker.ids.next();
+        let label = label(&parts.headers);
         Self {
-            request_id: label(headers).unwrap_or_else(|| ids::header_value(id)),
+            labelled: label.is_some(),
+            request_id: label.unwrap_or_else(|| ids::header_value(id)),
+            method: parts.method.clone(),
+            path: kept_path(parts.uri.path()),
             dims: view.empty(),
             worker: Rc::clone(worker),
             view,
             id,
             client,
             started: Instant::now(),
+            started_ms: wall_ms(),
+            standing: worker.freshness.standing(),
             stage: Stage::Arrived,
+            tries: Tries::default(),
+            error: "",
+            reason: "",
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
             ttft_us: None,
             tokens: None,
             prompt_bytes: None,
+            has_output: true,
             price: None,
         }
     }
@@ -119,6 +147,18 @@ impl Call {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Whether keys may be taken at all: one that is known here may have been revoked elsewhere.
+    pub(crate) fn may_take_keys(&self) -> Result<(), Error> {
+        match self.standing {
+            Standing::Fresh | Standing::Stale(_) => Ok(()),
+            Standing::Denied(seconds) => Err(Error::ConfigStale { seconds }),
+        }
     }
 
     /// Tells the operator what the client is not told: why, and of what.
@@ -156,6 +196,7 @@ impl Call {
             call: self.id,
             attempt: 0,
             dims: &self.dims,
+            asked: self.asked(),
             reserved_input: prompt_bytes.map_or(0, estimate::tokens),
             bytes_in,
         };
@@ -168,9 +209,43 @@ impl Call {
         Ok(())
     }
 
+    /// The gateway answers with an error of its own.
+    pub(crate) fn refused(&mut self, error: &Error) {
+        (self.error, self.reason) = (error.code().as_str(), error.reason());
+    }
+
+    /// An attempt begins: at an endpoint, or in this process.
+    pub(crate) fn tries(&mut self, endpoint: Option<&Endpoint>) {
+        let now_us = self.elapsed_us();
+        let label = endpoint.map(|endpoint| &endpoint.origin.label);
+        self.tries.begin(label, now_us);
+    }
+
+    /// What came of the attempt, as far as its answer's head.
+    pub(crate) fn tried(&mut self, outcome: Result<&ResponseHead, &UpstreamError>) {
+        let now_us = self.elapsed_us();
+        match outcome {
+            Ok(head) => self
+                .tries
+                .end(head.status.as_u16(), reason::ANSWERED, now_us),
+            Err(error) => self.tries.end(0, reason::of_upstream(error), now_us),
+        }
+    }
+
+    /// The attempt in this process was answered.
+    pub(crate) fn tried_inside(&mut self, status: u16) {
+        let now_us = self.elapsed_us();
+        self.tries.end(status, reason::ANSWERED, now_us);
+    }
+
     /// Nothing of the prompt has reached a provider, or it will charge nothing for it.
     pub(crate) fn nothing_charged(&mut self) {
         self.prompt_bytes = None;
+    }
+
+    /// The answer holds no tokens, whatever its length.
+    pub(crate) fn has_no_output(&mut self) {
+        self.has_output = false;
     }
 
     /// The tokens that the call took.
@@ -209,6 +284,9 @@ impl Call {
 
     /// The answer has ended; the call is recorded.
     pub(crate) fn end(&mut self, end: End) {
+        if end == End::Cut && self.reason.is_empty() {
+            self.reason = reason::ANSWER_BROKE_OFF;
+        }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ended => {}
             Stage::Arrived => self.record(end == End::Cut, Self::refusal),
@@ -224,7 +302,7 @@ impl Call {
     /// Where the provider was asked and nothing is known, a quarter of the bytes.
     fn estimate_what_is_missing(&mut self) {
         if let (None, Some(prompt)) = (self.tokens, self.prompt_bytes) {
-            let answered = (200..300).contains(&self.status);
+            let answered = self.has_output && (200..300).contains(&self.status);
             let output_bytes = if answered { self.bytes_out } else { 0 };
             self.tokens = Some((estimate::usage(prompt, output_bytes), Counted::Estimated));
         }
@@ -268,6 +346,13 @@ impl Call {
             bytes_out: self.bytes_out,
             latency_us: self.elapsed_us(),
             ttft_us: self.ttft_us,
+            asked: self.asked(),
+            story: Story {
+                error: self.error,
+                reason: self.reason,
+                earlier: self.tries.earlier(),
+                last: self.tries.last(),
+            },
             ..Closed::of(self.id, 0, &self.dims)
         };
         if let Err(error) = write(&self.worker, &closed) {
@@ -275,6 +360,17 @@ impl Call {
                 error = &error as &dyn std::error::Error,
                 "the end of a call could not be recorded"
             );
+        }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let label = self.labelled.then(|| self.request_id.to_str().ok());
+        Asked {
+            started_ms: self.started_ms,
+            revision: self.view.table().revision(),
+            request_id: label.flatten().unwrap_or_default(),
+            method: self.method.as_str(),
+            path: &self.path,
         }
     }
 
@@ -286,6 +382,9 @@ impl Call {
 impl Drop for Call {
     /// The client left: hyper dropped the work on its answer.
     fn drop(&mut self) {
+        if self.reason.is_empty() {
+            self.reason = reason::CLIENT_LEFT;
+        }
         self.end(End::Cut);
     }
 }

@@ -1,18 +1,14 @@
 //! A client's byte stream: what limits of time apply to it, and what is said when hyper refuses a head.
 //!
-//! hyper knows nothing of time here:
-//! * between two requests a client has `keep_alive`; for a head, from its first byte, `head_timeout`, however slowly it
-//!   trickles. Its connection's task keeps that deadline (`serve.rs`), since hyper does not ask again for bytes that
-//!   it has asked for before.
-//! * for taking what is written it has `client_idle` without any progress; that is kept here.
-//!
-//! While a call is in flight nothing is asked of the client's sending side: a body that stalls is the upload's matter.
+//! hyper knows nothing of time here. What a client has for its next request and for a head is kept by its connection's
+//! task (`connection.rs`), since hyper does not ask again for bytes that it has asked for before; for taking what is
+//! written it has `client_idle` without any progress, which is kept here.
 //!
 //! A head that hyper cannot take never becomes a request, and hyper answers it with a bare status. That answer is
 //! replaced here by the gateway's own. It is known by its place: between the last byte of one call's answer and the
-//! begin of the next call nobody writes but hyper. So what upstreams send is never mistaken for it, whatever it says.
+//! begin of the next call nobody writes but hyper. So what upstreams send is never mistaken for it, whatever it says. With
+//! HTTP/2 nothing is replaced: there a head that hyper cannot take resets its stream.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,10 +20,11 @@ use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::connection::Progress;
 use super::error::{Dialect, Error, ErrorAnswer};
 use super::hygiene::REQUEST_ID;
 use super::ids;
-use super::settings::GatewayLimits;
+use super::pipeline::STALE;
 use super::worker::Worker;
 use crate::upstream::LazyTimer;
 
@@ -39,6 +36,8 @@ const STATUS_BYTES: usize = 3;
 #[derive(Debug)]
 pub(crate) struct ClientIo<S> {
     io: S,
+    /// What was read before the protocol was known.
+    first: Bytes,
     progress: Rc<Progress>,
     worker: Rc<Worker>,
     write_timer: LazyTimer,
@@ -48,97 +47,13 @@ pub(crate) struct ClientIo<S> {
     refusal: Bytes,
 }
 
-/// What a connection is at; shared with the calls on it.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    state: Cell<State>,
-    /// Whether the client has sent anything yet.
-    touched: Cell<bool>,
-    /// From a call's begin until its answer has left hyper.
-    answering: Cell<bool>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// Between requests, since then.
-    Idle(Instant),
-    /// Within a head that began then.
-    Head(Instant),
-    /// A call is in flight.
-    Call,
-}
-
-/// A call is in flight on a connection until this is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight(Rc<Progress>);
-
-// === impl Progress ===
-
-impl Progress {
-    pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self {
-            state: Cell::new(State::Idle(Instant::now())),
-            touched: Cell::new(false),
-            answering: Cell::new(false),
-        })
-    }
-
-    /// A request's head has been read.
-    pub(crate) fn begin(self: &Rc<Self>) -> InFlight {
-        self.state.set(State::Call);
-        self.answering.set(true);
-        InFlight(Rc::clone(self))
-    }
-
-    /// Whether nothing has come yet, so that nobody misses a connection that is closed.
-    pub(crate) fn is_untouched(&self) -> bool {
-        !self.touched.get()
-    }
-
-    fn on_read(&self) {
-        self.touched.set(true);
-        if let State::Idle(_) = self.state.get() {
-            self.state.set(State::Head(Instant::now()));
-        }
-    }
-
-    /// hyper has nothing more to write. Its buffer holds the end of an answer before the call is dropped, so the
-    /// answer has left once there is no call.
-    fn on_flush(&self) {
-        if !matches!(self.state.get(), State::Call) {
-            self.answering.set(false);
-        }
-    }
-
-    /// The client takes what it was slow to take: only from now on is its next request waited for.
-    fn on_late_write(&self) {
-        if let State::Idle(_) = self.state.get() {
-            self.state.set(State::Idle(Instant::now()));
-        }
-    }
-
-    /// Until when the client must have sent what is waited for.
-    pub(crate) fn deadline(&self, limits: &GatewayLimits) -> Option<Instant> {
-        match self.state.get() {
-            State::Idle(since) => Some(since + limits.keep_alive),
-            State::Head(since) => Some(since + limits.head_timeout),
-            State::Call => None,
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.state.set(State::Idle(Instant::now()));
-    }
-}
-
 // === impl ClientIo ===
 
 impl<S> ClientIo<S> {
-    pub(crate) fn new(io: S, progress: Rc<Progress>, worker: Rc<Worker>) -> Self {
+    pub(crate) fn new(io: S, first: Bytes, progress: Rc<Progress>, worker: Rc<Worker>) -> Self {
         Self {
             io,
+            first,
             progress,
             worker,
             write_timer: LazyTimer::default(),
@@ -149,7 +64,7 @@ impl<S> ClientIo<S> {
 
     /// Whether `written` is hyper's own answer to a head that it refuses; the gateway's then waits in its place.
     fn replaces(&mut self, written: &[u8]) -> bool {
-        if self.progress.answering.get() {
+        if self.progress.is_answering() {
             return false;
         }
         match refusal(&self.worker, written) {
@@ -202,6 +117,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.first.is_empty() {
+            let taken = this.first.split_to(this.first.len().min(buf.remaining()));
+            buf.put_slice(&taken);
+            this.progress.on_read();
+            return Poll::Ready(Ok(()));
+        }
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if polled.is_ready() {
             this.progress.on_read();
@@ -268,18 +189,33 @@ fn refusal(worker: &Worker, bare: &[u8]) -> Option<Bytes> {
         return None;
     }
     let error = Error::of_refused_head(status, worker.limits.head_bytes);
-    let mut answer = error.answer(Dialect::Problem);
-    worker.meters.error(error.code());
-    worker.meters.answered(answer.status.as_u16());
-    let headers = &mut answer.headers;
-    headers.insert(REQUEST_ID, ids::header_value(worker.ids.next()));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    let answer = own_answer(worker, &error);
     // hyper keeps the time for everyone.
     let date = rest
         .split_inclusive(|byte| *byte == b'\n')
         .find(|line| line.starts_with(b"date: "));
     Some(in_bytes(version, &answer, date.unwrap_or_default()))
+}
+
+/// An answer that belongs to no call; it is counted, and the last one of its connection.
+fn own_answer(worker: &Worker, error: &Error) -> ErrorAnswer {
+    let mut answer = error.answer(Dialect::Problem);
+    worker.meters.error(error.code());
+    worker.meters.answered(answer.status.as_u16());
+    let headers = &mut answer.headers;
+    headers.insert(REQUEST_ID, ids::header_value(worker.ids.next()));
+    if let Some(seconds) = worker.freshness.standing().seconds() {
+        headers.insert(STALE, HeaderValue::from(seconds));
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(answer.body.len()));
+    answer
+}
+
+/// The answer to a connection beyond the limit.
+pub(super) fn overloaded(worker: &Worker) -> Bytes {
+    let answer = own_answer(worker, &Error::TooManyConnections);
+    in_bytes(b"HTTP/1.1 ", &answer, b"")
 }
 
 fn in_bytes(version: &[u8], answer: &ErrorAnswer, date: &[u8]) -> Bytes {
@@ -321,6 +257,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::super::harness::{Harness, example};
+    use super::super::settings::GatewayLimits;
     use super::*;
 
     fn limits() -> GatewayLimits {
@@ -335,7 +272,12 @@ mod tests {
         let (_client, server) = duplex(8);
         let start = Instant::now();
         let harness = Harness::with(example(), limits());
-        let mut io = ClientIo::new(server, Progress::new(), Rc::clone(&harness.worker));
+        let mut io = ClientIo::new(
+            server,
+            Bytes::new(),
+            Progress::one_at_a_time(),
+            Rc::clone(&harness.worker),
+        );
         let error = io.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(
             (error.kind(), start.elapsed().as_secs()),

@@ -17,6 +17,8 @@ use super::head::FIELDS_MAX;
 use crate::upstream::UpstreamError;
 use crate::usage::recorder::RecordError;
 
+pub(crate) mod reason;
+
 /// The header that names why the gateway answered itself.
 pub(crate) const ERROR_HEADER: HeaderName = HeaderName::from_static("x-mode-envoy-error");
 
@@ -58,13 +60,24 @@ pub(crate) enum Error {
     /// The credential is not known.
     #[error("the API key is not valid; it may be mistyped, expired or revoked")]
     UnknownCredential,
+    /// The node is cut off, and cannot tell any more which keys are valid.
+    #[error(
+        "this gateway has been cut off from its cluster for {seconds} s, so it cannot tell whether the API key is still valid; call another node, or try again later"
+    )]
+    ConfigStale {
+        /// Since the last contact.
+        seconds: u64,
+    },
     /// The key belongs to another tenant.
     #[error("this API key may not call this route")]
     OtherTenant,
     /// An AI call is refused in its dialect.
     #[error("{}", .0.message)]
     Dialect(ErrorBody),
-    /// The node has too many connections, or cannot record usage.
+    /// The node has too many connections, or one client has.
+    #[error("too many connections are open here; close idle ones or try again later")]
+    TooManyConnections,
+    /// The node cannot record usage.
     #[error("the gateway cannot record the call's usage right now; try again later")]
     Unrecordable(#[source] RecordError),
     /// A service without endpoints.
@@ -145,9 +158,10 @@ impl Error {
             Self::NoCredential | Self::TwoCredentials | Self::UnknownCredential => {
                 ErrorCode::Unauthenticated
             }
+            Self::ConfigStale { .. } => ErrorCode::ConfigStale,
             Self::OtherTenant => ErrorCode::Forbidden,
             Self::Dialect(body) => body.gateway,
-            Self::Unrecordable(_) => ErrorCode::Overloaded,
+            Self::Unrecordable(_) | Self::TooManyConnections => ErrorCode::Overloaded,
             Self::NoEndpoint => ErrorCode::NoHealthyUpstream,
             Self::Upstream(error) => of_upstream(error),
             Self::ProviderKey { .. }
@@ -258,6 +272,7 @@ mod tests {
             (Error::NoCredential, 401, "unauthenticated"),
             (Error::TwoCredentials, 401, "unauthenticated"),
             (Error::UnknownCredential, 401, "unauthenticated"),
+            (Error::ConfigStale { seconds: 1 }, 503, "config_stale"),
             (Error::OtherTenant, 403, "forbidden"),
             (
                 Error::Dialect(ErrorBody::model_not_found("m")),
@@ -265,6 +280,7 @@ mod tests {
                 "not_found",
             ),
             (Error::Unrecordable(RecordError::Full), 503, "overloaded"),
+            (Error::TooManyConnections, 503, "overloaded"),
             (Error::NoEndpoint, 503, "no_healthy_upstream"),
             (Error::ProviderKey { status: 401 }, 502, "upstream_failed"),
             (Error::ProviderUnusable, 502, "upstream_failed"),

@@ -23,10 +23,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 
-use super::serve;
+use super::Shared;
+use super::connection;
 use super::settings::GatewayLimits;
 use super::table::Table;
 use super::worker::Worker;
+use crate::freshness::Freshness;
 use crate::secrets::{Keyring, Place, Secret, hash_api_key};
 use crate::upstream::memory;
 use crate::usage::record::{CloseHead, Dims, Record as UsageRecord};
@@ -90,6 +92,15 @@ impl Harness {
     }
 
     pub(super) fn with(records: Vec<Record>, limits: GatewayLimits) -> Self {
+        Self::standing(records, limits, Freshness::connected())
+    }
+
+    /// A worker of a node that may be cut off.
+    pub(super) fn standing(
+        records: Vec<Record>,
+        limits: GatewayLimits,
+        freshness: Freshness,
+    ) -> Self {
         let (catalog, keyring) = catalog(records);
         let table = Table::compile(&catalog, Some(&keyring), &Table::empty()).unwrap();
         let (accept, accepted) = unbounded_channel();
@@ -110,7 +121,12 @@ impl Harness {
         let notice = Arc::<Notice>::default();
         let recorder = Recorder::new(writer, Arc::clone(&notice));
         let table = Arc::new(ArcSwap::from_pointee(table));
-        let worker = Worker::new(limits, table, network, recorder).unwrap();
+        let shared = Shared {
+            network,
+            freshness,
+            tls: None,
+        };
+        let worker = Worker::new(limits, table, shared, recorder).unwrap();
         Self {
             worker: Rc::new(worker),
             notice,
@@ -123,8 +139,12 @@ impl Harness {
     /// A client's connection.
     pub(super) fn client(&self) -> Peer {
         let (ours, theirs) = duplex(PIPE_BYTES);
-        let ticket = self.worker.connections.open();
-        let serving = serve::connection(Rc::clone(&self.worker), ours, CLIENT, ticket);
+        let ticket = self
+            .worker
+            .connections
+            .open(CLIENT, &self.worker.limits)
+            .unwrap();
+        let serving = connection::connection(Rc::clone(&self.worker), ours, CLIENT, ticket);
         tokio::task::spawn_local(serving);
         Peer {
             io: theirs,
@@ -171,6 +191,17 @@ impl Harness {
             .collect()
     }
 
+    /// How each call so far was closed, in that order: its status, and whether it was cut.
+    pub(super) fn closes(&self) -> Vec<(u16, bool)> {
+        let told = self.told();
+        told.iter()
+            .filter_map(|told| match told {
+                Told::Open => None,
+                Told::Close(close) => Some((close.0.status, close.0.cut())),
+            })
+            .collect()
+    }
+
     /// The one call so far: that it was opened, and how it was closed.
     pub(super) fn one_call(&self) -> (bool, CloseHead, Dims) {
         let mut told = self.told();
@@ -189,6 +220,11 @@ impl Harness {
 // === impl Peer ===
 
 impl Peer {
+    /// The connection itself.
+    pub(super) fn into_io(self) -> DuplexStream {
+        self.io
+    }
+
     pub(super) async fn send(&mut self, text: impl AsRef<[u8]>) {
         self.io.write_all(text.as_ref()).await.unwrap();
     }
@@ -252,9 +288,11 @@ pub(super) fn example() -> Vec<Record> {
     let mut records = vec![
         Record::Tenant(Arc::new(Tenant {
             name: "acme".into(),
+            hosts: Vec::new(),
         })),
         Record::Tenant(Arc::new(Tenant {
             name: "beta".into(),
+            hosts: Vec::new(),
         })),
         consumer("acme", "app", Some("retail")),
         consumer("beta", "other", None),
@@ -315,11 +353,12 @@ pub(super) fn service(name: &str, urls: &[&str]) -> Record {
     Record::Service(Arc::new(Service {
         name: name.into(),
         endpoints,
+        access: Vec::new(),
         timeouts,
     }))
 }
 
-fn consumer(tenant: &str, name: &str, team: Option<&str>) -> Record {
+pub(super) fn consumer(tenant: &str, name: &str, team: Option<&str>) -> Record {
     let team = team.map(Into::into);
     Record::Consumer(Arc::new(Consumer {
         tenant: tenant.into(),

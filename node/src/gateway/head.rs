@@ -38,6 +38,11 @@ pub(crate) fn check(parts: &Parts, head_bytes_max: usize) -> Result<Subject<'_>,
             limit: head_bytes_max,
         });
     }
+    if let Some(scheme) = parts.uri.scheme_str()
+        && !matches!(scheme, "http" | "https")
+    {
+        return Err(Error::Head("only http and https are served here"));
+    }
     let path = normal_path(parts.uri.path())?;
     check_coding(&parts.headers)?;
     Ok(Subject {
@@ -84,12 +89,23 @@ fn host(parts: &Parts) -> Result<Cow<'_, str>, Error> {
                 .to_str()
                 .map_err(|_| Error::Head("the Host field is not text"))?,
         ),
-        None if parts.version == Version::HTTP_11 => {
+        None if parts.version == Version::HTTP_11
+            || (parts.version == Version::HTTP_2 && parts.uri.authority().is_none()) =>
+        {
             return Err(Error::Head("the request has no Host field"));
         }
         None => None,
     };
     let text = match parts.uri.authority() {
+        // HTTP/2 has both where a gateway before this one made them out of one (RFC 9113, 8.3.1).
+        Some(authority)
+            if parts.version == Version::HTTP_2
+                && field.is_some_and(|field| !field.eq_ignore_ascii_case(authority.as_str())) =>
+        {
+            return Err(Error::Head(
+                "the request names two hosts, by :authority and by Host",
+            ));
+        }
         Some(authority) => authority.as_str(),
         None => field.unwrap_or_default(),
     };

@@ -50,6 +50,8 @@ pub(crate) enum To<'a> {
     Service {
         client: IpAddr,
         host: Option<&'a HeaderValue>,
+        /// Whether the client's connection has TLS.
+        secure: bool,
     },
     /// A provider, which learns nothing of the client, is shown the gateway's own credential, and is asked for no
     /// encoding that would hide the usage.
@@ -70,11 +72,20 @@ pub(crate) fn write_fields(out: &mut BytesMut, headers: &HeaderMap, with: &Forwa
             put(out, name, value.as_bytes());
         }
     }
+    let hop_by_hop = |option: &&str| option.eq_ignore_ascii_case(COOKIE.as_str());
+    if !matches!(with.to, To::Provider { .. }) && !named.iter().any(hop_by_hop) {
+        put_cookies(out, headers);
+    }
     put(out, &REQUEST_ID, with.request_id.as_bytes());
     match with.to {
-        To::Service { client, host } => {
+        To::Service {
+            client,
+            host,
+            secure,
+        } => {
             put_forwarded_for(out, headers, client);
-            put(out, &FORWARDED_PROTO, b"http");
+            let proto: &[u8] = if secure { b"https" } else { b"http" };
+            put(out, &FORWARDED_PROTO, proto);
             if let Some(host) = host {
                 put(out, &FORWARDED_HOST, host.as_bytes());
             }
@@ -151,8 +162,8 @@ fn is_dropped(name: &HeaderName, value: &HeaderValue, with: &Forwarding<'_>) -> 
     let to_provider = matches!(with.to, To::Provider { .. });
     match *name {
         HOST | CONNECTION | CONTENT_LENGTH | TRANSFER_ENCODING | TE | TRAILER | UPGRADE
-        | EXPECT | PROXY_AUTHORIZATION | FORWARDED => true,
-        ACCEPT_ENCODING | CONTENT_TYPE | COOKIE => to_provider,
+        | EXPECT | PROXY_AUTHORIZATION | FORWARDED | COOKIE => true,
+        ACCEPT_ENCODING | CONTENT_TYPE => to_provider,
         AUTHORIZATION => to_provider || (with.authenticated && bearer(value).is_some()),
         _ => {
             let text = name.as_str();
@@ -177,6 +188,19 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<&str> {
         }
     }
     named
+}
+
+/// One field, into which HTTP/2 clients may have cut it (RFC 9113, 8.2.3).
+fn put_cookies(out: &mut BytesMut, headers: &HeaderMap) {
+    let mut before: &[u8] = b"cookie: ";
+    for cookie in headers.get_all(COOKIE) {
+        out.put_slice(before);
+        out.put_slice(cookie.as_bytes());
+        before = b"; ";
+    }
+    if before == b"; " {
+        out.put_slice(b"\r\n");
+    }
 }
 
 /// What the client says of those before it is kept; the last entry is the one that the gateway saw itself.

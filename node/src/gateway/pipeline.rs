@@ -23,6 +23,8 @@ use super::route::{Destination, find};
 use super::worker::Worker;
 use super::{ai, head, ids, proxy};
 
+/// Seconds since this node had contact with its cluster, where that is too long ago.
+pub(super) const STALE: HeaderName = HeaderName::from_static("x-mode-envoy-stale");
 const CALL_ID: HeaderName = HeaderName::from_static("x-mode-envoy-call-id");
 
 /// A head and where its body comes from.
@@ -40,7 +42,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let mut call = Call::begin(&worker, client, &parts.headers);
+    let mut call = Call::begin(&worker, client, &parts);
     let answer = match run(&mut call, &parts, body).await {
         Ok(answer) => answer,
         Err(error) => refuse(&mut call, &error, dialect(parts.uri.path())),
@@ -54,6 +56,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
     match find(view.table(), &subject, &parts.method)? {
         Destination::Route(route) => proxy::run(call, route, parts, &subject, body).await,
         Destination::Chat => ai::chat(call, parts, &subject, body).await,
+        Destination::Embeddings => ai::embeddings(call, parts, &subject, body).await,
         Destination::Models => ai::models(call, parts, &subject),
         Destination::Model(id) => ai::model(call, parts, &subject, id),
     }
@@ -62,6 +65,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
 /// Turns an error into an answer, and says in the log what the client is not told.
 fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
     call.worker().meters.error(error.code());
+    call.refused(error);
     if error.code().status() >= 500 {
         call.log_failure(error);
     }
@@ -91,6 +95,9 @@ fn respond(mut call: Call, answer: Answer, request: &Parts) -> Response<Body> {
     }
     headers.insert(REQUEST_ID, call.request_id().clone());
     headers.insert(CALL_ID, ids::header_value(call.id()));
+    if let Some(seconds) = call.standing().seconds() {
+        headers.insert(STALE, HeaderValue::from(seconds));
+    }
     if request.headers.contains_key(TRANSFER_ENCODING) {
         // A client may have sent a content-length beside it, which hyper drops. Whatever stands in front of the
         // gateway may have believed that one, so the connection must not carry another request (RFC 9112, 6.1).

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 use http::header::HOST;
 use http::request::Parts;
 use hyper::body::{Body as _, Incoming};
@@ -79,6 +80,8 @@ pub(super) fn authenticate(
             Ok(None)
         }
         Auth::Key => {
+            call.about(view.of_route(None, route));
+            call.may_take_keys()?;
             let identity = identify(&parts.headers, subject.query, view.table(), wall_ms())?;
             call.about(view.of_route(Some(&identity.key), route));
             if identity.key.key.tenant != *route.tenant() {
@@ -109,15 +112,19 @@ async fn send(
     let mut last = Error::NoEndpoint;
     let mut body = Some(body);
     for endpoint in outgoing.route.service.in_turn() {
+        call.tries(Some(endpoint));
         let conn = match worker.pool.take(&endpoint.origin) {
             Some(conn) => conn,
             None => match connect(&worker, endpoint, timeouts).await {
                 Ok(conn) => conn,
-                Err(error) if call.started().elapsed() < timeouts.total => {
+                Err(error) => {
+                    call.tried(Err(&error));
                     last = Error::Upstream(error);
-                    continue;
+                    if call.started().elapsed() < timeouts.total {
+                        continue;
+                    }
+                    return Err(last);
                 }
-                Err(error) => return Err(Error::Upstream(error)),
             },
         };
         let Some(body) = body.take() else { break };
@@ -150,14 +157,19 @@ async fn exchange(
         let (exchange, head) =
             Exchange::send(&worker.pool, origin, conn, upload, method, time).await;
         worker.meters.attempt(&head);
+        call.tried(head.as_ref());
         call.received(exchange.bytes_in());
         match head {
             Ok(head) => return Ok((head, exchange)),
             // A new connection is never `stale`, so this ends after one more try.
             Err(error) if repeatable && exchange.may_repeat(&error, true) => {
-                conn = connect(&worker, endpoint, timeouts)
-                    .await
-                    .map_err(Error::Upstream)?;
+                conn = match connect(&worker, endpoint, timeouts).await {
+                    Ok(conn) => conn,
+                    Err(error) => {
+                        call.tried(Err(&error));
+                        return Err(Error::Upstream(error));
+                    }
+                };
             }
             Err(error) => return Err(Error::Upstream(error)),
         }
@@ -202,12 +214,17 @@ impl Outgoing<'_> {
         };
         let mut out = BytesMut::with_capacity(1_024);
         write_head(&mut out, &head, self.framing);
+        // The host that the route was found by.
+        let authority = self.parts.uri.authority();
+        let authority =
+            authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         let forwarding = Forwarding {
             request_id: call.request_id(),
             authenticated: self.identity.is_some(),
             to: To::Service {
                 client: call.client(),
-                host: self.parts.headers.get(HOST),
+                host: authority.as_ref().or_else(|| self.parts.headers.get(HOST)),
+                secure: call.worker().tls.is_some(),
             },
         };
         write_fields(&mut out, &self.parts.headers, &forwarding);

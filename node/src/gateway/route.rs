@@ -9,6 +9,7 @@ use super::head::Subject;
 use super::table::{Found, RouteEntry, Table};
 
 const CHAT: &str = "/v1/chat/completions";
+const EMBEDDINGS: &str = "/v1/embeddings";
 const MODELS: &str = "/v1/models";
 const MODEL: &str = "/v1/models/";
 
@@ -19,6 +20,8 @@ pub(crate) enum Destination<'a> {
     Route(&'a Arc<RouteEntry>),
     /// Chat completions.
     Chat,
+    /// Embeddings.
+    Embeddings,
     /// The list of models.
     Models,
     /// One model.
@@ -54,6 +57,7 @@ fn taken(found: Found<'_>) -> Result<Option<&Arc<RouteEntry>>, Error> {
 fn built_in<'a>(path: &'a str, method: &Method) -> Result<Option<Destination<'a>>, Error> {
     let (destination, takes) = match path {
         CHAT => (Destination::Chat, Method::POST),
+        EMBEDDINGS => (Destination::Embeddings, Method::POST),
         MODELS => (Destination::Models, Method::GET),
         _ => match path.strip_prefix(MODEL) {
             Some(id) if !id.is_empty() && !id.contains('/') => {

@@ -21,6 +21,10 @@ pub struct GatewaySettings {
 pub struct GatewayLimits {
     /// Connections of one worker; more are answered `overloaded` and closed. Default 10,000.
     pub connections: usize,
+    /// Connections of one worker from one address (IPv6: from one /64). Default 5,000.
+    pub connections_per_client: usize,
+    /// Calls at a time on one HTTP/2 connection. Default 128.
+    pub streams: u32,
     /// Bytes of a request's head. Default 16 KiB.
     pub head_bytes: usize,
     /// Bytes of the body of an AI call, which is read before it is sent on. Default 32 MiB.
@@ -29,6 +33,8 @@ pub struct GatewayLimits {
     pub proxied_body_bytes: u64,
     /// From a head's first byte to its last. Default 10 s.
     pub head_timeout: Duration,
+    /// From the begin of an AI call until its whole body has come, however slowly it trickles. Default 2 min.
+    pub ai_body_timeout: Duration,
     /// Between two requests of a connection. Default 75 s.
     pub keep_alive: Duration,
     /// While the client sends nothing of a body, or takes nothing of an answer. Default 60 s.
@@ -55,10 +61,13 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_client: 5_000,
+            streams: 128,
             head_bytes: 16 << 10,
             ai_body_bytes: 32 << 20,
             proxied_body_bytes: 1 << 30,
             head_timeout: Duration::from_secs(10),
+            ai_body_timeout: Duration::from_mins(2),
             keep_alive: Duration::from_secs(75),
             client_idle: Duration::from_mins(1),
         }

@@ -157,6 +157,16 @@ impl Table {
         }
     }
 
+    /// This table without the keys that `ahead` does not have, or has otherwise: a key is not taken that may have been
+    /// revoked.
+    #[must_use]
+    pub fn without_keys_gone_in(self, ahead: &Catalog) -> Self {
+        Self {
+            keys: keys::known_to(ahead, &self.keys),
+            ..self
+        }
+    }
+
     /// The revision of the catalog that this was compiled from.
     pub fn revision(&self) -> u64 {
         self.revision

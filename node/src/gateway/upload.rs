@@ -25,11 +25,13 @@ struct Pieces {
     body: Incoming,
     timer: LazyTimer,
     idle: Duration,
+    /// When all of it must have come.
+    end: Option<Instant>,
 }
 
 /// Waits for the first piece of a body.
 pub(crate) async fn begin(body: Incoming, idle: Duration) -> Result<Begun, Error> {
-    let mut pieces = Pieces::new(body, idle);
+    let mut pieces = Pieces::new(body, idle, None);
     let Some(first) = pieces.next().await? else {
         return Ok(Begun {
             first: Bytes::new(),
@@ -40,9 +42,14 @@ pub(crate) async fn begin(body: Incoming, idle: Duration) -> Result<Begun, Error
     Ok(Begun { first, rest })
 }
 
-/// Reads a body of `limit` bytes at most.
-pub(crate) async fn read_whole(body: Incoming, limit: u64, idle: Duration) -> Result<Bytes, Error> {
-    let mut pieces = Pieces::new(body, idle);
+/// Reads a body of `limit` bytes at most, which must have come by `end`.
+pub(crate) async fn read_whole(
+    body: Incoming,
+    limit: u64,
+    idle: Duration,
+    end: Instant,
+) -> Result<Bytes, Error> {
+    let mut pieces = Pieces::new(body, idle, Some(end));
     let Some(first) = pieces.next().await? else {
         return Ok(Bytes::new());
     };
@@ -70,11 +77,12 @@ pub(crate) async fn read_whole(body: Incoming, limit: u64, idle: Duration) -> Re
 // === impl Pieces ===
 
 impl Pieces {
-    fn new(body: Incoming, idle: Duration) -> Self {
+    fn new(body: Incoming, idle: Duration, end: Option<Instant>) -> Self {
         Self {
             body,
             timer: LazyTimer::default(),
             idle,
+            end,
         }
     }
 
@@ -85,7 +93,10 @@ impl Pieces {
             let frame = poll_fn(|cx| match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Some(frame)),
                 Poll::Pending => {
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.idle);
+                    let deadline = *deadline.get_or_insert_with(|| {
+                        let idle = Instant::now() + self.idle;
+                        self.end.map_or(idle, |end| end.min(idle))
+                    });
                     self.timer.poll(cx, deadline).map(|()| None)
                 }
             });

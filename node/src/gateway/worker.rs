@@ -6,18 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+use tokio_rustls::TlsAcceptor;
 
+use super::Shared;
 use super::connections::Connections;
 use super::ids::Ids;
 use super::meters::Meters;
 use super::settings::GatewayLimits;
 use super::table::{Endpoint, Table};
 use super::view::View;
-use crate::upstream::{Conn, Network, Pool, Timeouts, UpstreamError};
+use crate::freshness::Freshness;
+use crate::upstream::{Conn, Pool, Timeouts, UpstreamError};
 use crate::usage::recorder::Recorder;
 
 /// One worker of the data plane.
-#[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) limits: GatewayLimits,
     pub(crate) pool: Rc<Pool>,
@@ -25,6 +27,8 @@ pub(crate) struct Worker {
     pub(crate) ids: Ids,
     pub(crate) meters: Meters,
     pub(crate) connections: Rc<Connections>,
+    pub(crate) freshness: Freshness,
+    pub(crate) tls: Option<TlsAcceptor>,
     current: RefCell<Current>,
 }
 
@@ -36,24 +40,32 @@ struct Current {
 
 // === impl Worker ===
 
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
 impl Worker {
     /// `None` if the operating system gives no random bytes.
     pub(crate) fn new(
         limits: GatewayLimits,
         table: Arc<ArcSwap<Table>>,
-        network: Network,
+        shared: Shared,
         recorder: Recorder,
     ) -> Option<Self> {
         let mut cache = Cache::new(table);
         let view = Rc::new(View::new(Arc::clone(cache.load())));
         Some(Self {
             limits,
-            pool: Rc::new(Pool::new(network)),
+            pool: Rc::new(Pool::new(shared.network)),
             recorder,
             ids: Ids::new()?,
             current: RefCell::new(Current { cache, view }),
             meters: Meters::new(),
             connections: Rc::default(),
+            freshness: shared.freshness,
+            tls: shared.tls.map(TlsAcceptor::from),
         })
     }
 

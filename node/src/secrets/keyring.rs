@@ -9,6 +9,8 @@
 //! * A cluster key seals fewer than 2^32 records, far from where random 96-bit nonces collide; a data key seals one.
 //! * Fingerprints are keyed: they tell whether two secrets are equal only to those who hold the cluster key.
 
+mod requests;
+
 use std::fmt;
 
 use mode_envoy_model::provider::SealedSecret;
@@ -29,11 +31,13 @@ const DATA_KEY_DOMAIN: &[u8] = b"mode-envoy data key v1";
 const SECRET_DOMAIN: &[u8] = b"mode-envoy sealed secret v1";
 const SEAL_CONTEXT: &str = "mode-envoy cluster key: seal v1";
 const FINGERPRINT_CONTEXT: &str = "mode-envoy cluster key: fingerprint v1";
+const REQUESTS_CONTEXT: &str = "mode-envoy cluster key: requests v1";
 
 /// Seals and opens the secrets of one cluster.
 pub struct Keyring {
     seal: LessSafeKey,
     fingerprint: Zeroizing<[u8; KEY_LEN]>,
+    requests: Zeroizing<[u8; KEY_LEN]>,
 }
 
 /// Where a secret belongs.
@@ -248,6 +252,7 @@ impl Keyring {
         Ok(Self {
             seal: aead_key(&seal)?,
             fingerprint: Zeroizing::new(blake3::derive_key(FINGERPRINT_CONTEXT, cluster_key)),
+            requests: Zeroizing::new(blake3::derive_key(REQUESTS_CONTEXT, cluster_key)),
         })
     }
 }

@@ -17,9 +17,12 @@ use super::origin::Origin;
 use super::resolve::Resolver;
 use super::tls;
 pub use super::tls::TlsError as NetworkError;
+use crate::descriptors::{Use, may_keep};
 
 /// Addresses of a name that are tried in turn.
 const ADDRESSES_MAX: usize = 4;
+const NONE_LEFT: &str =
+    "the node has too few open files left for one more connection to an upstream; raise its limit";
 
 /// How this node reaches upstreams; one for all workers.
 #[derive(Clone, Debug)]
@@ -74,7 +77,8 @@ impl Network {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in addresses.iter().take(ADDRESSES_MAX) {
             match TcpStream::connect(SocketAddr::new(*address, origin.port)).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) if may_keep(&stream, Use::Other) => return Ok(stream),
+                Ok(_) => return Err(io::Error::other(NONE_LEFT)),
                 Err(error) => last = error,
             }
         }

@@ -14,9 +14,10 @@ use mode_envoy_model::usage::query::{Dimension, Interval, Query};
 use mode_envoy_raft::{Addresses, ClusterSecret, Handle, Hooks, Phase, Settings};
 
 use super::Queries;
+use super::calls::CallStore;
 use super::flush::{self, FlushHandle};
 use super::flusher::{Core, Flusher};
-use super::record::{CallId, Closed, Dims, Opened, UsageSource};
+use super::record::{Asked, CallId, Closed, Dims, Opened, UsageSource};
 use super::recorder::Recorder;
 use super::recovery;
 use super::testing::settings;
@@ -46,6 +47,7 @@ impl Node {
             flush: Arc::new(|| Box::pin(async { Ok(()) })),
             table_revision: Arc::new(AtomicU64::new(0)),
             alarms: Arc::new(Vec::new),
+            calls: Arc::new(()),
         };
         let settings_of = Settings::new(1, dir.join("data"), advertise, secret.clone());
         let phase = watch::Sender::new(Phase::Starting);
@@ -65,7 +67,8 @@ impl Node {
         let (flush, requests) = flush::channel();
         let supervisor = Supervisor::new();
         let core = Core::new(1, spools.dir, recovered.spools);
-        let flusher = Flusher::new(core, handle.clone(), requests, Alarms::default());
+        let (_, settle) = CallStore::new(u64::MAX);
+        let flusher = Flusher::new(core, handle.clone(), (requests, settle), Alarms::default());
         let stopping = supervisor.stopping();
         let run = move || flusher.run(&stopping);
         supervisor
@@ -122,6 +125,7 @@ fn call(recorder: &Recorder, id: u8, dims: &Dims, close: bool) {
             call,
             attempt: 0,
             dims,
+            asked: Asked::default(),
             reserved_input: 11,
             bytes_in: 44,
         })

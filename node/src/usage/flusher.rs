@@ -1,6 +1,6 @@
 //! The flusher: one thread per node that moves usage from the spools into the log.
 //!
-//! Every 100 ms it makes the spools durable. Every 500 ms, at once while it is behind, and at once when somebody
+//! Every 100 ms it makes the spools durable and feeds the call log. Every 500 ms, at once while it is behind, and at once when somebody
 //! waits for a flush, it composes a batch and sends it until the log's answer is known. One thing is in flight at a
 //! time, and while it is, syncing goes on. Without a quorum it keeps trying and the spools grow to their bound.
 //!
@@ -25,10 +25,13 @@ use crate::supervisor::TaskError;
 
 use self::core::Marks;
 use self::fill::{Stuck, Teller};
+use super::calls::SettleRequests;
 use super::flush::{FlushRequests, Waiter};
 use super::recorder::wall_ms;
 use super::stream::{Meaning, Need};
 
+#[cfg(test)]
+mod calls_test;
 mod core;
 #[cfg(test)]
 mod exactly_once_test;
@@ -51,6 +54,7 @@ pub(crate) struct Flusher {
     core: Core,
     handle: Handle,
     requests: FlushRequests,
+    settle: SettleRequests,
     waiters: Vec<(Marks, Waiter)>,
     backoff: Duration,
     stuck: Stuck,
@@ -65,7 +69,12 @@ enum Reply {
 // === impl Flusher ===
 
 impl Flusher {
-    pub(crate) fn new(core: Core, handle: Handle, requests: FlushRequests, alarms: Alarms) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        handle: Handle,
+        (requests, settle): (FlushRequests, SettleRequests),
+        alarms: Alarms,
+    ) -> Self {
         Self {
             stuck: Stuck {
                 counted_ms: wall_ms(),
@@ -75,6 +84,7 @@ impl Flusher {
             core,
             handle,
             requests,
+            settle,
             waiters: Vec::new(),
             backoff: Duration::ZERO,
         }
@@ -96,14 +106,24 @@ impl Flusher {
         let mut in_flight: Option<InFlight> = self.begin()?;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(self.core.sync(wall_ms())?),
+                () = stop.cancelled() => {
+                    self.core.sync(wall_ms())?;
+                    return Ok(self.core.finish_calls(wall_ms())?);
+                }
                 _ = sync.tick() => {
                     self.core.sync(wall_ms())?;
+                    self.core.feed_calls(wall_ms())?;
                     gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
                     self.stuck.waits = in_flight.is_some();
                     self.teller.tell(self.core.fullest(), &self.stuck);
                 }
                 _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
+                Some(waiter) = self.settle.0.recv() => {
+                    self.core.sync(wall_ms())?;
+                    while !self.core.feed_calls(wall_ms())? {}
+                    // Whoever no longer waits is no failure.
+                    let _ = waiter.send(());
+                }
                 Some(waiter) = self.requests.0.recv() => {
                     self.waiters.push((self.core.written(), waiter));
                     self.answer_waiters();

@@ -24,6 +24,7 @@ struct Open {
     attempt: Attempt,
     /// When it was written or last asked for.
     since_ms: u64,
+    version: u8,
     payload: Vec<u8>,
 }
 
@@ -31,7 +32,12 @@ struct Open {
 
 impl Opens {
     /// An Open, or a Carry of an attempt that is known already, stands at `seq`.
-    pub(crate) fn opened(&mut self, seq: u64, wall_ms: u64, attempt: Attempt, payload: &[u8]) {
+    pub(crate) fn opened(
+        &mut self,
+        (seq, since_ms): (u64, u64),
+        attempt: Attempt,
+        (version, payload): (u8, &[u8]),
+    ) {
         if let Some(before) = self.position.insert(attempt, seq) {
             self.by_position.remove(&before);
         }
@@ -39,7 +45,8 @@ impl Opens {
             seq,
             Open {
                 attempt,
-                since_ms: wall_ms,
+                since_ms,
+                version,
                 payload: payload.to_vec(),
             },
         );
@@ -64,6 +71,7 @@ impl Opens {
             open.since_ms = now_ms;
             CarryRequest {
                 attempt: open.attempt,
+                version: open.version,
                 payload: open.payload.clone(),
             }
         };
@@ -75,11 +83,11 @@ impl Opens {
             .collect()
     }
 
-    /// The payloads of all that are open, with their attempts.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Attempt, &[u8])> {
+    /// The versions and payloads of all that are open, with their attempts.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Attempt, u8, &[u8])> {
         self.by_position
             .values()
-            .map(|open| (open.attempt, &*open.payload))
+            .map(|open| (open.attempt, open.version, &*open.payload))
     }
 }
 
@@ -94,10 +102,10 @@ mod tests {
     #[test]
     fn a_carry_moves_an_attempt_and_a_close_forgets_it() {
         let mut opens = Opens::default();
-        opens.opened(1, 0, A, b"a");
-        opens.opened(2, 0, B, b"b");
+        opens.opened((1, 0), A, (2, b"a"));
+        opens.opened((2, 0), B, (2, b"b"));
         assert_eq!(opens.oldest(), Some(1));
-        opens.opened(9, 50_000, A, b"a");
+        opens.opened((9, 50_000), A, (2, b"a"));
         assert_eq!(opens.oldest(), Some(2));
         opens.closed(B);
         assert_eq!(opens.oldest(), Some(9));
@@ -109,14 +117,15 @@ mod tests {
     #[test]
     fn only_what_is_older_than_a_minute_is_carried() {
         let mut opens = Opens::default();
-        opens.opened(1, 1_000, A, b"a");
-        opens.opened(2, 5_000, B, b"b");
+        opens.opened((1, 1_000), A, (2, b"a"));
+        opens.opened((2, 5_000), B, (2, b"b"));
         assert!(opens.overdue(61_000).is_empty());
         let due = opens.overdue(61_001);
         assert_eq!(
             due,
             [CarryRequest {
                 attempt: A,
+                version: 2,
                 payload: b"a".to_vec()
             }]
         );

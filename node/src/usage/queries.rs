@@ -16,7 +16,7 @@ use super::flush::FlushHandle;
 use super::projection::Sums;
 
 /// How long members have to flush.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long the read index may take, once they have.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -15,10 +15,13 @@ use mode_envoy_model::object::Name;
 use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_storage::codec::CodecError;
 
+mod trail;
 mod wire;
 
+pub use trail::{Asked, Story, Try};
+pub(crate) use trail::{EARLIER_MAX, Trail, TriedOnce, kept_path};
 pub(crate) use wire::{
-    CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
+    BARE, CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
 };
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
@@ -69,6 +72,8 @@ pub struct Opened<'a> {
     pub attempt: u8,
     /// What it is about.
     pub dims: &'a Dims,
+    /// What was asked.
+    pub asked: Asked<'a>,
     /// Input tokens to presume if the node dies before the Close.
     pub reserved_input: u64,
     /// Bytes of the request's body, as far as they are known.
@@ -88,6 +93,10 @@ pub struct Closed<'a> {
     pub attempt: u8,
     /// What it is about.
     pub dims: &'a Dims,
+    /// What was asked.
+    pub asked: Asked<'a>,
+    /// What became of it.
+    pub story: Story<'a>,
     /// What the client was answered; 499 if it left before a head was sent.
     pub status: u16,
     /// This attempt's row carries the call: calls, errors, latency and bytes count here.
@@ -202,6 +211,8 @@ impl<'a> Closed<'a> {
             call,
             attempt,
             dims,
+            asked: Asked::default(),
+            story: Story::default(),
             status: 0,
             answered: true,
             rejected: false,

@@ -21,7 +21,7 @@ use metrics::counter;
 use mode_envoy_storage::codec::CodecError;
 use mode_envoy_storage::spool::{SpoolError, SpoolWriter};
 
-use super::record::{CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
+use super::record::{BARE, CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
 use super::totals::Totals;
 use crate::metrics as names;
 
@@ -72,6 +72,8 @@ pub(crate) struct Notice {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct CarryRequest {
     pub(crate) attempt: Attempt,
+    /// The version of its Open.
+    pub(crate) version: u8,
     /// The payload of its Open.
     pub(crate) payload: Vec<u8>,
 }
@@ -122,7 +124,7 @@ impl Recorder {
             return Ok(());
         }
         self.catch_up(inner, state);
-        match inner.append(OPEN, wall_ms(), |out| opened.encode_into(out)) {
+        match inner.append((OPEN, VERSION), wall_ms(), |out| opened.encode_into(out)) {
             Ok(()) => {
                 inner.open.insert((opened.call, opened.attempt));
                 Ok(())
@@ -195,8 +197,9 @@ impl Recorder {
     fn carry(&self, inner: &mut Inner) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
-                && let Err(error) =
-                    inner.append(CARRY, wall_ms(), |out| copy_into(&request.payload, out))
+                && let Err(error) = inner.append((CARRY, request.version), wall_ms(), |out| {
+                    copy_into(&request.payload, out)
+                })
             {
                 tracing::warn!(%error, "a long open call could not be carried to the spool's tail");
             }
@@ -233,7 +236,7 @@ impl Inner {
     /// Counts an end without an Open in the spool: as a record of its own, or where there is no room in a sum.
     fn close_alone(&mut self, closed: &Closed<'_>, state: u8) -> Result<(), RecordError> {
         if state & NEARLY_FULL == 0 {
-            match self.append(CLOSE, wall_ms(), |out| closed.encode_into(out)) {
+            match self.append((CLOSE, VERSION), wall_ms(), |out| closed.encode_into(out)) {
                 Err(RecordError::Full) => {}
                 written => return written,
             }
@@ -247,7 +250,7 @@ impl Inner {
     /// Records the end of an attempt whose Open is in the spool.
     fn close_open(&mut self, closed: &Closed<'_>) -> Result<(), RecordError> {
         let (attempt, wall_ms) = ((closed.call, closed.attempt), wall_ms());
-        match self.append(CLOSE, wall_ms, |out| closed.encode_into(out)) {
+        match self.append((CLOSE, VERSION), wall_ms, |out| closed.encode_into(out)) {
             Err(RecordError::Full) => {
                 let mut payload = vec![0; RECORD_MAX];
                 let encoded = closed.encode_into(&mut payload);
@@ -275,7 +278,9 @@ impl Inner {
     fn write_late(&mut self) {
         while let Some(late) = self.late.pop() {
             let payload = &late.payload;
-            match self.append(CLOSE, late.wall_ms, |out| copy_into(payload, out)) {
+            match self.append((CLOSE, VERSION), late.wall_ms, |out| {
+                copy_into(payload, out)
+            }) {
                 Ok(()) => {
                     self.open.remove(&late.attempt);
                 }
@@ -310,7 +315,8 @@ impl Inner {
         while self.writer.room() > left
             && let Some(total) = self.totals.take_before(before)
         {
-            if let Err(error) = self.append(TOTAL, wall_ms(), |out| total.encode_into(out)) {
+            if let Err(error) = self.append((TOTAL, BARE), wall_ms(), |out| total.encode_into(out))
+            {
                 self.totals.put_back(total);
                 if !matches!(error, RecordError::Full) {
                     tracing::warn!(%error, "calls that were added up could not be written to the spool");
@@ -324,14 +330,14 @@ impl Inner {
 
     fn append(
         &mut self,
-        kind: u8,
+        (kind, version): (u8, u8),
         wall_ms: u64,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
-            .append_with(kind, VERSION, wall_ms, RECORD_MAX, write)
+            .append_with(kind, version, wall_ms, RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
             Err(error) if error.is_full() => Err(RecordError::Full),
@@ -401,7 +407,7 @@ pub(crate) fn wall_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::record::{Dims, Record};
+    use crate::usage::record::{Asked, Dims, Record};
     use crate::usage::recovery::{self, Spool};
     use crate::usage::testing::settings;
 
@@ -418,6 +424,7 @@ mod tests {
             call,
             attempt,
             dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         })
@@ -469,6 +476,7 @@ mod tests {
                     call,
                     attempt,
                     dims: &dims,
+                    asked: Asked::default(),
                     reserved_input: 1,
                     bytes_in: 4,
                 })
@@ -529,6 +537,7 @@ mod tests {
                 call,
                 attempt: 0,
                 dims: &dims,
+                asked: Asked::default(),
                 reserved_input: 1,
                 bytes_in: 4,
             };
@@ -563,6 +572,7 @@ mod tests {
             call,
             attempt,
             dims: &dims,
+            asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
         };
@@ -571,6 +581,7 @@ mod tests {
         let ask = || {
             vec![CarryRequest {
                 attempt: (CALL, 0),
+                version: VERSION,
                 payload: payload.clone(),
             }]
         };

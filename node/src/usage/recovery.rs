@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use mode_envoy_storage::spool::{self, SpoolError, SpoolOptions, SpoolReader, SpoolWriter};
 
 use super::opens::Opens;
-use super::record::{CLOSE, CallId, CloseHead, RECORD_MAX, Record, RecordFault, VERSION};
+use super::record::{CLOSE, CallId, CloseHead, OPEN, RECORD_MAX, Record, RecordFault};
 use super::recorder::{Notice, Recorder};
 
 /// Records read at once.
@@ -193,7 +193,11 @@ pub(crate) fn track<'a>(
     match &parsed {
         Record::Open(head, _) => {
             let attempt = (head.call, head.attempt);
-            opens.opened(record.seq, record.wall_ms, attempt, &record.payload);
+            opens.opened(
+                (record.seq, record.wall_ms),
+                attempt,
+                (record.version, &record.payload),
+            );
         }
         Record::Close(head, _) => opens.closed((head.call, head.attempt)),
         Record::Total(..) => {}
@@ -204,20 +208,29 @@ pub(crate) fn track<'a>(
 /// Closes what was left open. The last attempt of a call carries the call.
 fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
     let mut last: BTreeMap<CallId, u8> = BTreeMap::new();
-    for ((call, attempt), _) in left.opens.iter() {
+    for ((call, attempt), ..) in left.opens.iter() {
         let highest = last.entry(call).or_insert(attempt);
         *highest = attempt.max(*highest);
     }
     let mut presumed = 0;
-    for ((call, attempt), payload) in left.opens.iter() {
-        let Ok(Record::Open(head, dims)) = Record::parse(super::record::OPEN, VERSION, payload)
-        else {
+    for ((call, attempt), version, payload) in left.opens.iter() {
+        let (Ok(Record::Open(head, dims)), Ok(trail)) = (
+            Record::parse(OPEN, version, payload),
+            Record::trail_of(OPEN, version, payload),
+        ) else {
             continue;
         };
         let answered = last.get(&call) == Some(&attempt);
         let close = CloseHead::presumed(&head, answered);
-        let encode = |out: &mut [u8]| close.encode_with(dims, out).ok();
-        writer.append_with(CLOSE, VERSION, left.last_wall_ms, RECORD_MAX, encode)?;
+        let mut out = vec![0; RECORD_MAX];
+        let Ok((version, len)) = close.encode_with(trail, dims, &mut out) else {
+            continue;
+        };
+        let copy = |place: &mut [u8]| {
+            place.get_mut(..len)?.copy_from_slice(out.get(..len)?);
+            Some(len)
+        };
+        writer.append_with(CLOSE, version, left.last_wall_ms, RECORD_MAX, copy)?;
         presumed += u64::from(answered);
     }
     Ok(presumed)

@@ -136,7 +136,7 @@ mod tests {
     use mode_envoy_model::object::Name;
 
     use super::*;
-    use crate::usage::record::{CallId, TOTAL};
+    use crate::usage::record::{BARE, CallId, TOTAL};
 
     fn closed(dims: &Dims) -> Closed<'_> {
         Closed {
@@ -164,7 +164,7 @@ mod tests {
         assert!(totals.take_before(2).is_none());
         let mut out = [0; RECORD_MAX];
         let len = total.encode_into(&mut out).unwrap();
-        let Ok(Record::Total(head, encoded)) = Record::parse(TOTAL, VERSION, &out[..len]) else {
+        let Ok(Record::Total(head, encoded)) = Record::parse(TOTAL, BARE, &out[..len]) else {
             panic!("not a total");
         };
         assert_eq!(encoded.decode().unwrap(), dims);

@@ -2,7 +2,7 @@
 
 use mode_envoy_proto::log::v1 as log;
 
-use super::{Golden, every_event, every_item, every_series_ref, members};
+use super::{Golden, every_event, every_item, every_series_ref, members, samples_access};
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
     catalog(golden);
@@ -25,6 +25,7 @@ pub(crate) fn each(golden: &mut Golden<'_>) {
             actor: "root".to_owned(),
             events: every_event(),
             origin: "apply".to_owned(),
+            request: Some(samples_access::request()),
         },
     );
     golden.check("Event", &every_event()[2]);
@@ -200,6 +201,7 @@ pub(crate) fn founded() -> log::Founded {
 pub(crate) fn tenant() -> log::Tenant {
     log::Tenant {
         name: "acme".to_owned(),
+        hosts: vec!["api.acme.test".to_owned()],
     }
 }
 
@@ -277,6 +279,7 @@ pub(crate) fn service() -> log::Service {
             url: "http://127.0.0.1:7001".to_owned(),
         }],
         timeouts: Some(timeouts()),
+        access: vec!["acme".to_owned()],
     }
 }
 
@@ -313,6 +316,7 @@ pub(crate) fn token() -> log::Token {
         role: log::Role::Root.into(),
         hash: vec![9; 32],
         created_ms: 1_700_000_000_000,
+        tenant: "acme".to_owned(),
     }
 }
 

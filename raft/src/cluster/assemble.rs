@@ -8,14 +8,19 @@ use mode_envoy_proto::peer::v1 as wire;
 use mode_envoy_storage::wal::Wal;
 use tokio::sync::watch;
 use tonic::service::Routes;
+use wire::calls_server::CallsServer;
 use wire::forward_server::ForwardServer;
 use wire::raft_server::RaftServer;
 
 use super::keeper::{self, Keeping};
-use super::{About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, watchers};
+use super::{
+    About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, Timers, Unsettled, watchers,
+};
 use crate::apply::SharedState;
+use crate::calls::CallsService;
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::checkpoint::Checkpoints;
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::forward_service::{FlushHook, ForwardService, StatusHook};
@@ -24,7 +29,7 @@ use crate::join::JoinService;
 use crate::members::{self, Departure, Leadership, MembersService};
 use crate::peer_server::Local;
 use crate::peers::Peers;
-use crate::proposer::Proposer;
+use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
 use crate::rotation::{self, Rotator};
@@ -43,6 +48,8 @@ pub(super) struct Parts {
     pub(super) checkpoints: Checkpoints,
     pub(super) peers: Peers,
     pub(super) data_dir: DataDir,
+    pub(super) contact: Contact,
+    pub(super) unsettled: Unsettled,
 }
 
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
@@ -60,6 +67,8 @@ pub(super) fn assemble(
         checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     } = parts;
     let node_id = settings.node_id;
     let rotator = Rotator::new(Arc::clone(identity), settings.secrets.clone())?;
@@ -69,7 +78,7 @@ pub(super) fn assemble(
     watchers::failure(tasks, &raft, failed);
     let lease = Duration::from_millis(settings.timers.election_max_ms);
     let leadership = Leadership::new(lease);
-    let leader = watchers::leader(tasks, &raft, leadership.clone());
+    let leader = watchers::leader(tasks, &raft, leadership.clone(), contact.clone());
     keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
@@ -79,12 +88,18 @@ pub(super) fn assemble(
         flush,
         table_revision,
         alarms,
+        calls,
     } = hooks;
-    let proposer = {
-        let (raft, state, reads) = (raft.clone(), state.clone(), confirming.clone());
-        let turn = Arc::clone(&leadership.turn);
-        Proposer::start(tasks, raft, state, reads, authorize, turn)
+    let own = proposer::Leader {
+        node_id,
+        raft: raft.clone(),
+        state: state.clone(),
+        reads: confirming.clone(),
+        contact: contact.clone(),
+        silence: silence(&settings.timers),
+        turn: Arc::clone(&leadership.turn),
     };
+    let proposer = Proposer::start(tasks, own, authorize);
     let about = about(&state, settings, (table_revision, alarms), &rotator);
     let service = ForwardService {
         local,
@@ -93,8 +108,12 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let consensus = raft_service(&raft, local, &state, &checkpoints, tasks);
-    let routes = routes(consensus, service);
+    let calls = CallsService {
+        local,
+        records: calls,
+    };
+    let consensus = raft_service(&raft, local, &state, &checkpoints, (tasks, &contact));
+    let routes = routes(consensus, service, calls);
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
@@ -106,6 +125,8 @@ pub(super) fn assemble(
         forwarder,
         leader,
         failed: failures,
+        contact,
+        unsettled,
         about,
         leadership,
         departure,
@@ -155,11 +176,16 @@ fn raft_service(
     local: Local,
     state: &SharedState,
     checkpoints: &Checkpoints,
-    tasks: &Tasks,
+    (tasks, contact): (&Tasks, &Contact),
 ) -> RaftService {
     let (checkpoints, tasks) = (checkpoints.clone(), tasks.clone());
     let receiver = Receiver::new(raft.clone(), local, state.clone(), checkpoints, tasks);
-    RaftService::new(raft.clone(), state.clone(), local, receiver)
+    RaftService::new(
+        raft.clone(),
+        state.clone(),
+        local,
+        (receiver, contact.clone()),
+    )
 }
 
 fn keeping(settings: &Settings) -> Keeping {
@@ -207,14 +233,22 @@ fn anywhere(
     })
 }
 
-fn routes(raft: RaftService, forward: ForwardService) -> Routes {
+/// A leader that has heard no quorum for so long proposes nothing: what it wrote would only wait.
+fn silence(timers: &Timers) -> Duration {
+    Duration::from_millis(timers.election_max_ms.saturating_mul(2))
+}
+
+fn routes(raft: RaftService, forward: ForwardService, calls: CallsService) -> Routes {
     let raft = RaftServer::new(raft)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let forward = ForwardServer::new(forward)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    Routes::new(raft).add_service(forward)
+    let calls = CallsServer::new(calls)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Routes::new(raft).add_service(forward).add_service(calls)
 }
 
 fn flush_hook(flush: Flush, state: SharedState) -> FlushHook {

@@ -1,15 +1,17 @@
 //! Finds the leader, wherever it is, and asks it.
 //!
+//! A node that ends in the middle of a search says that the outcome is unknown, since it is.
+//!
 //! A node that turns out not to lead names who does, and is believed twice; after that, and where nobody is known to
 //! lead, one waits for news of a leader, or a moment. Only what provably was not written is asked again.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
 use super::{Handle, Inner};
 use crate::convert::Proposal;
+use crate::machine;
 use crate::proposal::{Caller, ProposeError};
 use crate::proposer::{Answer, Refusal, Reply};
 use crate::reads::ReadError;
@@ -38,13 +40,17 @@ impl Handle {
         caller: &Caller,
         timeout: Duration,
     ) -> Result<Reply, ProposeError> {
+        if self.inner.tasks.cancel().is_cancelled() {
+            return Err(ProposeError::ShuttingDown);
+        }
         let (handle, caller) = (self.clone(), caller.clone());
         let work = async move { propose(&handle.inner, &proposal, &caller, timeout).await };
+        // A search that the end of this node cuts short may have reached the leader already.
         self.inner
             .tasks
             .start("propose", work)
             .await
-            .unwrap_or(Err(ProposeError::ShuttingDown))
+            .unwrap_or(Err(ProposeError::Timeout))
     }
 
     pub(super) async fn find_and_read(&self, timeout: Duration) -> Result<u64, ProposeError> {
@@ -69,9 +75,11 @@ async fn propose(
         let answer = match search.leader() {
             None => Err(Refusal::NotLeader(None)),
             Some(node) if node == inner.node_id => {
-                let asked = inner.proposer.propose(proposal.clone(), caller.clone());
-                let late = Err(Refusal::Final(ProposeError::Timeout));
-                timeout_at(search.deadline, asked).await.unwrap_or(late)
+                let (proposal, caller) = (proposal.clone(), caller.clone());
+                inner
+                    .proposer
+                    .propose(proposal, caller, search.deadline)
+                    .await
             }
             Some(node) => {
                 let left = search.deadline.saturating_duration_since(Instant::now());
@@ -170,6 +178,5 @@ impl<'a> Search<'a> {
 /// So that many who lost the same leader do not ask at the same moments.
 fn jittered_pause() -> Duration {
     let (min, max) = PAUSE_MS;
-    let random = RandomState::new().build_hasher().finish();
-    Duration::from_millis(min + random % (max - min))
+    Duration::from_millis(min + machine::random() % (max - min))
 }

@@ -15,6 +15,7 @@ use super::{Ending, Handle, MemberRole, MemberStatus};
 use crate::apply::SharedState;
 use crate::data_dir::DataDirError;
 use crate::join::{JoinTokenText, token_hash};
+use crate::machine;
 use crate::members::{self, Departure, Leadership, TransferError, View};
 use crate::proposal::{Accepted, Caller, ProposeError};
 use crate::rotation::Rotator;
@@ -165,7 +166,7 @@ impl Handle {
     /// The record could not be written.
     pub async fn caught_up(&self) -> Result<(), DataDirError> {
         let dir = self.inner.data_dir.clone();
-        let written = tokio::task::spawn_blocking(move || dir.caught_up());
+        let written = machine::blocking(move || dir.caught_up());
         written.await.unwrap_or(Ok(()))
     }
 
@@ -301,7 +302,7 @@ impl Handle {
 
     pub(crate) async fn remember_removal(&self) -> Result<(), DataDirError> {
         let dir = self.inner.data_dir.clone();
-        let written = tokio::task::spawn_blocking(move || dir.mark_removed());
+        let written = machine::blocking(move || dir.mark_removed());
         written.await.unwrap_or(Ok(()))
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, mpsc};
 
 use mode_envoy_storage::checkpoint::CheckpointStore;
-use mode_envoy_storage::disk::{Disk, RealDisk};
+use mode_envoy_storage::disk::Disk;
 use mode_envoy_storage::wal::{Recovered, Wal, WalError, WalOptions};
 
 use super::StartError;
@@ -28,12 +28,13 @@ pub(super) struct Opened {
 
 /// Opens log and checkpoint and puts the state together.
 pub(super) fn open(
+    disk: Arc<dyn Disk>,
+    open_wal: impl FnOnce(Arc<dyn Disk>, WalOptions) -> Result<(Wal, Recovered), WalError>,
     node_id: NodeId,
     segment_bytes: u64,
     data_dir: &DataDir,
     formed: &Formed,
 ) -> Result<Opened, StartError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let cluster_id = formed.cluster_id;
     let dir = data_dir.checkpoint_dir();
     let store = CheckpointStore::open(Arc::clone(&disk), dir.clone(), cluster_id, node_id)?;
@@ -48,7 +49,7 @@ pub(super) fn open(
     let dir = data_dir.wal_dir();
     let mut options = WalOptions::new(dir.clone(), cluster_id, node_id);
     options.segment_bytes = segment_bytes;
-    let (wal, recovered) = Wal::open(disk, options)?;
+    let (wal, recovered) = open_wal(disk, options)?;
     let empty = recovered.vote.is_none() && recovered.last.is_none();
     if empty && (formed.log_expected || found.is_some()) {
         return Err(StartError::LogLost {
@@ -119,6 +120,7 @@ fn settle(wal: &Wal, at: LogId) -> Result<(), StartError> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use mode_envoy_storage::disk::RealDisk;
     use mode_envoy_storage::wal::{Position, Record};
     use openraft::CommittedLeaderId;
 

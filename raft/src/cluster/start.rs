@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mode_envoy_storage::disk::RealDisk;
+use mode_envoy_storage::wal::Wal;
 use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
@@ -12,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
 use super::open::open;
-use super::{Handle, Hooks, Settings, StartError, Timers, watchers};
+use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
+use crate::contact::Contact;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
 use crate::identity::Identity;
+use crate::machine;
 use crate::network::Network;
 use crate::peer_server::{self, PeerServices};
 use crate::peers::Peers;
@@ -87,13 +91,17 @@ async fn run(
     let opened = {
         let (data_dir, formed) = (data_dir.clone(), formed.clone());
         let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
-        let opening = move || open(node_id, segment_bytes, &data_dir, &formed);
-        tokio::task::spawn_blocking(opening)
+        let opening = move || {
+            let disk = Arc::new(RealDisk);
+            open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
+        };
+        machine::blocking(opening)
             .await
             .map_err(|_| StartError::Cancelled)??
     };
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
+    let contact = Contact::default();
     let sender = Sender::new(
         opened.checkpoints.clone(),
         settings.snapshot_bytes_per_second,
@@ -101,6 +109,7 @@ async fn run(
     let network = Network::new(
         peers.clone(),
         settings.node_id,
+        contact.clone(),
         sender,
         Duration::from_millis(settings.timers.heartbeat_ms),
     );
@@ -108,6 +117,12 @@ async fn run(
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
         .map_err(|e| StartError::Consensus(e.to_string()))?;
+    let unsettled = {
+        let (state, wal) = (opened.state.clone(), opened.wal.clone());
+        machine::blocking(move || Unsettled::read(&state, &wal))
+            .await
+            .map_err(|_| StartError::Cancelled)?
+    };
     let parts = Parts {
         raft: raft.clone(),
         state: opened.state,
@@ -115,6 +130,8 @@ async fn run(
         checkpoints: opened.checkpoints,
         peers,
         data_dir,
+        contact,
+        unsettled,
     };
     let joined = async {
         let (handle, routes) = assemble(settings, hooks, parts, &identity, tasks)?;
@@ -191,7 +208,10 @@ async fn still_belongs(handle: &Handle) -> Result<(), StartError> {
 }
 
 /// Writes the first entry: who the members are. A start that was cut short after it finds it written.
-async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(), StartError> {
+pub(super) async fn initialise(
+    raft: &Raft,
+    members: &BTreeMap<NodeId, String>,
+) -> Result<(), StartError> {
     let members: BTreeMap<NodeId, Member> = members
         .iter()
         .map(|(id, address)| {
@@ -209,7 +229,7 @@ async fn initialise(raft: &Raft, members: &BTreeMap<NodeId, String>) -> Result<(
     }
 }
 
-fn raft_config(settings: &Settings) -> Result<Config, StartError> {
+pub(super) fn raft_config(settings: &Settings) -> Result<Config, StartError> {
     let Timers {
         heartbeat_ms,
         election_min_ms,

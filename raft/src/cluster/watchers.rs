@@ -3,22 +3,33 @@
 use openraft::error::Fatal;
 use tokio::sync::watch;
 
+use crate::contact::Contact;
 use crate::data_dir::DataDir;
+use crate::machine;
 use crate::members::Leadership;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft, RaftMetrics};
 
-/// Follows who leads.
+/// Follows who leads, and, where this node does, when a quorum acknowledged it.
 pub(super) fn leader(
     tasks: &Tasks,
     raft: &Raft,
     leadership: Leadership,
+    contact: Contact,
 ) -> watch::Receiver<Option<NodeId>> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(metrics.borrow().current_leader);
     tasks.spawn("leader watch", async move {
         while metrics.changed().await.is_ok() {
-            let now = metrics.borrow_and_update().current_leader;
+            let (now, acknowledged) = {
+                let metrics = metrics.borrow_and_update();
+                let leads = metrics.current_leader == Some(metrics.id);
+                let acknowledged = metrics.millis_since_quorum_ack.filter(|_| leads);
+                (metrics.current_leader, acknowledged)
+            };
+            if let Some(millis_ago) = acknowledged {
+                contact.acknowledged(millis_ago);
+            }
             let changed = sender.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
@@ -69,7 +80,7 @@ pub(super) async fn confirm_log(
         return Ok(());
     }
     let data_dir = data_dir.clone();
-    tokio::task::spawn_blocking(move || data_dir.confirm_log())
+    machine::blocking(move || data_dir.confirm_log())
         .await
         .unwrap_or(Ok(()))
 }

@@ -18,6 +18,7 @@ use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 mod history;
+mod requests;
 mod usage;
 
 /// Objects in one chunk of the catalog.
@@ -68,6 +69,7 @@ pub(crate) fn encode_checkpoint(
     if let Some(history) = &parts.history {
         history::write_chunks(history, &mut chunks);
     }
+    requests::write_chunks(&parts, &mut chunks);
     usage::write_chunks(&parts, &mut chunks);
     Ok(EncodedCheckpoint { meta, chunks })
 }
@@ -92,6 +94,7 @@ pub(crate) fn decode_checkpoint(
         history,
         members: optional(meta.members)?.unwrap_or_default(),
         rotation: optional(meta.rotation)?,
+        requests: Vec::new(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -126,6 +129,7 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
             }
         }
         "history" => history::read_chunk(parts, bytes)?,
+        "requests" => requests::read_chunk(parts, bytes)?,
         kind => {
             if !usage::read_chunk(parts, kind, bytes)? {
                 return Err(unknown("the name of a checkpoint's chunk", name));

@@ -10,7 +10,7 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::event::Kind;
 
-use super::{DecodeError, Wire, fixed, members, missing, read_list, text, write_list};
+use super::{DecodeError, Wire, fixed, members, missing, optional, read_list, text, write_list};
 
 /// A record of the history is of a version that this one does not read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,6 +30,7 @@ impl Wire for ChangeSet {
             actor: self.actor.clone(),
             events: write_list(&self.events),
             origin: self.origin.clone(),
+            request: self.request.as_ref().map(Wire::to_wire),
         }
     }
 
@@ -144,6 +145,7 @@ fn read_set(message: wire::ChangeSet, max: usize) -> Result<ChangeSet, DecodeErr
         actor: message.actor,
         events: read_list("ChangeSet.events", max, message.events)?,
         origin: message.origin,
+        request: optional(message.request)?,
         encoded: Arc::default(),
     })
 }

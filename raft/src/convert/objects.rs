@@ -23,12 +23,15 @@ impl Wire for Tenant {
     fn to_wire(&self) -> Self::Message {
         wire::Tenant {
             name: text(&self.name),
+            hosts: self.hosts.iter().map(|host| text(host)).collect(),
         }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        let hosts = bounded("Tenant.hosts", limits::TENANT_HOSTS, message.hosts)?;
         Ok(Self {
             name: message.name.into(),
+            hosts: hosts.into_iter().map(Into::into).collect(),
         })
     }
 }
@@ -247,12 +250,15 @@ impl Wire for Service {
             name: text(&self.name),
             endpoints: write_list(&self.endpoints),
             timeouts: Some(self.timeouts.to_wire()),
+            access: self.access.iter().map(|tenant| text(tenant)).collect(),
         }
     }
 
     fn from_wire(message: Self::Message) -> Result<Self, DecodeError> {
+        let access = bounded("Service.access", limits::SERVICE_ACCESS, message.access)?;
         Ok(Self {
             name: message.name.into(),
+            access: access.into_iter().map(Into::into).collect(),
             endpoints: read_list("Service.endpoints", limits::ENDPOINTS, message.endpoints)?,
             timeouts: optional(message.timeouts)?.unwrap_or_default(),
         })
@@ -361,6 +367,7 @@ impl Wire for Token {
             role: role.into(),
             hash: self.hash.to_vec(),
             created_ms: self.created_ms,
+            tenant: optional_text(self.tenant.as_ref()),
         }
     }
 
@@ -377,6 +384,7 @@ impl Wire for Token {
             role,
             hash: fixed("Token.hash", &message.hash)?,
             created_ms: message.created_ms,
+            tenant: none_if_empty(message.tenant),
         })
     }
 }

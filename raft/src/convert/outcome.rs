@@ -168,7 +168,7 @@ impl Wire for Outcome {
 }
 
 /// A report's kind: an object's, or one of those with commands of their own.
-fn change_kind(text: &str) -> Result<&'static str, DecodeError> {
+pub(super) fn change_kind(text: &str) -> Result<&'static str, DecodeError> {
     const OTHERS: [&str; 7] = [
         "key",
         "token",

@@ -1,6 +1,7 @@
 //! One of everything goes there and back; what is not of this version is refused by name.
 
 mod history;
+mod packed;
 mod samples;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::*;
 use crate::proposal::Accepted;
 use crate::types::{Entry, Member, Payload, StoredMembership};
 
-use samples::{commands, events, register, usage_batch};
+use samples::{commands, events, register, request, usage_batch};
 
 /// Writes to bytes and reads them back.
 fn there_and_back<T>(value: &T) -> T
@@ -41,6 +42,7 @@ fn every_event_goes_there_and_back_within_a_batch() {
         actor: "root".into(),
         origin: "apply".into(),
         events: events(),
+        request: Some(request()),
         encoded: Arc::default(),
     };
     // What is read keeps the bytes that it was read from.
@@ -178,6 +180,7 @@ fn full_state() -> State {
         actor: "root".into(),
         origin: "apply".into(),
         events: puts,
+        request: Some(request()),
         encoded: Arc::default(),
     };
     let items = vec![Item::ChangeSet(set), Item::Register(register())];
@@ -290,6 +293,7 @@ fn chunks_that_hold_the_same_have_the_same_bytes() {
         [
             "catalog-00000",
             "history-000000",
+            "requests-00000",
             "series-00000",
             "cells-minute-0029000000",
             "nodeseries-00000",

@@ -15,12 +15,13 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroize as _;
 
 use super::certificate::{self, ClusterId};
-use super::{Credentials, IdentityError};
+use super::{Credentials, IdentityError, Minted};
 use crate::join::CaKey;
 use crate::secret::{ClusterSecret, LABEL_PEER_CA};
 
 const CA_SUBJECT: &str = "Mode Envoy peer CA";
 const NODE_SUBJECT: &str = "Mode Envoy node";
+const SERVER_SUBJECT: &str = "Mode Envoy admin listener";
 /// HKDF gives no valid P-256 scalar once in 2^32 secrets; more than two such in a row mean a defect, not bad luck.
 const CA_KEY_TRIES: u8 = 8;
 
@@ -80,6 +81,27 @@ impl PrivateCa {
     /// Trusts what this CA signs, beside what is trusted already.
     pub(super) fn add_to(&self, roots: &mut RootCertStore) -> Result<(), IdentityError> {
         Ok(roots.add(self.certificate.der().clone())?)
+    }
+
+    /// A fresh key and a certificate for a server that is called by any of `names`. It names no node, so that no peer
+    /// takes it.
+    pub(super) fn issue_server(&self, names: &[String]) -> Result<Minted, IdentityError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = params(SERVER_SUBJECT);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        for name in names {
+            params.subject_alt_names.push(match name.parse() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Minted {
+            chain: vec![certificate.der().clone()],
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            ca_pem: self.certificate.pem(),
+        })
     }
 
     /// A certificate of a node's key, for both ends of a connection.
@@ -153,6 +175,25 @@ fn ca_key(secret: &ClusterSecret) -> Result<KeyPair, IdentityError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_certificate_names_its_addresses_and_no_node() {
+        let secret = ClusterSecret::parse(&"01".repeat(32)).unwrap();
+        let names = ["admin.acme.test", "10.0.0.1", "::1"].map(str::to_owned);
+        let minted = PrivateCa::derive(&secret)
+            .unwrap()
+            .issue_server(&names)
+            .unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&minted.chain[0]).unwrap();
+        let named = parsed.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(named.value.general_names.len(), 3);
+        assert!(certificate::PeerIdentity::of_certificate(&minted.chain[0]).is_err());
+        assert!(minted.ca_pem.starts_with("-----BEGIN CERTIFICATE-----"));
+        let bad = PrivateCa::derive(&secret)
+            .unwrap()
+            .issue_server(&["b\u{e4}d".to_owned()]);
+        assert!(bad.is_err());
+    }
 
     #[test]
     fn every_node_derives_the_same_ca_key_from_a_secret_and_another_from_another() {

@@ -1,7 +1,8 @@
 //! How a node learns that the cluster has removed it, whether it was there or not, and when it may go.
 //!
-//! One that was there reads it in the log, stands for no election any more, and goes once the membership no longer has it:
-//! until then its vote may be needed. One that was away meets only refusals, and is told by whoever it asks.
+//! One that was there reads it in the log, and goes once the membership no longer has it: until then its vote may be needed,
+//! and its log, which may be the longest. So it may even be elected, and hands over then. One that was away meets only
+//! refusals, and is told by whoever it asks.
 
 use std::time::Duration;
 
@@ -37,7 +38,6 @@ pub(crate) async fn watch_removal(handle: Handle, departure: watch::Sender<Depar
         let removed = catalog.borrow_and_update().members().is_removed(me);
         if removed && *departure.borrow() == Departure::Staying {
             tracing::warn!(node = me, "this node was removed from the cluster");
-            handle.raft().runtime_config().elect(false);
             departure.send_replace(Departure::Removed);
         }
         let alone = leader.borrow_and_update().is_none();

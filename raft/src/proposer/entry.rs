@@ -7,6 +7,7 @@ use mode_envoy_model::batch::ChangeSet;
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{Change, Command, Rejected, RejectedCode, Violation};
 use mode_envoy_model::limits;
+use mode_envoy_model::requests::Requests;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
 use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
@@ -30,6 +31,7 @@ pub(super) struct EntryDraft<R> {
     /// Who is answered without one, once this node is known to lead.
     pub(super) answers: Vec<(R, Result<Reply, ProposeError>)>,
     catalog: Arc<Catalog>,
+    requests: Requests,
     stamp: Stamp,
     items: Vec<wire::Item>,
     bytes: usize,
@@ -57,11 +59,12 @@ pub(super) enum Drafted {
 
 impl<R> EntryDraft<R> {
     /// Empty, on the applied catalog.
-    pub(super) fn new(catalog: Arc<Catalog>, stamp: Stamp) -> Self {
+    pub(super) fn new(catalog: Arc<Catalog>, requests: Requests, stamp: Stamp) -> Self {
         Self {
             queued: Vec::new(),
             answers: Vec::new(),
             catalog,
+            requests,
             stamp,
             items: Vec::new(),
             bytes: 0,
@@ -104,8 +107,21 @@ impl<R> EntryDraft<R> {
         caller: &Caller,
         authorize: &Authorize,
     ) -> Drafted {
-        let decision = authorize(&self.catalog, caller, command)
-            .and_then(|()| self.catalog.decide(command, self.stamp.wall_ms));
+        if let Err(rejected) = authorize(&self.catalog, caller, command) {
+            return refused(rejected);
+        }
+        match self.answered_before(command, caller) {
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Drafted::Answer(Ok(Reply::Accepted(accepted))),
+            Err(rejected) => return refused(rejected),
+        }
+        let token = caller
+            .token_hash
+            .and_then(|hash| self.catalog.token_by_hash(&hash));
+        let tenant = token.and_then(|token| token.tenant.as_deref());
+        let decision = self
+            .catalog
+            .decide_within(tenant, command, self.stamp.wall_ms);
         let decision = match decision {
             Ok(decision) => decision,
             Err(rejected) => return refused(rejected),
@@ -125,6 +141,7 @@ impl<R> EntryDraft<R> {
             actor: caller.actor.clone(),
             origin: command.origin(),
             events: decision.events,
+            request: caller.request,
             encoded: Arc::default(),
         };
         let drafted = self.push(
@@ -132,9 +149,28 @@ impl<R> EntryDraft<R> {
             Queued::ChangeSet(decision.changes),
         );
         if matches!(drafted, Drafted::Queued(_)) {
+            let wall_ms = self.stamp.wall_ms;
+            self.requests.note(&self.catalog, &set, 0, wall_ms);
             Arc::make_mut(&mut self.catalog).apply_change_set(&set);
         }
         drafted
+    }
+
+    /// What the same request of the same client came to before, in the log or in this entry.
+    fn answered_before(
+        &self,
+        command: &Command,
+        caller: &Caller,
+    ) -> Result<Option<Accepted>, Rejected> {
+        let Some(request) = &caller.request else {
+            return Ok(None);
+        };
+        let known = self.requests.answer(&caller.actor, request)?;
+        Ok(known.map(|known| Accepted {
+            revision: known.revision,
+            index: known.index,
+            changes: known.report(command),
+        }))
     }
 
     fn push(&mut self, kind: Kind, queued: Queued) -> Drafted {
@@ -200,6 +236,7 @@ mod tests {
     fn draft() -> EntryDraft<()> {
         EntryDraft::new(
             Arc::new(Catalog::empty()),
+            Requests::default(),
             Stamp {
                 lease_clock_ms: 1,
                 wall_ms: 2,
@@ -208,7 +245,12 @@ mod tests {
     }
 
     fn put(names: impl IntoIterator<Item = String>) -> Proposal {
-        let tenant = |name: String| Object::Tenant(Tenant { name: name.into() });
+        let tenant = |name: String| {
+            Object::Tenant(Tenant {
+                name: name.into(),
+                hosts: Vec::new(),
+            })
+        };
         let objects = names.into_iter().map(tenant).collect();
         Proposal::Command(Command::Put {
             objects,

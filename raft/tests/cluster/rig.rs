@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mode_envoy_model::command::{Command, Rejected, RejectedCode, Violation};
@@ -42,6 +42,17 @@ pub(crate) struct TestCluster {
     secret: ClusterSecret,
     members: BTreeMap<u64, Member>,
     flushes: Arc<AtomicU64>,
+    /// Closed by a test, it holds up the leader while it authorises what [`gated`] asks for.
+    pub(crate) gate: Arc<Gate>,
+    /// How often something has come to the gate.
+    pub(crate) at_gate: watch::Sender<u64>,
+}
+
+/// Holds up a thread while it is closed.
+#[derive(Default)]
+pub(crate) struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
 }
 
 struct Member {
@@ -75,6 +86,8 @@ impl TestCluster {
             secret: ClusterSecret::generate().unwrap(),
             members: (1..=size).map(member).collect(),
             flushes: Arc::default(),
+            gate: Arc::default(),
+            at_gate: watch::Sender::new(0),
         }
     }
 
@@ -109,15 +122,20 @@ impl TestCluster {
 
     pub(crate) async fn start_all(&mut self) -> Vec<Node> {
         let ids: Vec<u64> = self.members.keys().copied().collect();
+        self.start_all_of(&ids).await
+    }
+
+    /// Starts some at once; the nodes in their order.
+    pub(crate) async fn start_all_of(&mut self, ids: &[u64]) -> Vec<Node> {
         let mut starting = tokio::task::JoinSet::new();
-        for id in ids {
+        for id in ids.iter().copied() {
             let started = self.prepare(id);
             starting.spawn(async move { (id, started.await.unwrap()) });
         }
         for (id, node) in within(starting.join_all()).await {
             self.members.get_mut(&id).unwrap().node = Some(node);
         }
-        self.running().into_iter().map(|id| self.node(id)).collect()
+        ids.iter().map(|id| self.node(*id)).collect()
     }
 
     pub(crate) async fn start(&mut self, id: u64) -> Node {
@@ -160,17 +178,43 @@ impl TestCluster {
         settings.checkpoint_every = self.checkpoint_every;
         settings.log_keep = self.log_keep;
         let flushes = Arc::clone(&self.flushes);
+        let (gate, at_gate) = (Arc::clone(&self.gate), self.at_gate.clone());
         let hooks = Hooks {
-            authorize: Arc::new(|_, caller, _| known(caller)),
+            authorize: Arc::new(move |_, caller, _| {
+                if *caller == gated() {
+                    at_gate.send_modify(|count| *count += 1);
+                    gate.pass();
+                }
+                known(caller)
+            }),
             flush: Arc::new(move || {
                 flushes.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async { Ok(()) })
             }),
             table_revision: Arc::default(),
             alarms: Arc::new(Vec::new),
+            calls: Arc::new(()),
         };
         let phase = watch::Sender::new(Phase::Starting);
         start(settings, listener, hooks, phase, CancellationToken::new())
+    }
+}
+
+// === impl Gate ===
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        *self.closed.lock().unwrap() = true;
+    }
+
+    pub(crate) fn open(&self) {
+        *self.closed.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.closed.lock().unwrap();
+        drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
     }
 }
 
@@ -200,11 +244,24 @@ pub(crate) fn stranger() -> Caller {
     Caller {
         actor: "stranger".to_owned(),
         token_hash: Some([1; 32]),
+        request: None,
+    }
+}
+
+/// Whom the leader keeps waiting at the gate.
+pub(crate) fn gated() -> Caller {
+    Caller {
+        actor: "gated".to_owned(),
+        token_hash: None,
+        request: None,
     }
 }
 
 pub(crate) fn tenant(name: &str) -> Object {
-    Object::Tenant(Tenant { name: name.into() })
+    Object::Tenant(Tenant {
+        name: name.into(),
+        hosts: Vec::new(),
+    })
 }
 
 pub(crate) fn put_tenant(name: &str) -> Command {
@@ -224,6 +281,7 @@ pub(crate) fn found(cluster_id: [u8; 16]) -> Command {
         role: Role::Root,
         hash: [5; 32],
         created_ms: 1,
+        tenant: None,
     };
     Command::Found {
         cluster_id,

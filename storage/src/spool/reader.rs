@@ -1,7 +1,7 @@
 //! The side of a spool that the flusher owns: it reads, makes durable, trims, and prepares segments.
 //!
 //! Invariants:
-//! * only published records are read, in order, each once per cursor;
+//! * only published records are read, in order, each once per cursor (there are two, so that two may read in turn);
 //! * the mark is stored after the sync that it speaks of;
 //! * segments are removed oldest first, durably one by one, so those that are left have no gap.
 
@@ -20,11 +20,15 @@ use crate::frame::{self, Parsed};
 /// What a frame's payload may be at most.
 pub(super) const MAX_FRAME_PAYLOAD: usize = WALL + MAX_PAYLOAD_BYTES;
 
+/// Two read a spool: who counts it, and who keeps its calls.
+const CURSORS: usize = 2;
+
 /// Reads, syncs and trims a spool. One thread owns it.
 #[derive(Debug)]
 pub struct SpoolReader {
     shared: Arc<Shared>,
-    cursor: Option<Cursor>,
+    /// Where reads ended, the latest last.
+    cursors: Vec<Cursor>,
     synced_seq: u64,
     /// Counts prepared files, so that each has a name of its own.
     prepared: u64,
@@ -61,7 +65,7 @@ impl SpoolReader {
         let synced_seq = shared.next_seq.load(Ordering::Acquire);
         Self {
             shared,
-            cursor: None,
+            cursors: Vec::with_capacity(CURSORS + 1),
             synced_seq,
             prepared: 0,
         }
@@ -101,7 +105,7 @@ impl SpoolReader {
     }
 
     /// The records from `from_seq` on: at least one if there is any, then as many as `max_records`
-    /// and `max_bytes` of payload allow. Going on where the last read ended is the fast case.
+    /// and `max_bytes` of payload allow. Going on where one of the last two reads ended is the fast case.
     ///
     /// # Errors
     /// [`SpoolError::Trimmed`] or [`SpoolError::Beyond`] if there never will be such a record,
@@ -131,7 +135,10 @@ impl SpoolReader {
             cursor.offset += size;
             cursor.seq += 1;
         }
-        self.cursor = Some(cursor);
+        self.cursors.push(cursor);
+        if self.cursors.len() > CURSORS {
+            self.cursors.remove(0);
+        }
         Ok(records)
     }
 
@@ -162,8 +169,8 @@ impl SpoolReader {
             self.shared
                 .bytes
                 .fetch_sub(oldest.bytes(), Ordering::Relaxed);
-            let stale = |cursor: &mut Cursor| cursor.segment.number <= oldest.number;
-            self.cursor.take_if(stale);
+            self.cursors
+                .retain(|cursor| cursor.segment.number > oldest.number);
         }
     }
 
@@ -224,8 +231,8 @@ impl SpoolReader {
     }
 
     fn seek(&mut self, seq: u64, next: u64) -> Result<Cursor, SpoolError> {
-        if let Some(cursor) = self.cursor.take_if(|cursor| cursor.seq == seq) {
-            return Ok(cursor);
+        if let Some(at) = self.cursors.iter().position(|cursor| cursor.seq == seq) {
+            return Ok(self.cursors.remove(at));
         }
         if seq > next {
             return Err(SpoolError::Beyond { seq, next });

@@ -144,7 +144,8 @@ impl Files {
             ..Self::default()
         };
         for (path, dir) in &self.dirs {
-            let place = path.as_os_str().as_encoded_bytes();
+            // Not of the directories above: they may be temporary ones, with another name in every run.
+            let place = path.file_name().unwrap_or_default().as_encoded_bytes();
             let names = dir.crash(seed, place, names_fate);
             for (name, id) in &names {
                 let rng = SplitMix64::named(seed, &[place, name.as_bytes()]);

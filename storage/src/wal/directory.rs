@@ -212,6 +212,18 @@ impl Preparer {
         Ok(preparer)
     }
 
+    /// Without a thread: each file is made when it is needed.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn inline(directory: Directory) -> Self {
+        Self {
+            directory,
+            requests: None,
+            ready: mpsc::channel().1,
+            asked: false,
+            thread: None,
+        }
+    }
+
     /// Asks for the next file, unless one is on its way.
     pub(super) fn ask(&mut self) {
         if !self.asked {

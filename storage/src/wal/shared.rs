@@ -32,6 +32,9 @@ const COMMIT_LINGER: Duration = Duration::from_millis(50);
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// Called instead, where the log is written in steps.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) wake_hook: std::sync::OnceLock<WakeHook>,
     pub(super) counters: Counters,
 }
 
@@ -53,6 +56,10 @@ pub(super) struct SegmentFile {
     pub(super) path: PathBuf,
     pub(super) seed: u32,
 }
+
+/// What is called when there is work.
+#[cfg(any(test, feature = "testing"))]
+pub(super) struct WakeHook(pub(super) Box<dyn Fn() + Send + Sync>);
 
 /// One request to the writer.
 pub(super) struct Op {
@@ -111,8 +118,18 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             wake: Condvar::new(),
+            #[cfg(any(test, feature = "testing"))]
+            wake_hook: std::sync::OnceLock::new(),
             counters: Counters::default(),
         }
+    }
+
+    fn notify(&self) {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(hook) = self.wake_hook.get() {
+            (hook.0)();
+        }
+        self.wake.notify_one();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,7 +148,7 @@ impl Shared {
             Ok(work) => {
                 state.queue.push_back(Op { work, done });
                 drop(state);
-                self.wake.notify_one();
+                self.notify();
             }
             Err(error) => {
                 drop(state);
@@ -146,7 +163,7 @@ impl Shared {
         let first = state.committed.replace(committed).is_none();
         drop(state);
         if first {
-            self.wake.notify_one();
+            self.notify();
         }
     }
 
@@ -186,6 +203,23 @@ impl Shared {
         Ok(records)
     }
 
+    /// The work that there is; a committed position that nothing travels with only where it has lingered.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn try_next(&self, lingered: bool) -> Option<Next> {
+        let mut state = self.lock();
+        if !state.queue.is_empty() {
+            let ops = drain(&mut state.queue);
+            let committed = state.committed.take();
+            return Some(Next::Batch { ops, committed });
+        }
+        if state.closing {
+            let committed = state.committed.take();
+            return Some(Next::Close { committed });
+        }
+        let committed = lingered.then(|| state.committed.take()).flatten();
+        committed.map(Next::Commit)
+    }
+
     /// Waits for work.
     pub(super) fn next(&self) -> Next {
         let mut state = self.lock();
@@ -223,7 +257,7 @@ impl Shared {
 
     pub(super) fn begin_close(&self) {
         self.lock().closing = true;
-        self.wake.notify_one();
+        self.notify();
     }
 
     /// Refuses everything from now on, and answers what is in work, then what is queued.
@@ -283,6 +317,13 @@ impl SegmentFile {
         }
         let start = frame::HEAD + PREFIX;
         Ok(Bytes::from(buf).slice(start..start + len))
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl std::fmt::Debug for WakeHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WakeHook")
     }
 }
 

@@ -87,7 +87,13 @@ struct Written {
 impl Writer {
     /// Works until the log is closed or fails; in both cases every completion has been called.
     pub(super) fn run(mut self) {
-        let end = match self.serve() {
+        let served = self.serve();
+        self.end(served);
+    }
+
+    /// Refuses everything from now on.
+    pub(super) fn end(&mut self, served: Result<(), WalError>) {
+        let end = match served {
             Ok(()) => WalError::Closed,
             Err(error) => {
                 tracing::error!(%error, "the write-ahead log stops");
@@ -103,15 +109,27 @@ impl Writer {
     fn serve(&mut self) -> Result<(), WalError> {
         self.count_disk();
         loop {
-            match self.shared.next() {
-                Next::Batch { ops, committed } => self.write_batch(ops, committed)?,
-                Next::Commit(committed) => {
-                    self.put_committed(committed)?;
-                    self.write_out(false)?;
-                }
-                Next::Close { committed } => return self.finish(committed),
+            let next = self.shared.next();
+            if self.serve_one(next)? {
+                return Ok(());
             }
         }
+    }
+
+    /// Does one piece of work; `true` after the last.
+    pub(super) fn serve_one(&mut self, next: Next) -> Result<bool, WalError> {
+        match next {
+            Next::Batch { ops, committed } => self.write_batch(ops, committed)?,
+            Next::Commit(committed) => {
+                self.put_committed(committed)?;
+                self.write_out(false)?;
+            }
+            Next::Close { committed } => {
+                self.finish(committed)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn write_batch(&mut self, ops: Vec<Op>, committed: Option<Bytes>) -> Result<(), WalError> {

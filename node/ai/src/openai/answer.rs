@@ -130,7 +130,7 @@ impl Answer {
 // === impl InBandError ===
 
 impl InBandError {
-    fn read(raw: &RawValue) -> Self {
+    pub(crate) fn read(raw: &RawValue) -> Self {
         match serde_json::from_str::<WireError<'_>>(raw.get()) {
             Ok(error) => Self {
                 message: error.message.map(text_of).unwrap_or_default(),

@@ -206,7 +206,7 @@ impl From<&RequestError> for ErrorBody {
 
 // === free functions ===
 
-fn read_model(raw: &RawValue) -> Result<String, RequestError> {
+pub(super) fn read_model(raw: &RawValue) -> Result<String, RequestError> {
     let invalid = RequestError::Invalid {
         param: "model",
         expected: "a string of 1 to 256 bytes",
@@ -304,7 +304,7 @@ fn read_include_usage(
     })
 }
 
-fn splice(body: &[u8], edits: &[(Range<usize>, &str)]) -> Bytes {
+pub(super) fn splice(body: &[u8], edits: &[(Range<usize>, &str)]) -> Bytes {
     let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
     let mut out = Vec::with_capacity(body.len() + added);
     let mut at = 0;

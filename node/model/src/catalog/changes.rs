@@ -53,6 +53,17 @@ impl Catalog {
         }
     }
 
+    /// What events would do to this catalog, one after the other.
+    pub(crate) fn changes_of(&self, events: &[Event]) -> Vec<Change> {
+        let mut draft = self.clone();
+        let after = |event: &Event| {
+            let change = draft.change_of(event);
+            draft.evolve(event);
+            change
+        };
+        events.iter().map(after).collect()
+    }
+
     fn put_change(&self, kind: Kind, tenant: Option<&Name>, name: &Name) -> Change {
         let at = ObjectRef {
             kind,

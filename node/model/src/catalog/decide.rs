@@ -149,13 +149,32 @@ impl Catalog {
         if let Some(problem) = self.in_use(at) {
             return Err(refuse(RejectedCode::InUse, at.path(), problem));
         }
-        Ok(decision(vec![deleted(at)], deletion(at)))
+        let mut decision = decision(vec![deleted(at)], deletion(at));
+        for token in self.tokens_of(at) {
+            decision
+                .events
+                .push(Event::TokenRevoked(Name::clone(&token)));
+            decision
+                .changes
+                .push(token_change(&token, ChangeKind::Deleted));
+        }
+        Ok(decision)
+    }
+
+    /// The tokens that go with a tenant.
+    pub(super) fn tokens_of(&self, at: &ObjectRef) -> Vec<Name> {
+        let is_of =
+            |token: &Token| at.kind == Kind::Tenant && token.tenant.as_ref() == Some(&at.name);
+        let tokens = self.tokens().filter(|token| is_of(&token.value));
+        tokens.map(|token| Name::clone(&token.value.name)).collect()
     }
 
     fn decide_create_token(&self, token: &Token) -> Result<Decision, Rejected> {
         if let Some(stored) = self.token(&token.name) {
             // The same request again, after an answer that was lost.
-            if stored.value.hash == token.hash && stored.value.role == token.role {
+            if (stored.value.hash, stored.value.role) == (token.hash, token.role)
+                && stored.value.tenant == token.tenant
+            {
                 return Ok(decision(
                     Vec::new(),
                     token_change(&token.name, ChangeKind::Unchanged),
@@ -170,6 +189,12 @@ impl Catalog {
         let mut faults = Faults::default();
         faults.add_all(RejectedCode::Invalid, token.validate());
         faults.done()?;
+        if let Some(tenant) = &token.tenant
+            && self.tenant(tenant).is_none()
+        {
+            let problem = format!("there is no tenant {tenant}; apply one, or correct the name");
+            return Err(refuse(RejectedCode::NotFound, "tenant", problem));
+        }
         if self.token_by_hash.contains_key(&token.hash) {
             let problem = "another token has this secret; draw a new one";
             return Err(refuse(RejectedCode::Exists, "hash", problem));
@@ -232,7 +257,7 @@ fn cluster(id: &str, what: ChangeKind) -> Change {
     }
 }
 
-fn token_change(name: &Name, what: ChangeKind) -> Change {
+pub(super) fn token_change(name: &Name, what: ChangeKind) -> Change {
     Change {
         kind: "token",
         tenant: None,

@@ -79,6 +79,18 @@ impl Catalog {
                 broken.push(format!("token {name} is not found by its secret"));
             }
         }
+        for token in self.tokens.values().map(|token| &token.value) {
+            if token
+                .tenant
+                .as_deref()
+                .is_some_and(|t| self.tenant(t).is_none())
+            {
+                broken.push(format!(
+                    "token {} is of a tenant that is not there",
+                    token.name
+                ));
+            }
+        }
         if self.tokens.len() != self.token_by_hash.len() {
             broken.push("the index of tokens has entries without a token".to_owned());
         }
@@ -100,6 +112,20 @@ impl Catalog {
                     ));
                 }
                 others.push(route);
+            }
+        }
+        let owners = self.owners_of_hosts();
+        for (host, tenants) in &owners {
+            let routes = self
+                .routes()
+                .filter(|r| r.value.hosts.iter().any(|h| **h == **host));
+            let mut all = tenants
+                .iter()
+                .copied()
+                .chain(routes.map(|r| &r.value.tenant));
+            let first = all.next();
+            if all.any(|tenant| Some(tenant) != first) {
+                broken.push(format!("the host {host} is of two tenants"));
             }
         }
         let mut owners = BTreeMap::new();

@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::Catalog;
-use crate::catalog::decide::{deleted, deletion};
+use crate::catalog::decide::{deleted, deletion, token_change};
 use crate::catalog::faults::{Faults, refuse};
 use crate::command::{Change, ChangeKind, Decision, Rejected, RejectedCode, Violation};
 use crate::event::Event;
 use crate::limits;
-use crate::object::{Kind, Object, ObjectRef};
+use crate::object::{Kind, Name, Object, ObjectRef};
 use crate::provider::Provider;
 
 // === impl Catalog ===
@@ -62,6 +62,12 @@ impl Catalog {
             events.push(deleted(at));
             draft.evolve(&deleted(at));
         }
+        let tokens: Vec<_> = delete.iter().flat_map(|at| self.tokens_of(at)).collect();
+        for token in &tokens {
+            let revoked = Event::TokenRevoked(Name::clone(token));
+            draft.evolve(&revoked);
+            events.push(revoked);
+        }
         for at in &delete {
             if let Some(problem) = draft.in_use(at) {
                 let path = at.path();
@@ -72,9 +78,11 @@ impl Catalog {
             draft.check_references(object, &mut faults);
         }
         draft.check_routing(&changed, &mut faults);
+        draft.check_hosts(&changed, &mut faults);
         draft.check_counts(&mut faults);
         faults.done()?;
         changes.extend(delete.iter().map(deletion));
+        changes.extend(tokens.iter().map(|t| token_change(t, ChangeKind::Deleted)));
         Ok(Decision {
             events: if dry_run { Vec::new() } else { events },
             changes,

@@ -25,7 +25,14 @@ impl Catalog {
     pub(super) fn missing_references(&self, object: &Object) -> Vec<(String, String)> {
         let mut missing = Vec::new();
         match object {
-            Object::Tenant(_) | Object::Provider(_) | Object::Service(_) => {}
+            Object::Tenant(_) | Object::Provider(_) => {}
+            Object::Service(service) => {
+                for (at, tenant) in service.access.iter().enumerate() {
+                    if self.tenant(tenant).is_none() {
+                        missing.push((format!("access[{at}]"), format!("tenant {tenant}")));
+                    }
+                }
+            }
             Object::Consumer(consumer) => {
                 if self.tenant(&consumer.tenant).is_none() {
                     missing.push(("tenant".to_owned(), format!("tenant {}", consumer.tenant)));
@@ -103,6 +110,8 @@ impl Catalog {
                 routes.for_each(|r| user(format!("route {name}/{}", r.value.name)));
                 let keys = self.keys().filter(|k| k.value.tenant == *name);
                 keys.for_each(|k| user(format!("key {name}/{}", k.value.name)));
+                let services = self.services().filter(|s| s.value.access.contains(name));
+                services.for_each(|s| user(format!("the access list of service {}", s.value.name)));
                 self.each_admitting(|entry| entry.tenant == *name, user);
             }
             Kind::Consumer => {

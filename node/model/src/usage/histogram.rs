@@ -82,15 +82,19 @@ impl Histogram {
     }
 }
 
-/// Adds up many histograms: sparse while few bins count something, then with a slot for every bin.
+/// Adds up many histograms: sparse while few bins count something and little was added, then with a slot for every bin.
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     sparse: Histogram,
     dense: Option<Box<[u64; BINS as usize]>>,
+    /// How many bins were added while it is sparse.
+    added: usize,
 }
 
 /// Bins beyond which a slot for each is smaller than a list.
 const SPARSE: usize = 64;
+/// Additions after which searching the list has cost more than a slot for each bin would.
+const SEARCHES: usize = 256;
 
 // === impl Sum ===
 
@@ -101,19 +105,15 @@ impl Sum {
             return;
         }
         self.sparse.merge(other);
-        self.spread();
+        self.spread(other.bins.len());
     }
 
-    fn spread(&mut self) {
-        if self.sparse.bins.len() > SPARSE {
-            let dense = self.dense.insert(Box::new([0; BINS as usize]));
-            add_dense(dense, &self.sparse);
-            self.sparse = Histogram::default();
-        }
+    /// The slots of all bins, if they are spread out.
+    pub(crate) fn slots(&mut self) -> Option<&mut [u64; BINS as usize]> {
+        self.dense.as_deref_mut()
     }
 
     /// Counts in one bin; one that does not exist is left out.
-    #[inline]
     pub(crate) fn add_bin(&mut self, bin: u16, count: u64) {
         if let Some(dense) = &mut self.dense {
             if let Some(slot) = dense.get_mut(usize::from(bin)) {
@@ -121,7 +121,16 @@ impl Sum {
             }
         } else if bin < BINS && count > 0 {
             self.sparse.add(bin, count);
-            self.spread();
+            self.spread(1);
+        }
+    }
+
+    fn spread(&mut self, added: usize) {
+        self.added += added;
+        if self.sparse.bins.len() > SPARSE || self.added > SEARCHES {
+            let dense = self.dense.insert(Box::new([0; BINS as usize]));
+            add_dense(dense, &self.sparse);
+            self.sparse = Histogram::default();
         }
     }
 

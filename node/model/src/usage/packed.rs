@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::usage::cells::{Cell, Chunk};
 use crate::usage::counters::{COUNTERS, Counters};
-use crate::usage::histogram::{BINS, Histogram};
+use crate::usage::histogram::{BINS, Histogram, Sum};
 
 pub(crate) mod bytes;
 mod column;
@@ -24,7 +24,8 @@ mod column;
 mod packed_test;
 
 use bytes::{put_histogram, put_sized, put_varint, take_histogram, take_sized, take_varint};
-use column::{BLOCK, Column, Values, put_column};
+pub(crate) use column::BLOCK;
+use column::{Column, Values, put_column};
 
 const VERSION: u8 = 1;
 /// Bytes of one entry of the directory.
@@ -328,23 +329,14 @@ pub(crate) struct Histograms<'a> {
 // === impl Histograms ===
 
 impl Histograms<'_> {
-    /// Hands over every bin that counts something: which cell, latency or time to first byte, bin, count.
-    #[inline]
-    pub(crate) fn bins(self, mut visit: impl FnMut(usize, Which, u16, u64)) {
+    /// Adds the bins of every cell to what `sums` has for it.
+    pub(crate) fn add_to(self, sums: &mut impl Sums) {
         let (latency, ttft) = self.both();
         for (which, mut bytes) in [(Which::Latency, latency), (Which::Ttft, ttft)] {
             let mut cell = 0;
-            while let Some(count) = take_varint(&mut bytes) {
-                let mut next = 0;
-                for _ in 0..count {
-                    let (Some(distance), Some(count)) =
-                        (take_varint(&mut bytes), take_varint(&mut bytes))
-                    else {
-                        return;
-                    };
-                    let bin = u16::try_from(distance).unwrap_or(BINS).saturating_add(next);
-                    visit(cell, which, bin, count);
-                    next = bin.saturating_add(1);
+            while let Some(bins) = take_varint(&mut bytes) {
+                if !take_bins(&mut bytes, bins, sums.of(cell, which)) {
+                    return;
                 }
                 cell += 1;
             }
@@ -369,7 +361,67 @@ pub(crate) enum Which {
     Ttft,
 }
 
+/// Where the histograms of cells are added up.
+pub(crate) trait Sums {
+    /// The sum that a cell of the block belongs to, if to any.
+    fn of(&mut self, cell: usize, which: Which) -> Option<&mut Sum>;
+}
+
 // === free functions ===
+
+/// Takes so many bins and adds them to a sum; whether all were there.
+fn take_bins(bytes: &mut &[u8], count: u64, sum: Option<&mut Sum>) -> bool {
+    let Some(sum) = sum else {
+        return each_bin(bytes, count, |_, _| {});
+    };
+    // Nearly every sum is spread out soon; to look once a cell is cheaper than once a bin.
+    if let Some(slots) = sum.slots() {
+        return each_bin(bytes, count, |bin, count| {
+            if let Some(slot) = slots.get_mut(usize::from(bin)) {
+                *slot = slot.saturating_add(count);
+            }
+        });
+    }
+    each_bin(bytes, count, |bin, count| sum.add_bin(bin, count))
+}
+
+/// Takes so many bins; whether all were there.
+#[inline]
+fn each_bin(bytes: &mut &[u8], count: u64, mut visit: impl FnMut(u16, u64)) -> bool {
+    let (mut rest, mut next) = (*bytes, 0_u16);
+    for _ in 0..count {
+        // Nearly every bin is near the one before, the first one is not, and most count few.
+        let (distance, counted) = match *rest {
+            [distance @ 0..=0x7f, counted @ 0..=0x7f, ref after @ ..] => {
+                rest = after;
+                (u16::from(distance), u64::from(counted))
+            }
+            [
+                low @ 0x80..=0xff,
+                high @ 1..=0x7f,
+                counted @ 0..=0x7f,
+                ref after @ ..,
+            ] => {
+                rest = after;
+                (
+                    u16::from(low & 0x7f) | u16::from(high) << 7,
+                    u64::from(counted),
+                )
+            }
+            _ => match (take_varint(&mut rest), take_varint(&mut rest)) {
+                (Some(distance), Some(counted)) => {
+                    (u16::try_from(distance).unwrap_or(BINS), counted)
+                }
+                _ => return false,
+            },
+        };
+        let bin = next.saturating_add(distance);
+        visit(bin, counted);
+        next = bin.saturating_add(1);
+    }
+    *bytes = rest;
+    true
+}
 
 fn take_head(rest: &mut &[u8]) -> Result<usize, PackedError> {
     match rest.split_first() {

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::usage::cells::Resolution;
 use crate::usage::counters::{COUNTERS, Counters};
 use crate::usage::histogram::{Histogram, Sum};
-use crate::usage::packed::{Packed, Which, bytes as packed_bytes};
+use crate::usage::packed::{BLOCK, Packed, Sums, Which, bytes as packed_bytes};
 use crate::usage::query::Dimension;
 use crate::usage::series::Dictionary;
 
@@ -63,6 +63,27 @@ struct Adding {
     latency: Sum,
     ttft: Sum,
     folded: bool,
+}
+
+/// Which row each cell of a block belongs to.
+struct Places<'a> {
+    rows: [usize; BLOCK],
+    sums: &'a mut [Adding],
+}
+
+/// A cell that belongs to no row.
+const NONE: usize = usize::MAX;
+
+// === impl Places ===
+
+impl Sums for Places<'_> {
+    fn of(&mut self, cell: usize, which: Which) -> Option<&mut Sum> {
+        let sum = self.sums.get_mut(*self.rows.get(cell)?)?;
+        Some(match which {
+            Which::Latency => &mut sum.latency,
+            Which::Ttft => &mut sum.ttft,
+        })
+    }
 }
 
 // === impl RollUps ===
@@ -119,40 +140,29 @@ impl RollUp {
 pub fn roll_up(packed: &Packed, series: &Dictionary, dimension: Dimension) -> RollUp {
     let mut sums: Vec<Adding> = Vec::new();
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-    for at in 0..packed.block_count() {
-        let Some(block) = packed.block(at) else {
-            continue;
-        };
-        let rows: Vec<Option<usize>> = block
-            .series()
-            .iter()
-            .map(|id| {
-                let key = series.get(*id)?;
-                let next = places.len();
-                let place = *places.entry(dimension.value(key)).or_insert(next);
-                if place == next {
-                    sums.push(Adding::default());
-                }
-                sums[place].folded |= key.folded;
-                Some(place)
-            })
-            .collect();
+    for block in (0..packed.block_count()).filter_map(|at| packed.block(at)) {
+        let mut rows = [NONE; BLOCK];
+        for (row, id) in rows.iter_mut().zip(block.series()) {
+            let Some(key) = series.get(*id) else {
+                continue;
+            };
+            let next = places.len();
+            *row = *places.entry(dimension.value(key)).or_insert(next);
+            if *row == next {
+                sums.push(Adding::default());
+            }
+            sums[*row].folded |= key.folded;
+        }
         let histograms = block.counters(|column, values| {
             for (row, value) in rows.iter().zip(values) {
-                if let Some(place) = row {
-                    let slot = &mut sums[*place].counters[column];
+                if let Some(sum) = sums.get_mut(*row) {
+                    let slot = &mut sum.counters[column];
                     *slot = slot.saturating_add(*value);
                 }
             }
         });
-        histograms.bins(|cell, which, bin, count| {
-            if let Some(&Some(place)) = rows.get(cell) {
-                match which {
-                    Which::Latency => sums[place].latency.add_bin(bin, count),
-                    Which::Ttft => sums[place].ttft.add_bin(bin, count),
-                }
-            }
-        });
+        let sums = &mut sums;
+        histograms.add_to(&mut Places { rows, sums });
     }
     let mut sums: Vec<Option<Adding>> = sums.into_iter().map(Some).collect();
     let rows = places.into_iter().filter_map(|(value, place)| {

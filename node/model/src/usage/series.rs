@@ -48,8 +48,8 @@ pub struct SeriesKey {
 
 /// One entry of the dictionary.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Entry {
-    key: Arc<SeriesKey>,
+pub(crate) struct Entry {
+    pub(crate) key: Arc<SeriesKey>,
     /// Of each dimension that is text; beside the entry, so that a search need not follow the pointer.
     hashes: [u32; 9],
     /// How many chunks have a cell of it.
@@ -107,12 +107,20 @@ impl SeriesKey {
 
 impl Entry {
     fn new(key: Arc<SeriesKey>) -> Self {
-        let hashes = key.texts().map(|text| hash(text));
+        let hashes = key.texts().map(|text| text_hash(text));
         Self {
             key,
             hashes,
             chunks: 0,
             minutes: 0,
+        }
+    }
+
+    /// Of its value of a dimension.
+    pub(crate) fn hash_of(&self, dimension: Dimension) -> u32 {
+        match dimension.text() {
+            Some(text) => self.hashes[text],
+            None => u32::from(self.key.status_class),
         }
     }
 }
@@ -121,7 +129,10 @@ impl Entry {
 
 impl<'a> Needle<'a> {
     pub(crate) fn new(dimension: Dimension, any: Vec<&'a str>) -> Self {
-        let any = any.into_iter().map(|value| (hash(value), value)).collect();
+        let any = any
+            .into_iter()
+            .map(|value| (text_hash(value), value))
+            .collect();
         Self {
             dimension,
             text: dimension.text(),
@@ -156,11 +167,11 @@ impl Dictionary {
     }
 
     /// The series that every needle finds, by number.
-    pub(crate) fn find(&self, needles: &[Needle<'_>]) -> impl Iterator<Item = (u32, &SeriesKey)> {
+    pub(crate) fn find(&self, needles: &[Needle<'_>]) -> impl Iterator<Item = (u32, &Entry)> {
         self.by_id
             .iter()
             .filter(|(_, entry)| needles.iter().all(|needle| needle.finds(entry)))
-            .map(|(&id, entry)| (id, &*entry.key))
+            .map(|(&id, entry)| (id, entry))
     }
 
     /// How many series there are.
@@ -274,7 +285,7 @@ impl Dictionary {
 }
 
 /// FNV-1a. It only spares comparisons, so a clash costs one and changes nothing.
-fn hash(text: &str) -> u32 {
+pub(crate) fn text_hash(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })

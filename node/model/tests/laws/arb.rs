@@ -115,14 +115,20 @@ fn service() -> impl Strategy<Value = Service> {
         30 => select(vec!["http://a:1", "http://b:2", "https://c/d"]),
         1 => Just("nonsense"),
     ];
-    (name(), vec(urls, 1..3)).prop_map(|(name, urls)| Service {
+    (name(), vec(urls, 1..3), vec(name(), 0..2)).prop_map(|(name, urls, access)| Service {
         name,
         endpoints: urls
             .into_iter()
             .map(|url| Endpoint { url: url.into() })
             .collect(),
+        access,
         timeouts: Timeouts::default(),
     })
+}
+
+fn hosts() -> impl Strategy<Value = Vec<Name>> {
+    subsequence(vec!["a.test", "b.test", "c.test"], 0..=2)
+        .prop_map(|hosts| hosts.into_iter().map(Name::from).collect())
 }
 
 fn route() -> impl Strategy<Value = Route> {
@@ -130,9 +136,7 @@ fn route() -> impl Strategy<Value = Route> {
     let paths = prop_oneof![30 => paths, 1 => Just(vec!["/v1/x"])];
     let paths = paths.prop_map(|paths| paths.into_iter().map(Name::from).collect());
     let methods = texts(&["GET", "POST"], 1);
-    let hosts = subsequence(vec!["a.test", "b.test", "c.test"], 0..=2)
-        .prop_map(|hosts| hosts.into_iter().map(Name::from).collect());
-    (name(), name(), name(), hosts, paths, methods).prop_map(
+    (name(), name(), name(), hosts(), paths, methods).prop_map(
         |(tenant, name, service, hosts, paths, methods)| Route {
             tenant,
             name,
@@ -163,17 +167,21 @@ fn key() -> impl Strategy<Value = Key> {
 }
 
 fn token() -> impl Strategy<Value = Token> {
-    (name(), select(Role::ALL.to_vec()), 0_u8..4).prop_map(|(name, role, hash)| Token {
-        name,
-        role,
-        hash: [hash; 32],
-        created_ms: 0,
+    let tenant = option::weighted(0.4, name());
+    (name(), select(Role::ALL.to_vec()), 0_u8..4, tenant).prop_map(|(name, role, hash, tenant)| {
+        Token {
+            name,
+            role,
+            hash: [hash; 32],
+            created_ms: 0,
+            tenant,
+        }
     })
 }
 
 pub(crate) fn object() -> impl Strategy<Value = Object> {
     prop_oneof![
-        name().prop_map(|name| Object::Tenant(Tenant { name })),
+        (name(), hosts()).prop_map(|(name, hosts)| Object::Tenant(Tenant { name, hosts })),
         consumer().prop_map(Object::Consumer),
         provider().prop_map(Object::Provider),
         model().prop_map(Object::Model),

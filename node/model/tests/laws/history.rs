@@ -16,6 +16,7 @@ fn state(encoded: &[Vec<u8>]) -> State {
         let set = ChangeSet {
             base_revision,
             events: vec![Event::FormatRaised { version: 1 }],
+            request: None,
             encoded: bytes.as_slice().into(),
             ..ChangeSet::default()
         };

@@ -20,6 +20,8 @@ mod queries;
 mod questions;
 mod replace;
 mod replay;
+mod requests;
 mod retention;
 mod rotation;
+mod scope;
 mod stream_faults;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mode_envoy_model::batch::{Item, Outcome};
+use mode_envoy_model::batch::{Batch, Item, Outcome};
 use mode_envoy_model::state::State;
 use mode_envoy_model::usage::UsageSnapshot;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
@@ -13,7 +13,7 @@ use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::query::{
     Dimension, Interval, Query, QueryError, Report, ReportRow, run, run_with,
 };
-use mode_envoy_model::usage::rollup::{RollUp, RollUps, roll_up};
+use mode_envoy_model::usage::rollup::{RollUp, RollUpRow, RollUps, roll_up};
 use mode_envoy_model::usage::series::SeriesKey;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -442,5 +442,47 @@ proptest! {
             query.interval = interval.max(works);
             prop_assert!(answer(&query).is_ok(), "{:?} {:?}", query, answer(&query));
         }
+    }
+}
+
+/// What is kept beside the state may be anybody's; at worst a row is missing.
+#[test]
+fn a_roll_up_that_belongs_elsewhere_breaks_nothing() {
+    struct Alien;
+    impl RollUps for Alien {
+        fn get(&self, _: Resolution, _: u32, _: &[u8; 32], _: Dimension) -> Option<RollUp> {
+            let rows = ["5xx", "nobody"].map(|value| RollUpRow {
+                value: value.to_owned(),
+                counters: Counters::default(),
+                latency: Histogram::default(),
+                ttft: Histogram::default(),
+                folded: false,
+            });
+            Some(RollUp { rows: rows.into() })
+        }
+    }
+    let mut state = counted(&[one_call(0)]);
+    let wall_ms = 3 * 86_400_000;
+    let later = Batch {
+        wall_ms,
+        ..Batch::default()
+    };
+    state.apply(9, &later);
+    for (group_by, filter) in [
+        (vec![], vec![(Dimension::Status, "5xx".to_owned())]),
+        (vec![Dimension::Tenant], vec![]),
+        (vec![], vec![]),
+    ] {
+        let query = Query {
+            from_minute: 0,
+            to_minute: DAY,
+            interval: Interval::Day,
+            group_by,
+            filter,
+        };
+        let answer = run_with(&state.usage.snapshot(), &query, wall_ms, &Alien);
+        let values = |row: &ReportRow| row.dimensions.concat();
+        let named: Vec<_> = answer.expect("an answer").rows.iter().map(values).collect();
+        assert!(named.iter().all(|name| name != "nobody"), "{named:?}");
     }
 }

@@ -16,7 +16,10 @@ use mode_envoy_model::token::{Role, Token};
 pub(crate) const NOW: u64 = 1_000_000;
 
 pub(crate) fn tenant(name: &str) -> Object {
-    Object::Tenant(Tenant { name: name.into() })
+    Object::Tenant(Tenant {
+        name: name.into(),
+        hosts: Vec::new(),
+    })
 }
 
 pub(crate) fn consumer(tenant: &str, name: &str) -> Object {
@@ -83,6 +86,7 @@ pub(crate) fn service(name: &str) -> Object {
     Object::Service(Service {
         name: name.into(),
         endpoints,
+        access: Vec::new(),
         timeouts: Timeouts::default(),
     })
 }
@@ -119,6 +123,7 @@ pub(crate) fn token(name: &str, role: Role, n: u8) -> Token {
         role,
         hash: [n; 32],
         created_ms: NOW,
+        tenant: None,
     }
 }
 

@@ -21,10 +21,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::admin::{AdminContext, serve};
-use crate::control::{Control, authorize_hook};
+use crate::control::{Control, Gather, authorize_hook};
 use crate::readiness::Readiness;
 use crate::secrets::{Keyring, KeyringSource, hash_admin_token};
 use crate::usage::Queries;
+use crate::usage::calls::CallStore;
 
 pub(super) const DOCUMENT: &str = "
 tenants: [{name: acme}]
@@ -50,7 +51,7 @@ pub(super) struct Node {
     pub(super) readiness: Readiness,
     pub(super) root: String,
     _tasks: JoinSet<()>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 // === impl Node ===
@@ -79,7 +80,9 @@ impl Node {
         });
         let (flush, _) = crate::usage::flush::channel();
         let queries = Queries::new(handle.clone(), flush);
-        let control = Control::new(handle, KeyringSource::new(secret), queries);
+        let (store, _) = CallStore::new(u64::MAX);
+        let gather = Gather::new(handle.clone(), store, CancellationToken::new());
+        let control = Control::new(handle, KeyringSource::new(secret), queries, gather);
         let control = watch::channel(Some(Arc::new(control))).1;
         Self::listening(folder, phase, control, root, tasks, true).await
     }
@@ -114,6 +117,7 @@ impl Node {
             metrics,
             phase,
             control,
+            tls: None,
             open,
         };
         tasks.spawn(async move {
@@ -126,7 +130,7 @@ impl Node {
             readiness,
             root,
             _tasks: tasks,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -158,6 +162,7 @@ impl Node {
         let message = pb::CreateTokenRequest {
             name: role.to_owned(),
             role: role.to_owned(),
+            ..pb::CreateTokenRequest::default()
         };
         let mut tokens = TokensClient::new(self.channel().await);
         tokens
@@ -166,6 +171,24 @@ impl Node {
             .unwrap()
             .into_inner()
             .token
+    }
+
+    /// Whether some file of its data directory has these bytes.
+    pub(super) fn holds(&self, bytes: &[u8]) -> bool {
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(content) = std::fs::read(&path)
+                    && content.windows(bytes.len()).any(|window| window == bytes)
+                {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Status line, and everything after it.
@@ -199,6 +222,7 @@ async fn member(
         flush: Arc::new(|| Box::pin(async { Ok(()) })),
         table_revision: Arc::clone(table_revision),
         alarms: Arc::new(Vec::new),
+        calls: Arc::new(()),
     };
     mode_envoy_raft::start(settings, listener, hooks, phase, CancellationToken::new())
         .await
@@ -214,6 +238,7 @@ async fn found(handle: &Handle, secret: &ClusterSecret) -> String {
         role: Role::Root,
         hash: hash_admin_token(&token),
         created_ms: 1,
+        tenant: None,
     };
     let command = Command::Found {
         cluster_id,

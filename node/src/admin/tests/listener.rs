@@ -118,7 +118,7 @@ async fn the_command_line_tries_its_addresses_in_turn() {
         .unwrap();
     let url = |address: SocketAddr| format!("http://{address}");
     let call = async |urls: &[String]| {
-        let client = Client::new(urls, Some(&node.root)).unwrap();
+        let client = Client::new(urls, Some(&node.root), None).unwrap();
         let send =
             |channel, request| async move { ConfigClient::new(channel).export(request).await };
         client.call(pb::ExportRequest::default(), send).await
@@ -165,6 +165,7 @@ async fn it_ends_when_it_is_told_to() {
         metrics: Arc::new(String::new),
         phase,
         control: watch::channel(None).1,
+        tls: None,
         open: true,
     };
     let shutdown = CancellationToken::new();

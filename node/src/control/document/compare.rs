@@ -122,6 +122,7 @@ mod tests {
         Object::Service(Service {
             name: "s".into(),
             endpoints: urls.iter().map(endpoint).collect(),
+            access: Vec::new(),
             timeouts: Timeouts {
                 total_ms,
                 ..Timeouts::default()

@@ -64,8 +64,9 @@ pub(super) fn read_object(
     let mut keys = Vec::new();
     let object = match kind {
         Kind::Tenant => {
-            fields.finish(&["hosts"], faults);
-            name.map(|name| Object::Tenant(Tenant { name }))
+            let hosts = hosts(&mut fields, faults);
+            fields.finish(&[], faults);
+            name.map(|name| Object::Tenant(Tenant { name, hosts }))
         }
         Kind::Consumer => consumer(fields, tenant, name, faults).map(Object::Consumer),
         Kind::Provider => provider(fields, name, &mut keys, faults).map(Object::Provider),
@@ -230,11 +231,14 @@ fn service(mut fields: Fields<'_>, name: Option<Name>, faults: &mut Faults) -> O
         ),
     }
     let timeouts = read_timeouts(&mut fields, faults);
+    let access = fields.texts("access", faults).into_iter();
+    let access = access.map(|(tenant, _)| tenant.into()).collect();
     fields.finish(&["health", "retries", "tls", "breaker"], faults);
     Some(Service {
         name: name?,
         endpoints,
         timeouts,
+        access,
     })
 }
 
@@ -257,7 +261,7 @@ fn route(
     let (mut hosts, mut paths, mut methods) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(mut matching) = fields.map("match", faults) {
         let text = |(text, _): (&str, _)| Arc::<str>::from(text);
-        hosts = matching.texts("hosts", faults);
+        hosts = self::hosts(&mut matching, faults);
         paths = matching
             .texts("paths", faults)
             .into_iter()
@@ -279,10 +283,7 @@ fn route(
         tenant: tenant?,
         name: name?,
         service: service?,
-        hosts: hosts
-            .into_iter()
-            .map(|(host, _)| host.to_ascii_lowercase().into())
-            .collect(),
+        hosts,
         paths,
         methods: methods
             .into_iter()
@@ -291,6 +292,14 @@ fn route(
         auth: auth?,
         strip_prefix,
     })
+}
+
+/// Hosts are compared in lower case.
+fn hosts(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Arc<str>> {
+    let hosts = fields.texts("hosts", faults).into_iter();
+    hosts
+        .map(|(host, _)| host.to_ascii_lowercase().into())
+        .collect()
 }
 
 fn auth(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Auth> {

@@ -327,15 +327,18 @@ fn model() -> impl Strategy<Value = Object> {
     )
 }
 
+fn hosts() -> impl Strategy<Value = Vec<std::sync::Arc<str>>> {
+    proptest::collection::vec("[a-z.]{1,9}".prop_map(std::sync::Arc::from), 0..3)
+}
+
 fn route() -> impl Strategy<Value = Object> {
     let texts = || proptest::collection::vec(free_text(), 0..3);
-    let hosts = proptest::collection::vec("[a-z.]{1,9}".prop_map(std::sync::Arc::from), 0..3);
     let methods = proptest::collection::vec("[A-Z]{1,9}".prop_map(std::sync::Arc::from), 0..3);
     let auth = prop_oneof![Just(Auth::Key), Just(Auth::None)];
     let prefix = proptest::option::of(free_text());
     (
         (name(), name(), name()),
-        hosts,
+        hosts(),
         texts(),
         methods,
         auth,
@@ -387,16 +390,19 @@ fn object() -> impl Strategy<Value = Draft> {
             }
         });
     let endpoints = proptest::collection::vec(free_text().prop_map(|url| Endpoint { url }), 0..3);
-    let service = (name(), endpoints, timeouts()).prop_map(|(name, endpoints, timeouts)| {
-        Object::Service(Service {
-            name,
-            endpoints,
-            timeouts,
-        })
-    });
+    let access = proptest::collection::vec(name(), 0..3);
+    let service =
+        (name(), endpoints, timeouts(), access).prop_map(|(name, endpoints, timeouts, access)| {
+            Object::Service(Service {
+                name,
+                endpoints,
+                timeouts,
+                access,
+            })
+        });
     prop_oneof![
-        name()
-            .prop_map(|name| Object::Tenant(Tenant { name }))
+        (name(), hosts())
+            .prop_map(|(name, hosts)| Object::Tenant(Tenant { name, hosts }))
             .prop_map(plain),
         consumer.prop_map(plain),
         provider,

@@ -1,5 +1,7 @@
 //! From drafts to text, in one canonical form: kinds in their order, names in theirs, defaults left out.
 
+use std::sync::Arc;
+
 use mode_envoy_model::consumer::Consumer;
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Object};
@@ -74,7 +76,10 @@ fn entry(key: &str, value: Node) -> Entry {
 
 pub(super) fn object_node(draft: &Draft) -> Node {
     match &draft.object {
-        Object::Tenant(tenant) => map([("name", Some(Node::text(&*tenant.name)))]),
+        Object::Tenant(tenant) => map([
+            ("name", Some(Node::text(&*tenant.name))),
+            ("hosts", texts(&tenant.hosts)),
+        ]),
         Object::Consumer(consumer) => consumer_node(consumer),
         Object::Provider(provider) => provider_node(provider, &draft.keys),
         Object::Model(model) => model_node(model),
@@ -154,11 +159,11 @@ fn service_node(service: &Service) -> Node {
         ("name", Some(Node::text(&*service.name))),
         ("endpoints", Some(Node::of(Value::List(endpoints)))),
         ("timeouts", timeouts_node(&service.timeouts)),
+        ("access", texts(&service.access)),
     ])
 }
 
 fn route_node(route: &Route) -> Node {
-    let texts = |texts: &[std::sync::Arc<str>]| list(texts.iter().map(|text| Node::text(&**text)));
     let matching = map([
         ("hosts", texts(&route.hosts)),
         ("paths", texts(&route.paths)),
@@ -179,6 +184,11 @@ fn route_node(route: &Route) -> Node {
             route.strip_prefix.as_deref().map(Node::text),
         ),
     ])
+}
+
+/// `None` where there is nothing.
+fn texts(texts: &[Arc<str>]) -> Option<Node> {
+    list(texts.iter().map(|text| Node::text(&**text)))
 }
 
 /// `None` where there is nothing.

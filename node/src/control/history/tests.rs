@@ -11,6 +11,7 @@ fn encoded(origin: &str, tenants: &[&str]) -> Vec<u8> {
     let put = |name: &&str| log::Event {
         kind: Some(log::event::Kind::TenantPut(log::Tenant {
             name: (*name).to_owned(),
+            hosts: Vec::new(),
         })),
     };
     log::ChangeSet {
@@ -18,6 +19,7 @@ fn encoded(origin: &str, tenants: &[&str]) -> Vec<u8> {
         actor: "root".to_owned(),
         events: tenants.iter().map(put).collect(),
         origin: origin.to_owned(),
+        request: None,
     }
     .encode_to_vec()
 }
@@ -117,5 +119,11 @@ fn a_catalog_of_the_past_needs_a_beginning() {
     }
     // An event is what it was, whatever encoded it.
     let set = read_change_set(&sets[0].as_slice().into()).unwrap();
-    assert_eq!(set.events, [Event::TenantPut(Tenant { name: "a".into() })]);
+    assert_eq!(
+        set.events,
+        [Event::TenantPut(Tenant {
+            name: "a".into(),
+            hosts: Vec::new()
+        })]
+    );
 }

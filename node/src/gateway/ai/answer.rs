@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mode_envoy_ai::openai::relay::UsageChunk;
-use mode_envoy_ai::openai::response;
+use mode_envoy_ai::openai::request::ChatRequest;
+use mode_envoy_ai::openai::{embeddings, response};
 use mode_envoy_ai::{estimate, price};
 
 use super::super::body::Source;
@@ -15,7 +16,7 @@ use super::super::error::Error;
 use super::super::pipeline::Answer;
 use super::send::Received;
 use super::stream::{AiStream, Incoming};
-use super::{Chat, PLAIN_BYTES_MAX};
+use super::{AiRequest, Asked, PLAIN_BYTES_MAX};
 use crate::upstream::{Exchange, UpstreamError};
 
 const MODEL: HeaderName = HeaderName::from_static("x-mode-envoy-model");
@@ -34,7 +35,7 @@ enum Plain {
 /// Answers the client with what the provider sent.
 pub(super) async fn answer(
     call: &mut Call,
-    chat: &Chat,
+    asked: &Asked,
     received: Received,
 ) -> Result<Answer, Error> {
     let Received {
@@ -44,16 +45,18 @@ pub(super) async fn answer(
         length,
     } = received;
     let kind = Kind::of(&headers);
-    name_the_model(&mut headers, chat);
+    name_the_model(&mut headers, asked);
     if !status.is_success() {
         call.nothing_charged();
         return refusal(status, headers, body, length, kind);
     }
-    match kind {
-        Kind::Stream => Ok(stream(chat, status, headers, body)),
-        Kind::Json | Kind::Other => plain(call, chat, status, headers, body).await,
+    match (kind, &asked.request) {
+        (Kind::Stream, AiRequest::Chat(request)) => Ok(stream(request, status, headers, body)),
+        (Kind::Json | Kind::Other | Kind::Stream, _) => {
+            plain(call, asked, status, headers, body).await
+        }
         // Nobody can read it here; its usage is estimated at its end.
-        Kind::Encoded => Ok(as_it_is(status, headers, body, length)),
+        (Kind::Encoded, _) => Ok(as_it_is(status, headers, body, length)),
     }
 }
 
@@ -128,20 +131,20 @@ fn as_it_is(status: StatusCode, headers: HeaderMap, body: Incoming, length: Opti
     }
 }
 
-fn stream(chat: &Chat, status: StatusCode, mut headers: HeaderMap, body: Incoming) -> Answer {
+fn stream(
+    request: &ChatRequest,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    body: Incoming,
+) -> Answer {
     // The gateway may take a frame out or add one.
     headers.remove(CONTENT_LENGTH);
-    let usage_chunk = if chat.request.client_wants_usage {
+    let usage_chunk = if request.client_wants_usage {
         UsageChunk::Shown
     } else {
         UsageChunk::Hidden
     };
-    let stream = AiStream::new(
-        body,
-        chat.request.choices,
-        usage_chunk,
-        chat.request.text_bytes,
-    );
+    let stream = AiStream::new(body, request.choices, usage_chunk, request.text_bytes);
     Answer {
         status,
         headers,
@@ -151,7 +154,7 @@ fn stream(chat: &Chat, status: StatusCode, mut headers: HeaderMap, body: Incomin
 
 async fn plain(
     call: &mut Call,
-    chat: &Chat,
+    asked: &Asked,
     status: StatusCode,
     mut headers: HeaderMap,
     body: Incoming,
@@ -173,17 +176,22 @@ async fn plain(
         }
         Err(error) => return Err(Error::Upstream(error)),
     };
-    let outcome = response::scan(&body);
-    if let Some(error) = outcome.in_band_error {
+    let (in_band_error, usage, output_bytes) = match &asked.request {
+        AiRequest::Chat(_) => {
+            let outcome = response::scan(&body);
+            (outcome.in_band_error, outcome.usage, outcome.output_bytes)
+        }
+        AiRequest::Embeddings(_) => {
+            let outcome = embeddings::scan(&body);
+            (outcome.in_band_error, outcome.usage, 0)
+        }
+    };
+    if let Some(error) = in_band_error {
         call.nothing_charged();
         return Err(Error::InBand(error.message));
     }
-    let prompt = chat.request.text_bytes;
-    call.took(estimate::reported_or_estimated(
-        outcome.usage,
-        prompt,
-        outcome.output_bytes,
-    ));
+    let prompt = asked.request.text_bytes();
+    call.took(estimate::reported_or_estimated(usage, prompt, output_bytes));
     if let Some(nano_usd) = call.nano_usd()
         && let Ok(cost) = HeaderValue::try_from(price::format_usd(nano_usd))
     {
@@ -223,10 +231,10 @@ async fn collect(body: Incoming) -> Result<Plain, UpstreamError> {
     Ok(Plain::Whole(whole.freeze()))
 }
 
-fn name_the_model(headers: &mut HeaderMap, chat: &Chat) {
+fn name_the_model(headers: &mut HeaderMap, asked: &Asked) {
     for (header, name) in [
-        (MODEL, &chat.model.name),
-        (PROVIDER, &chat.model.provider.name),
+        (MODEL, &asked.model.name),
+        (PROVIDER, &asked.model.provider.name),
     ] {
         if let Ok(value) = HeaderValue::from_str(name) {
             headers.insert(header, value);

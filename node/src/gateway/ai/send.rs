@@ -14,11 +14,9 @@ use super::super::error::Error;
 use super::super::hygiene::{Forwarding, To, clean_provider_answer, write_fields};
 use super::super::table::Endpoint;
 use super::super::worker::connect;
-use super::Chat;
 use super::stream::Incoming;
+use super::{AiRequest, Asked};
 use crate::upstream::{Exchange, Framing, HeadParts, Timeouts, Upload, UpstreamError, write_head};
-
-const PATH: &str = "/chat/completions";
 
 /// A provider's answer, as far as its head.
 #[derive(Debug)]
@@ -30,12 +28,14 @@ pub(super) struct Received {
 }
 
 /// Asks the model's provider.
-pub(super) async fn send(call: &mut Call, chat: &Chat, parts: &Parts) -> Result<Received, Error> {
-    let sent = match &chat.model.provider.endpoint {
-        None => return in_process(call, chat),
-        Some(endpoint) => over_http(call, chat, endpoint, parts).await,
+pub(super) async fn send(call: &mut Call, asked: &Asked, parts: &Parts) -> Result<Received, Error> {
+    call.tries(asked.model.provider.endpoint.as_ref());
+    let sent = match &asked.model.provider.endpoint {
+        None => return in_process(call, asked),
+        Some(endpoint) => over_http(call, asked, endpoint, parts).await,
     };
     sent.map_err(|error| {
+        call.tried(Err(&error));
         // A provider that was only too slow may have done the work, and will charge for it.
         if !matches!(error, UpstreamError::Timeout { .. }) || error.before_sending() {
             call.nothing_charged();
@@ -45,19 +45,19 @@ pub(super) async fn send(call: &mut Call, chat: &Chat, parts: &Parts) -> Result<
 }
 
 async fn over_http(
-    call: &Call,
-    chat: &Chat,
+    call: &mut Call,
+    asked: &Asked,
     endpoint: &Endpoint,
     parts: &Parts,
 ) -> Result<Received, UpstreamError> {
     let worker = Rc::clone(call.worker());
-    let provider = &chat.model.provider;
+    let provider = &asked.model.provider;
     let timeouts = Timeouts {
         client_idle: worker.limits.client_idle,
         ..provider.timeouts
     };
-    let body = chat.request.rewrite(&chat.model.upstream_model, true);
-    let head = head(call, chat, endpoint, parts, body.len() as u64);
+    let body = asked.request.rewrite(&asked.model.upstream_model);
+    let head = head(call, asked, endpoint, parts, body.len() as u64);
     let mut idle = worker.pool.take(&endpoint.origin);
     loop {
         let conn = match idle.take() {
@@ -78,6 +78,7 @@ async fn over_http(
         worker.meters.attempt(&answer);
         match answer {
             Ok(answer) => {
+                call.tried(Ok(&answer));
                 let mut headers = answer.headers;
                 clean_provider_answer(&mut headers);
                 let body = Incoming::Exchange(Box::new(exchange));
@@ -95,11 +96,11 @@ async fn over_http(
     }
 }
 
-fn head(call: &Call, chat: &Chat, endpoint: &Endpoint, parts: &Parts, length: u64) -> BytesMut {
+fn head(call: &Call, asked: &Asked, endpoint: &Endpoint, parts: &Parts, length: u64) -> BytesMut {
     let head = HeadParts {
         method: &Method::POST,
         prefix: &endpoint.prefix,
-        path: PATH,
+        path: asked.request.path(),
         query: None,
         host: &endpoint.origin.authority,
     };
@@ -109,23 +110,28 @@ fn head(call: &Call, chat: &Chat, endpoint: &Endpoint, parts: &Parts, length: u6
         request_id: call.request_id(),
         authenticated: true,
         to: To::Provider {
-            authorization: chat.model.provider.authorization.as_ref(),
+            authorization: asked.model.provider.authorization.as_ref(),
         },
     };
     write_fields(&mut out, &parts.headers, &forwarding);
     out
 }
 
-fn in_process(call: &mut Call, chat: &Chat) -> Result<Received, Error> {
-    let body = chat.request.rewrite(&chat.model.upstream_model, true);
+fn in_process(call: &mut Call, asked: &Asked) -> Result<Received, Error> {
+    let body = asked.request.rewrite(&asked.model.upstream_model);
     let now_unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let reply = embedded::chat(body, now_unix).map_err(|error| {
+    let reply = match &asked.request {
+        AiRequest::Chat(_) => embedded::chat(body, now_unix),
+        AiRequest::Embeddings(_) => embedded::embeddings(&body).map(Reply::Json),
+    };
+    let reply = reply.map_err(|error| {
         call.nothing_charged();
         Error::Dialect(error)
     })?;
+    call.tried_inside(StatusCode::OK.as_u16());
     let mut headers = HeaderMap::with_capacity(8);
     let (content_type, body) = match reply {
         Reply::Json(body) => ("application/json", Incoming::Whole(body)),

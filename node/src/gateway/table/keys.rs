@@ -30,6 +30,21 @@ struct Prefix(u64);
 // === impl KeyIndex ===
 
 impl KeyIndex {
+    fn of(entries: Vec<Arc<KeyEntry>>) -> Self {
+        let mut by_hash =
+            HashMap::with_capacity_and_hasher(entries.len(), BuildHasherDefault::default());
+        for entry in &entries {
+            if let Some((hash, _)) = &entry.key.previous {
+                by_hash.entry(*hash).or_insert_with(|| Arc::clone(entry));
+            }
+        }
+        // Last, so that a key's own hash wins over another's old one.
+        for entry in &entries {
+            by_hash.insert(entry.key.hash, Arc::clone(entry));
+        }
+        Self { by_hash, entries }
+    }
+
     pub(super) fn get(&self, hash: &SecretHash) -> Option<&Arc<KeyEntry>> {
         self.by_hash.get(hash)
     }
@@ -81,16 +96,18 @@ pub(super) fn compile(catalog: &Catalog, previous: &Arc<KeyIndex>) -> Arc<KeyInd
     if super::same(&entries, &previous.entries) {
         return Arc::clone(previous);
     }
-    let mut by_hash =
-        HashMap::with_capacity_and_hasher(entries.len(), BuildHasherDefault::default());
-    for entry in &entries {
-        if let Some((hash, _)) = &entry.key.previous {
-            by_hash.entry(*hash).or_insert_with(|| Arc::clone(entry));
-        }
+    Arc::new(KeyIndex::of(entries))
+}
+
+/// The index without the keys that are not in `ahead`, or not so.
+pub(super) fn known_to(ahead: &Catalog, index: &Arc<KeyIndex>) -> Arc<KeyIndex> {
+    let stays = |entry: &Arc<KeyEntry>| {
+        let then = ahead.key_by_id(&entry.key.id);
+        then.is_some_and(|then| then.value == entry.key)
+    };
+    if index.entries.iter().all(stays) {
+        return Arc::clone(index);
     }
-    // Last, so that a key's own hash wins over another's old one.
-    for entry in &entries {
-        by_hash.insert(entry.key.hash, Arc::clone(entry));
-    }
-    Arc::new(KeyIndex { by_hash, entries })
+    let entries = index.entries.iter().filter(|entry| stays(entry));
+    Arc::new(KeyIndex::of(entries.map(Arc::clone).collect()))
 }

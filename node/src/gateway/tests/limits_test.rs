@@ -251,3 +251,27 @@ fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
         assert!(close.cut());
     });
 }
+
+#[test]
+fn a_body_that_trickles_has_an_end_too() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        client
+            .send(post("/v1/chat/completions", "Content-Length: 1000", "{"))
+            .await;
+        // A byte every 30 s is never idle for a minute.
+        for _ in 0..10 {
+            let _ = client.try_send(" ").await;
+            passes(Duration::from_secs(30)).await;
+        }
+        let (head, _) = client.message().await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        assert!(
+            head.contains("x-mode-envoy-error: request_invalid\r\n"),
+            "{head}"
+        );
+        let (_, close, _) = harness.one_call();
+        assert_eq!(close.latency_us / 1_000_000, 120);
+    });
+}

@@ -8,7 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use mode_envoy_storage::spool::{self, SpoolOptions};
 
-use super::super::{Gateway, GatewaySettings, Shared, Table, start};
+use super::super::{Gateway, GatewayLimits, GatewaySettings, Shared, Table, start};
+use crate::freshness::Freshness;
 use crate::usage::recorder::{Notice, Recorder};
 
 fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
@@ -20,6 +21,10 @@ fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
 }
 
 fn gateway(dir: &std::path::Path, workers: usize) -> Gateway {
+    limited(dir, workers, GatewayLimits::default())
+}
+
+fn limited(dir: &std::path::Path, workers: usize, limits: GatewayLimits) -> Gateway {
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     let recorders = (0..)
@@ -27,10 +32,13 @@ fn gateway(dir: &std::path::Path, workers: usize) -> Gateway {
         .map(|worker| recorder(dir, worker))
         .collect();
     start(
-        GatewaySettings::new(addr, workers, 1),
+        GatewaySettings {
+            limits,
+            ..GatewaySettings::new(addr, workers, 1)
+        },
         table,
         recorders,
-        Shared::new().unwrap(),
+        Shared::new(Freshness::connected()).unwrap(),
     )
     .unwrap()
 }
@@ -89,5 +97,49 @@ async fn what_does_not_end_in_time_is_cut() {
 fn a_worker_without_a_spool_is_refused() {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
     let settings = GatewaySettings::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1, 1);
-    assert!(start(settings, table, Vec::new(), Shared::new().unwrap()).is_err());
+    assert!(
+        start(
+            settings,
+            table,
+            Vec::new(),
+            Shared::new(Freshness::connected()).unwrap()
+        )
+        .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so_and_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = GatewayLimits {
+        connections_per_client: 2,
+        ..GatewayLimits::default()
+    };
+    let gateway = limited(dir.path(), 1, limits);
+    let addr = gateway.local_addr();
+    let mut served: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    for client in &mut served {
+        assert!(ask(client).starts_with("HTTP/1.1 404 "));
+    }
+    let mut refused = String::new();
+    TcpStream::connect(addr)
+        .unwrap()
+        .read_to_string(&mut refused)
+        .unwrap();
+    let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
+        "{head}"
+    );
+    for field in [
+        "x-mode-envoy-error: overloaded",
+        "x-request-id: ",
+        "retry-after: 1",
+        "connection: close",
+        &format!("content-length: {}", body.len()),
+    ] {
+        assert!(head.contains(field), "{field} is not in {head}");
+    }
+    assert!(ask(&mut served[0]).starts_with("HTTP/1.1 404 "));
+    gateway.drain(Duration::from_secs(5)).await;
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * only records that are durable are composed, so the log never counts what a power cut could take back;
-//! * a spool is trimmed below what is counted and below every open attempt, never above;
+//! * a spool is trimmed below what is counted, below what the call log has made durable and below every open attempt,
+//!   never above;
 //! * a record is counted by the batch whose range holds it, and ranges meet without gap or overlap.
 
 use std::collections::BTreeMap;
@@ -17,11 +18,14 @@ use mode_envoy_storage::spool;
 use super::fill::Fill;
 use super::side::{FlushFailure, Side};
 use crate::usage::aggregate::Aggregate;
+use crate::usage::calls::CallSink;
 use crate::usage::recovery::{PAGE_RECORDS, Spool};
 use crate::usage::stream::{Meaning, Need, Stream};
 
 /// Records of one batch, all spools together.
 const BATCH_RECORDS: usize = 262_144;
+/// Records that the call log is fed with at a time; the rest comes at the next.
+const FEED_RECORDS: usize = 65_536;
 
 /// The flusher without its waits.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(crate) struct Core {
     dir: PathBuf,
     stream: Stream,
     sides: Vec<Side>,
+    calls: Option<CallSink>,
     /// Which spool is read first, so that none starves.
     turn: usize,
 }
@@ -45,6 +50,7 @@ impl Core {
             dir,
             stream,
             sides: spools.into_iter().map(Side::new).collect(),
+            calls: None,
             turn: 0,
         }
     }
@@ -52,6 +58,42 @@ impl Core {
     /// Where the spools are.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The same, with a call log to feed.
+    pub(crate) fn with_calls(mut self, mut calls: CallSink) -> Self {
+        for side in &mut self.sides {
+            side.start_feed(&mut calls);
+        }
+        let workers: Vec<u32> = self.sides.iter().map(Side::worker).collect();
+        calls.keep_only(&workers);
+        self.calls = Some(calls);
+        self
+    }
+
+    /// Feeds the call log with what is durable; `true` if it has caught up.
+    pub(crate) fn feed_calls(&mut self, now_ms: u64) -> Result<bool, FlushFailure> {
+        let Some(calls) = &mut self.calls else {
+            return Ok(true);
+        };
+        let mut room = FEED_RECORDS;
+        for side in &mut self.sides {
+            side.feed(calls, &mut room)?;
+        }
+        if calls.tick(now_ms) && !matches!(self.stream.need(), Need::Register) {
+            self.trim_all()?;
+            self.remove_drained()?;
+        }
+        Ok(room > 0)
+    }
+
+    /// Feeds the call log to the end and makes it durable.
+    pub(crate) fn finish_calls(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
+        while !self.feed_calls(now_ms)? {}
+        if let Some(calls) = &mut self.calls {
+            calls.finish(now_ms);
+        }
+        Ok(())
     }
 
     pub(crate) fn need(&self) -> Need<'_> {
@@ -196,18 +238,26 @@ impl Core {
     fn trim(&mut self, ranges: &[SpoolRange]) -> Result<(), FlushFailure> {
         for side in &mut self.sides {
             if ranges.iter().any(|range| range.worker == side.worker()) {
-                side.trim(self.stream.acked_to(side.worker()))?;
+                side.trim(done_to(&self.stream, self.calls.as_ref(), side.worker()))?;
             }
+        }
+        Ok(())
+    }
+
+    fn trim_all(&mut self) -> Result<(), FlushFailure> {
+        for side in &mut self.sides {
+            side.trim(done_to(&self.stream, self.calls.as_ref(), side.worker()))?;
         }
         Ok(())
     }
 
     /// Removes the spools of workers that exist no more and are counted to their end.
     fn remove_drained(&mut self) -> Result<(), FlushFailure> {
-        let stream = &self.stream;
+        let (stream, calls) = (&self.stream, self.calls.as_ref());
         let drained = |side: &mut Side| {
             let gone = side.spool.notice.is_none();
-            gone && stream.acked_to(side.worker()) >= side.next_seq()
+            let fed = calls.is_none() || side.fed_to() >= side.next_seq();
+            gone && fed && done_to(stream, calls, side.worker()) >= side.next_seq()
         };
         let drained: Vec<Side> = self.sides.extract_if(.., drained).collect();
         let workers: Vec<u32> = drained.iter().map(Side::worker).collect();
@@ -215,6 +265,9 @@ impl Core {
         drop(drained);
         for worker in workers {
             self.stream.forget(worker);
+            if let Some(calls) = &mut self.calls {
+                calls.forget(worker);
+            }
             spool::remove(&self.dir, worker)
                 .map_err(|source| FlushFailure::Spool { worker, source })?;
             tracing::info!(
@@ -224,4 +277,10 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// The first record of a spool that somebody still needs.
+fn done_to(stream: &Stream, calls: Option<&CallSink>, worker: u32) -> u64 {
+    let kept_to = calls.map_or(u64::MAX, |calls| calls.kept_to(worker));
+    stream.acked_to(worker).min(kept_to)
 }

@@ -16,7 +16,7 @@ use mode_envoy_model::usage::counters::Counters;
 use proptest::prelude::*;
 
 use super::core::Core;
-use crate::usage::record::{CallId, Closed, Dims, Opened, UsageSource};
+use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, UsageSource};
 use crate::usage::recorder::{Recorder, wall_ms};
 use crate::usage::recovery;
 use crate::usage::stream::Need;
@@ -140,6 +140,7 @@ impl<'a> World<'a> {
             call,
             attempt: 0,
             dims: &dims,
+            asked: Asked::default(),
             reserved_input,
             bytes_in: 1,
         };

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use mode_envoy_storage::spool::SpoolError;
+use mode_envoy_storage::spool::{SpoolError, SpoolRecord};
 
 use super::fill::{Fill, Level};
 use crate::usage::aggregate::Aggregate;
+use crate::usage::calls::{CallSink, SpooledClose};
 use crate::usage::opens::Opens;
 use crate::usage::record::{Record, RecordFault};
 use crate::usage::recovery::{PAGE_BYTES, PAGE_RECORDS, Spool, track};
@@ -16,6 +17,8 @@ pub(super) struct Side {
     pub(super) spool: Spool,
     opens: Opens,
     level: Level,
+    /// The first record that the call log has not been fed with.
+    fed_to: u64,
 }
 
 /// Why the flusher cannot go on.
@@ -67,6 +70,7 @@ impl Side {
             spool,
             opens: Opens::default(),
             level: Level::Fine,
+            fed_to: 0,
         }
     }
 
@@ -147,6 +151,45 @@ impl Side {
         Ok(next)
     }
 
+    /// The feed of the call log begins where its position says.
+    pub(super) fn start_feed(&mut self, calls: &mut CallSink) {
+        let reader = &self.spool.reader;
+        let kept = reader.first_seq()..reader.next_seq();
+        self.fed_to = calls.start(self.spool.worker, reader.uuid(), kept);
+    }
+
+    /// Feeds the call log with durable records, at most `room`.
+    pub(super) fn feed(
+        &mut self,
+        calls: &mut CallSink,
+        room: &mut usize,
+    ) -> Result<(), FlushFailure> {
+        let (worker, durable_to) = (self.spool.worker, self.durable_to());
+        while self.fed_to < durable_to && *room > 0 {
+            let records = PAGE_RECORDS.min(*room);
+            let page = self.spool.reader.read(self.fed_to, records, PAGE_BYTES);
+            let page = page.map_err(|source| self.failed(source))?;
+            let before = self.fed_to;
+            for record in page.iter().filter(|record| record.seq < durable_to) {
+                feed_one(calls, worker, record).map_err(|source| FlushFailure::Record {
+                    worker,
+                    seq: record.seq,
+                    source,
+                })?;
+                self.fed_to = record.seq + 1;
+                *room -= 1;
+            }
+            if self.fed_to == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) const fn fed_to(&self) -> u64 {
+        self.fed_to
+    }
+
     pub(super) fn trim(&mut self, acked_to: u64) -> Result<(), FlushFailure> {
         let below = self
             .opens
@@ -163,5 +206,22 @@ impl Side {
             worker: self.spool.worker,
             source,
         }
+    }
+}
+
+fn feed_one(calls: &mut CallSink, worker: u32, record: &SpoolRecord) -> Result<(), RecordFault> {
+    let (kind, version, payload) = (record.kind, record.version, &record.payload);
+    match Record::parse(kind, version, payload)? {
+        Record::Close(head, dims) => {
+            let close = SpooledClose {
+                wall_ms: record.wall_ms,
+                head: &head,
+                dims,
+                trail: Record::trail_of(kind, version, payload)?,
+            };
+            calls.take(worker, record.seq, Some(close))
+        }
+        // Calls that were only added up have no records of their own.
+        Record::Open(..) | Record::Total(..) => calls.take(worker, record.seq, None),
     }
 }

@@ -1,14 +1,16 @@
-//! How records are laid out in a spool: a head of fixed length, then the dimensions.
+//! How records are laid out in a spool: a head of fixed length, a trail behind its length, then the dimensions.
 //!
-//! The order of the heads' fields is the format of version 1 and is frozen; the test of golden bytes holds it. What
-//! is a `bool` outside is a bit of `flags` here.
+//! Version 1, which has no trail, is read as well: it stands in the spools of nodes that were updated. The order of the
+//! heads' fields is the same in both and is frozen; the test of golden bytes holds it. What is a `bool` outside is a bit
+//! of `flags` here.
 
 use serde::{Deserialize, Serialize};
 
-use mode_envoy_model::usage::counters::Counters;
+use mode_envoy_model::usage::counters::{COUNTERS, Counters};
 use mode_envoy_storage::codec::{self, CodecError};
 
-use super::{CallId, Closed, Dims, Opened, RecordFault, UsageSource};
+use super::trail::{AskedOut, StoryOut};
+use super::{CallId, Closed, Dims, Opened, RecordFault, Story, Trail, UsageSource};
 
 /// Kind of a record that opens an attempt.
 pub(crate) const OPEN: u8 = 1;
@@ -18,14 +20,20 @@ pub(crate) const CLOSE: u8 = 2;
 pub(crate) const CARRY: u8 = 3;
 /// Kind of a record that adds up calls which the spool had no room for one by one.
 pub(crate) const TOTAL: u8 = 4;
-/// Version of all of them.
-pub(crate) const VERSION: u8 = 1;
-/// No record is longer, in bytes: nine dimensions of at most 256 bytes, and a head.
+/// Version of all of them but sums.
+pub(crate) const VERSION: u8 = 2;
+/// The version before, without trails, which sums do not have.
+pub(crate) const BARE: u8 = 1;
+/// Why a call is presumed to have ended, as its story says.
+const PRESUMED_REASON: &str = "node_died";
+/// No record is longer, in bytes: nine dimensions of at most 256 bytes, a head and a trail of bounded texts.
 pub(crate) const RECORD_MAX: usize = 4_096;
 
 const OPEN_HEAD: usize = 16 + 1 + 2 * 8;
 const CLOSE_HEAD: usize = 16 + 1 + 2 * 2 + 11 * 8;
-const TOTAL_HEAD: usize = 4 + 1 + 15 * 8;
+const TOTAL_HEAD: usize = 4 + 1 + COUNTERS * 8;
+/// Bytes of a trail's length.
+const TRAIL_LEN: usize = 2;
 
 const ANSWERED: u16 = 1;
 const REJECTED: u16 = 1 << 1;
@@ -70,7 +78,7 @@ pub(crate) struct CloseHead {
 pub(crate) struct TotalHead {
     pub(crate) minute: u32,
     pub(crate) status_class: u8,
-    counters: [u64; 15],
+    counters: [u64; COUNTERS],
 }
 
 /// A record as it is read back; the dimensions stay encoded until somebody needs them.
@@ -82,6 +90,13 @@ pub(crate) enum Record<'a> {
     Close(CloseHead, EncodedDims<'a>),
     /// Calls, added up.
     Total(TotalHead, EncodedDims<'a>),
+}
+
+/// A payload, taken apart.
+struct Parts<'a> {
+    head: &'a [u8],
+    trail: Option<&'a [u8]>,
+    dims: EncodedDims<'a>,
 }
 
 /// The dimensions of a record, encoded: equal bytes mean equal dimensions.
@@ -98,7 +113,7 @@ impl Opened<'_> {
             reserved_input: self.reserved_input,
             bytes_in: self.bytes_in,
         };
-        encode(&head, self.dims, out)
+        encode(&head, &self.asked.out(), self.dims, out)
     }
 }
 
@@ -106,7 +121,8 @@ impl Opened<'_> {
 
 impl Closed<'_> {
     pub(crate) fn encode_into(&self, out: &mut [u8]) -> Result<usize, CodecError> {
-        encode(&self.head(), self.dims, out)
+        let trail: (AskedOut<'_>, StoryOut<'_>) = (self.asked.out(), self.story.out());
+        encode(&self.head(), &trail, self.dims, out)
     }
 
     fn head(&self) -> CloseHead {
@@ -161,13 +177,32 @@ impl CloseHead {
         }
     }
 
-    /// Appends the encoded dimensions as they were read.
+    /// Appends trail and dimensions of an Open as they were read; returns the version of what was written, and its
+    /// length.
     pub(crate) fn encode_with(
         &self,
+        trail: Option<&[u8]>,
         dims: EncodedDims<'_>,
         out: &mut [u8],
-    ) -> Result<usize, CodecError> {
-        encode_raw(self, dims.0, out)
+    ) -> Result<(u8, usize), CodecError> {
+        let mut at = codec::encode_into(self, out)?;
+        let version = match trail {
+            None => BARE,
+            Some(asked) => {
+                let start = at + TRAIL_LEN;
+                let story = start + copy(asked, out, start)?;
+                let told = Story {
+                    reason: PRESUMED_REASON,
+                    ..Story::default()
+                };
+                let rest = out.get_mut(story..).unwrap_or_default();
+                let end = story + codec::encode_into(&told.out(), rest)?;
+                copy(&trail_len(end - start), out, at)?;
+                at = end;
+                VERSION
+            }
+        };
+        Ok((version, at + copy(dims.0, out, at)?))
     }
 
     pub(crate) const fn answered(&self) -> bool {
@@ -194,6 +229,16 @@ impl CloseHead {
         self.flags & ESTIMATED != 0
     }
 
+    pub(crate) const fn usage_source(&self) -> UsageSource {
+        if self.flags & REPORTED != 0 {
+            UsageSource::Reported
+        } else if self.estimated() {
+            UsageSource::Estimated
+        } else {
+            UsageSource::None
+        }
+    }
+
     pub(crate) const fn ttft_us(&self) -> Option<u64> {
         if self.flags & TTFT != 0 {
             Some(self.ttft_us)
@@ -215,66 +260,18 @@ impl TotalHead {
         Self {
             minute,
             status_class,
-            counters: [
-                sum.calls,
-                sum.errors,
-                sum.rejected,
-                sum.estimated,
-                sum.presumed,
-                sum.attempts,
-                sum.input_uncached,
-                sum.cache_read,
-                sum.cache_write,
-                sum.output,
-                sum.reasoning,
-                sum.nano_usd,
-                sum.unpriced,
-                sum.bytes_in,
-                sum.bytes_out,
-            ],
+            counters: sum.values(),
         }
     }
 
     pub(crate) const fn counters(&self) -> Counters {
-        let [
-            calls,
-            errors,
-            rejected,
-            estimated,
-            presumed,
-            attempts,
-            input_uncached,
-            cache_read,
-            cache_write,
-            output,
-            reasoning,
-            nano_usd,
-            unpriced,
-            bytes_in,
-            bytes_out,
-        ] = self.counters;
-        Counters {
-            calls,
-            errors,
-            rejected,
-            estimated,
-            presumed,
-            attempts,
-            input_uncached,
-            cache_read,
-            cache_write,
-            output,
-            reasoning,
-            nano_usd,
-            unpriced,
-            bytes_in,
-            bytes_out,
-        }
+        Counters::of(self.counters)
     }
 
     /// Appends dimensions that are encoded already.
     pub(crate) fn encode_with(&self, dims: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
-        encode_raw(self, dims, out)
+        let at = codec::encode_into(self, out)?;
+        Ok(at + copy(dims, out, at)?)
     }
 }
 
@@ -302,46 +299,97 @@ impl EncodedDims<'_> {
 impl<'a> Record<'a> {
     /// Understands a payload of the spool.
     pub(crate) fn parse(kind: u8, version: u8, payload: &'a [u8]) -> Result<Self, RecordFault> {
-        if version != VERSION || !matches!(kind, OPEN | CLOSE | CARRY | TOTAL) {
-            return Err(RecordFault::Unknown { kind, version });
-        }
-        let head_len = match kind {
-            CLOSE => CLOSE_HEAD,
-            TOTAL => TOTAL_HEAD,
-            _ => OPEN_HEAD,
-        };
-        let Some((head, dims)) = payload.split_at_checked(head_len) else {
-            return Err(RecordFault::Short {
-                kind,
-                len: payload.len(),
-            });
-        };
+        let parts = Parts::of(kind, version, payload)?;
         let fault = |source| RecordFault::Undecodable { kind, source };
         Ok(match kind {
-            CLOSE => Self::Close(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
-            TOTAL => Self::Total(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
-            _ => Self::Open(codec::decode(head).map_err(fault)?, EncodedDims(dims)),
+            CLOSE => Self::Close(codec::decode(parts.head).map_err(fault)?, parts.dims),
+            TOTAL => Self::Total(codec::decode(parts.head).map_err(fault)?, parts.dims),
+            _ => Self::Open(codec::decode(parts.head).map_err(fault)?, parts.dims),
+        })
+    }
+
+    /// The encoded trail of a payload that was understood; `None` where its version has none.
+    pub(crate) fn trail_of(
+        kind: u8,
+        version: u8,
+        payload: &'a [u8],
+    ) -> Result<Option<&'a [u8]>, RecordFault> {
+        Parts::of(kind, version, payload).map(|parts| parts.trail)
+    }
+}
+
+// === impl Trail ===
+
+impl Trail {
+    /// The trail of a Close.
+    pub(crate) fn decode(encoded: &[u8]) -> Result<Self, RecordFault> {
+        codec::decode(encoded).map_err(|source| RecordFault::Undecodable {
+            kind: CLOSE,
+            source,
         })
     }
 }
 
-fn encode<H: Serialize>(head: &H, dims: &Dims, out: &mut [u8]) -> Result<usize, CodecError> {
-    let at = codec::encode_into(head, out)?;
-    let rest = out.get_mut(at..).unwrap_or_default();
-    Ok(at + codec::encode_into(dims, rest)?)
+// === impl Parts ===
+
+impl<'a> Parts<'a> {
+    fn of(kind: u8, version: u8, payload: &'a [u8]) -> Result<Self, RecordFault> {
+        let head_len = match (kind, version) {
+            (OPEN | CARRY, BARE | VERSION) => OPEN_HEAD,
+            (CLOSE, BARE | VERSION) => CLOSE_HEAD,
+            (TOTAL, BARE) => TOTAL_HEAD,
+            _ => return Err(RecordFault::Unknown { kind, version }),
+        };
+        let short = || RecordFault::Short {
+            kind,
+            len: payload.len(),
+        };
+        let (head, rest) = payload.split_at_checked(head_len).ok_or_else(short)?;
+        if version == BARE {
+            let dims = EncodedDims(rest);
+            let trail = None;
+            return Ok(Self { head, trail, dims });
+        }
+        let (len, rest) = rest.split_first_chunk::<TRAIL_LEN>().ok_or_else(short)?;
+        let len = usize::from(u16::from_le_bytes(*len));
+        let (trail, rest) = rest.split_at_checked(len).ok_or_else(short)?;
+        Ok(Self {
+            head,
+            trail: Some(trail),
+            dims: EncodedDims(rest),
+        })
+    }
 }
 
-fn encode_raw<H: Serialize>(head: &H, dims: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
+fn encode<H: Serialize, T: Serialize>(
+    head: &H,
+    trail: &T,
+    dims: &Dims,
+    out: &mut [u8],
+) -> Result<usize, CodecError> {
     let at = codec::encode_into(head, out)?;
-    let end = at.saturating_add(dims.len());
-    match out.get_mut(at..end) {
-        Some(rest) => {
-            rest.copy_from_slice(dims);
-            Ok(end)
+    let start = at + TRAIL_LEN;
+    let end = start + codec::encode_into(trail, out.get_mut(start..).unwrap_or_default())?;
+    copy(&trail_len(end - start), out, at)?;
+    let rest = out.get_mut(end..).unwrap_or_default();
+    Ok(end + codec::encode_into(dims, rest)?)
+}
+
+/// Its texts are bounded, so a trail's length fits.
+fn trail_len(len: usize) -> [u8; TRAIL_LEN] {
+    u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()
+}
+
+fn copy(bytes: &[u8], out: &mut [u8], at: usize) -> Result<usize, CodecError> {
+    let room = out.len();
+    match out.get_mut(at..at.saturating_add(bytes.len())) {
+        Some(place) => {
+            place.copy_from_slice(bytes);
+            Ok(bytes.len())
         }
         None => Err(CodecError::NoRoom {
-            ty: "dimensions",
-            room: out.len(),
+            ty: "a record",
+            room,
         }),
     }
 }
@@ -354,6 +402,7 @@ const fn flag(on: bool, bit: u16) -> u16 {
 mod tests {
     use mode_envoy_model::object::Name;
 
+    use super::super::{Asked, Try};
     use super::*;
 
     fn dims() -> Dims {
@@ -396,25 +445,56 @@ mod tests {
         assert!(!head.rejected() && !head.presumed_one());
     }
 
+    fn asked() -> Asked<'static> {
+        Asked {
+            started_ms: 1_700_000_000_000,
+            revision: 12,
+            request_id: "order-17",
+            method: "POST",
+            path: "/v1/chat/completions",
+        }
+    }
+
+    fn opened(dims: &Dims) -> Opened<'_> {
+        Opened {
+            call: CallId([1; 16]),
+            attempt: 0,
+            dims,
+            asked: asked(),
+            reserved_input: 40,
+            bytes_in: 160,
+        }
+    }
+
+    fn tried(number: u16, endpoint: &str, status: u16, outcome: &'static str) -> Try {
+        Try {
+            number,
+            endpoint: Some(endpoint.into()),
+            status,
+            outcome,
+            latency_us: 900,
+        }
+    }
+
+    fn read_trail(version: u8, payload: &[u8]) -> Trail {
+        let encoded = Record::trail_of(CLOSE, version, payload).unwrap();
+        Trail::decode(encoded.unwrap()).unwrap()
+    }
+
     #[test]
     fn an_open_reads_back_and_a_presumed_close_takes_what_it_reserved() {
         let (dims, mut out) = (dims(), [0; RECORD_MAX]);
-        let opened = Opened {
-            call: CallId([1; 16]),
-            attempt: 0,
-            dims: &dims,
-            reserved_input: 40,
-            bytes_in: 160,
-        };
-        let len = opened.encode_into(&mut out).unwrap();
-        let Record::Open(head, encoded) = Record::parse(OPEN, VERSION, &out[..len]).unwrap() else {
+        let len = opened(&dims).encode_into(&mut out).unwrap();
+        let payload = &out[..len];
+        let Record::Open(head, encoded) = Record::parse(OPEN, VERSION, payload).unwrap() else {
             panic!("not an open");
         };
+        let trail = Record::trail_of(OPEN, VERSION, payload).unwrap();
         let mut again = [0; RECORD_MAX];
-        let len = CloseHead::presumed(&head, true)
-            .encode_with(encoded, &mut again)
+        let (version, len) = CloseHead::presumed(&head, true)
+            .encode_with(trail, encoded, &mut again)
             .unwrap();
-        let Record::Close(close, encoded) = Record::parse(CLOSE, VERSION, &again[..len]).unwrap()
+        let Record::Close(close, encoded) = Record::parse(CLOSE, version, &again[..len]).unwrap()
         else {
             panic!("not a close");
         };
@@ -425,12 +505,90 @@ mod tests {
         );
         assert!(close.presumed_one() && close.answered());
         assert_eq!(close.status_class(), 5);
+        let trail = read_trail(version, &again[..len]);
+        assert_eq!((&*trail.path, trail.revision), ("/v1/chat/completions", 12));
+        assert_eq!(
+            (&*trail.reason, &*trail.request_id),
+            (PRESUMED_REASON, "order-17")
+        );
     }
 
     #[test]
-    fn the_bytes_of_version_1_stay_as_they_were_shipped() {
+    fn a_close_tells_its_story() {
         let (dims, mut out) = (dims(), [0; RECORD_MAX]);
-        let len = closed(&dims).encode_into(&mut out).unwrap();
+        let earlier = [tried(1, "http://a:1", 0, "no_connection")];
+        let last = tried(2, "http://b:1", 503, "answered");
+        let close = Closed {
+            asked: asked(),
+            story: Story {
+                error: "upstream_failed",
+                reason: "provider_status",
+                earlier: &earlier,
+                last: Some(&last),
+            },
+            ..closed(&dims)
+        };
+        let len = close.encode_into(&mut out).unwrap();
+        let trail = read_trail(VERSION, &out[..len]);
+        assert_eq!(
+            (&*trail.error, &*trail.reason),
+            ("upstream_failed", "provider_status")
+        );
+        let told: Vec<_> = trail
+            .attempts
+            .iter()
+            .map(|t| (t.number, &*t.endpoint, t.status, &*t.outcome, t.latency_us))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (1, "http://a:1", 0, "no_connection", 900),
+                (2, "http://b:1", 503, "answered", 900)
+            ]
+        );
+    }
+
+    #[test]
+    fn the_longest_record_fits_its_room() {
+        let long = "é".repeat(300);
+        let name = || Name::from("n".repeat(256));
+        let dims = Dims {
+            tenant: name(),
+            team: name(),
+            consumer: name(),
+            key: name(),
+            route: name(),
+            api: name(),
+            model: name(),
+            provider: name(),
+            upstream_model: name(),
+        };
+        let earlier: Vec<_> = (1..9)
+            .map(|n| tried(n, &long, 0, "first_byte_timeout"))
+            .collect();
+        let close = Closed {
+            asked: Asked {
+                request_id: &long,
+                method: &long,
+                path: &long,
+                ..asked()
+            },
+            story: Story {
+                error: "auth_dependency_unavailable",
+                reason: "provider_error_in_answer",
+                earlier: &earlier,
+                last: earlier.last(),
+            },
+            ..closed(&dims)
+        };
+        let mut out = [0; RECORD_MAX];
+        let len = close.encode_into(&mut out).unwrap();
+        let trail = read_trail(VERSION, &out[..len]);
+        assert_eq!((trail.path.len(), trail.attempts.len()), (256, 4));
+    }
+
+    /// Version 1 is version 2 without the trail.
+    fn golden_of_version_1() -> Vec<u8> {
         let mut golden = vec![7; 16];
         golden.push(2);
         golden.extend(0b110_1101_u16.to_le_bytes());
@@ -438,10 +596,82 @@ mod tests {
         for word in [3_u64, 0, 0, 7, 0, 9, 4, 0, 0, 1_000, 250] {
             golden.extend(word.to_le_bytes());
         }
-        for text in ["acme", "", "", "", "", "", "fast", "", ""] {
-            golden.extend((text.len() as u64).to_le_bytes());
-            golden.extend(text.as_bytes());
+        golden.extend(golden_dims());
+        golden
+    }
+
+    fn golden_dims() -> Vec<u8> {
+        let texts = ["acme", "", "", "", "", "", "fast", "", ""];
+        texts.into_iter().flat_map(golden_text).collect()
+    }
+
+    fn golden_text(text: &str) -> Vec<u8> {
+        let mut out = (text.len() as u64).to_le_bytes().to_vec();
+        out.extend(text.as_bytes());
+        out
+    }
+
+    #[test]
+    fn a_record_of_version_1_is_read_as_it_was_shipped() {
+        let golden = golden_of_version_1();
+        let Record::Close(head, encoded) = Record::parse(CLOSE, BARE, &golden).unwrap() else {
+            panic!("not a close");
+        };
+        assert_eq!(head, closed(&dims()).head());
+        assert_eq!(encoded.decode().unwrap(), dims());
+        assert_eq!(Record::trail_of(CLOSE, BARE, &golden).unwrap(), None);
+        let open = OpenHead {
+            call: CallId([1; 16]),
+            attempt: 0,
+            reserved_input: 4,
+            bytes_in: 5,
+        };
+        let mut out = [0; RECORD_MAX];
+        let presumed = CloseHead::presumed(&open, true).encode_with(None, encoded, &mut out);
+        let (version, len) = presumed.unwrap();
+        assert_eq!(version, BARE);
+        assert!(Record::parse(CLOSE, version, &out[..len]).is_ok());
+    }
+
+    #[test]
+    fn the_bytes_of_version_2_stay_as_they_were_shipped() {
+        let (dims, mut out) = (dims(), [0; RECORD_MAX]);
+        let last = tried(1, "http://a:1", 200, "answered");
+        let close = Closed {
+            asked: asked(),
+            story: Story {
+                error: "limited",
+                reason: "limit",
+                earlier: &[],
+                last: Some(&last),
+            },
+            ..closed(&dims)
+        };
+        let len = close.encode_into(&mut out).unwrap();
+        let mut trail = Vec::new();
+        trail.extend(1_700_000_000_000_u64.to_le_bytes());
+        trail.extend(12_u64.to_le_bytes());
+        for text in [
+            "order-17",
+            "POST",
+            "/v1/chat/completions",
+            "limited",
+            "limit",
+        ] {
+            trail.extend(golden_text(text));
         }
+        trail.extend(1_u64.to_le_bytes());
+        trail.extend(1_u16.to_le_bytes());
+        trail.extend(golden_text("http://a:1"));
+        trail.extend(200_u16.to_le_bytes());
+        trail.extend(golden_text("answered"));
+        trail.extend(900_u64.to_le_bytes());
+        let bare = golden_of_version_1();
+        let (head, dims) = bare.split_at(CLOSE_HEAD);
+        let mut golden = head.to_vec();
+        golden.extend(u16::try_from(trail.len()).unwrap().to_le_bytes());
+        golden.extend(trail);
+        golden.extend(dims);
         assert_eq!(&out[..len], golden);
     }
 
@@ -474,26 +704,24 @@ mod tests {
         let (head, mut out) = (TotalHead::new(7, 2, &sum), [0; RECORD_MAX]);
         let len = head.encode_with(b"dims", &mut out).unwrap();
         assert_eq!(&out[..len], golden);
-        let Ok(Record::Total(read, dims)) = Record::parse(TOTAL, VERSION, &out[..len]) else {
+        let Ok(Record::Total(read, dims)) = Record::parse(TOTAL, BARE, &out[..len]) else {
             panic!("not a total");
         };
         assert_eq!((read.counters(), dims.0), (sum, &b"dims"[..]));
     }
 
     #[test]
-    fn an_unknown_kind_or_version_is_a_fault_and_so_is_a_short_head() {
-        assert!(matches!(
-            Record::parse(9, VERSION, &[]),
-            Err(RecordFault::Unknown { .. })
-        ));
-        assert!(matches!(
-            Record::parse(OPEN, 2, &[]),
-            Err(RecordFault::Unknown { .. })
-        ));
-        assert!(matches!(
-            Record::parse(OPEN, VERSION, &[0; 5]),
-            Err(RecordFault::Short { .. })
-        ));
+    fn an_unknown_kind_or_version_is_a_fault_and_so_is_a_short_record() {
+        let fault = |kind, version, payload: &[u8]| Record::parse(kind, version, payload).err();
+        let unknown = |fault| matches!(fault, Some(RecordFault::Unknown { .. }));
+        let short = |fault| matches!(fault, Some(RecordFault::Short { .. }));
+        assert!(unknown(fault(9, VERSION, &[])));
+        assert!(unknown(fault(OPEN, 3, &[])));
+        assert!(short(fault(OPEN, VERSION, &[0; 5])));
+        assert!(short(fault(OPEN, VERSION, &[0; OPEN_HEAD + 1])));
+        let mut long_trail = [0; OPEN_HEAD + 10];
+        long_trail[OPEN_HEAD] = 200;
+        assert!(short(fault(OPEN, VERSION, &long_trail)));
     }
 
     #[test]
@@ -501,5 +729,10 @@ mod tests {
         let dims = dims();
         assert!(closed(&dims).encode_into(&mut [0; 40]).is_err());
         assert!(closed(&dims).encode_into(&mut [0; CLOSE_HEAD]).is_err());
+        assert!(
+            closed(&dims)
+                .encode_into(&mut [0; CLOSE_HEAD + 30])
+                .is_err()
+        );
     }
 }

@@ -77,6 +77,7 @@ pub(super) fn begun_at(parts: &Parts) -> Option<HistoryParts> {
         actor: "cluster".to_owned(),
         origin: BEGINNING.to_owned(),
         events: events.collect(),
+        request: None,
         encoded: Arc::default(),
     };
     let change_set: Arc<[u8]> = set.to_wire().encode_to_vec().into();

@@ -24,12 +24,14 @@ fn change(state: &mut State) {
     let base_revision = state.catalog.revision();
     let tenant = Tenant {
         name: format!("t{base_revision}").into(),
+        hosts: Vec::new(),
     };
     let set = ChangeSet {
         base_revision,
         actor: "root".into(),
         origin: "apply".into(),
         events: vec![Event::TenantPut(tenant)],
+        request: None,
         encoded: Arc::default(),
     };
     let batch = Batch {

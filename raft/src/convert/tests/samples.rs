@@ -13,6 +13,7 @@ use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
 use mode_envoy_model::price::Price;
 use mode_envoy_model::provider::{Protocol, Provider, SealedSecret};
+use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_model::route::{Auth, Route};
 use mode_envoy_model::service::{Endpoint, Service, Timeouts};
 use mode_envoy_model::tenant::Tenant;
@@ -25,6 +26,7 @@ use mode_envoy_model::usage::series::SeriesKey;
 pub(super) fn tenant() -> Tenant {
     Tenant {
         name: "acme".into(),
+        hosts: vec!["api.acme.test".into()],
     }
 }
 
@@ -103,6 +105,7 @@ pub(super) fn service() -> Service {
         endpoints: vec![Endpoint {
             url: "http://127.0.0.1:9000".into(),
         }],
+        access: vec!["acme".into()],
         timeouts: timeouts(),
     }
 }
@@ -139,6 +142,7 @@ pub(super) fn token(role: Role) -> Token {
         role,
         hash: [3; 32],
         created_ms: 1,
+        tenant: (role != Role::Root).then(|| "acme".into()),
     }
 }
 
@@ -328,6 +332,13 @@ pub(super) fn series() -> SeriesKey {
         upstream_model: "gpt-5".into(),
         status_class: 2,
         folded: false,
+    }
+}
+
+pub(super) fn request() -> ClientRequest {
+    ClientRequest {
+        id: [3; 32],
+        body: [4; 32],
     }
 }
 

@@ -11,7 +11,7 @@
 use super::bytes::{put_sized, put_varint, take_byte, take_sized, take_varint};
 
 /// How many cells share a block; a column holds as many values at most.
-pub(super) const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 
 /// The values of one column of a block.
 pub(super) type Values = [u64; BLOCK];

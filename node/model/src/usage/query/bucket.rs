@@ -3,7 +3,7 @@
 use crate::usage::cells::{Bucket, Chunk};
 use crate::usage::counters::{COUNTERS, Counters};
 use crate::usage::histogram::Sum as HistogramSum;
-use crate::usage::packed::{Block, Packed, Which};
+use crate::usage::packed::{BLOCK, Block, Packed, Sums, Which};
 use crate::usage::query::ReportRow;
 use crate::usage::query::source::{Chosen, Source};
 use crate::usage::rollup::RollUp;
@@ -31,6 +31,15 @@ pub(super) struct Rows {
     rows: Vec<(usize, Sum)>,
 }
 
+/// Which row each cell of a block belongs to.
+struct Slots<'a> {
+    slots: [u32; BLOCK],
+    rows: &'a mut [(usize, Sum)],
+}
+
+/// A cell that belongs to no row.
+const NONE: u32 = u32::MAX;
+
 // === impl Use ===
 
 impl Use {
@@ -54,6 +63,19 @@ impl Sum {
             }
             self.folded |= folded;
         }
+    }
+}
+
+// === impl Slots ===
+
+impl Sums for Slots<'_> {
+    fn of(&mut self, cell: usize, which: Which) -> Option<&mut HistogramSum> {
+        let slot = *self.slots.get(cell)?;
+        let (_, sum) = self.rows.get_mut(slot as usize)?;
+        Some(match which {
+            Which::Latency => &mut sum.latency,
+            Which::Ttft => &mut sum.ttft,
+        })
     }
 }
 
@@ -189,8 +211,7 @@ impl Rows {
     }
 
     fn add_block(&mut self, what: Use, block: &Block<'_>, chosen: &[Chosen]) {
-        const NONE: u32 = u32::MAX;
-        let mut slots = [NONE; 64];
+        let mut slots = [NONE; BLOCK];
         let (mut rest, mut any) = (chosen, false);
         for (slot, series) in slots.iter_mut().zip(block.series()) {
             let behind = rest.iter().take_while(|one| one.series < *series).count();
@@ -224,16 +245,7 @@ impl Rows {
             return;
         }
         let rows = &mut self.rows;
-        histograms.bins(|cell, which, bin, count| {
-            let slot = slots.get(cell).copied().unwrap_or(NONE);
-            if slot != NONE {
-                let sum = &mut rows[slot as usize].1;
-                match which {
-                    Which::Latency => sum.latency.add_bin(bin, count),
-                    Which::Ttft => sum.ttft.add_bin(bin, count),
-                }
-            }
-        });
+        histograms.add_to(&mut Slots { slots, rows });
     }
 
     fn row(&mut self, what: Use, group: usize) -> Option<&mut Sum> {
@@ -243,11 +255,11 @@ impl Rows {
 
     /// Where the row of a group is. Hours at the edges reach beyond the range; by themselves they make no row.
     fn slot(&mut self, what: Use, group: usize) -> Option<u32> {
-        if self.slots[group].is_none() && what != Use::Percentiles {
-            let slot = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        let slot = self.slots.get_mut(group)?;
+        if slot.is_none() && what != Use::Percentiles {
+            *slot = u32::try_from(self.rows.len()).ok();
             self.rows.push((group, Sum::default()));
-            self.slots[group] = Some(slot);
         }
-        self.slots[group]
+        *slot
     }
 }

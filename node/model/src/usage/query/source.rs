@@ -7,10 +7,13 @@ use crate::limits;
 use crate::usage::UsageSnapshot;
 use crate::usage::cells::Cells;
 use crate::usage::query::{Dimension, Query, QueryError};
-use crate::usage::series::Needle;
+use crate::usage::series::{Needle, text_hash};
 
 /// The alternatives for each dimension that is filtered.
 pub(super) type Filters<'q> = BTreeMap<Dimension, Vec<&'q str>>;
+
+/// The groups by the hash of their values.
+type Groups = BTreeMap<u64, Vec<usize>>;
 
 /// A series that the filter keeps, and the group it belongs to.
 pub(super) struct Chosen {
@@ -26,6 +29,8 @@ pub(super) struct Source<'a> {
     pub(super) groups: Vec<Vec<&'a str>>,
     /// The groups as an answer lists them.
     pub(super) order: Vec<usize>,
+    /// Of the series that is being chosen; here so that it is allocated once.
+    values: Vec<&'a str>,
 }
 
 // === impl Source ===
@@ -38,10 +43,14 @@ impl<'a> Source<'a> {
             .map(|(dimension, any)| Needle::new(*dimension, any.clone()))
             .collect();
         let mut source = Self::new(&snapshot.cells);
-        let mut groups = BTreeMap::new();
-        for (id, key) in snapshot.series.find(&needles) {
-            let values = query.group_by.iter().map(|dimension| dimension.value(key));
-            source.choose(&mut groups, id, key.folded, values);
+        let mut groups = Groups::new();
+        for (id, found) in snapshot.series.find(&needles) {
+            let dimensions = query.group_by.iter();
+            let hash = dimensions
+                .clone()
+                .fold(0, |hash, dimension| mix(hash, found.hash_of(*dimension)));
+            let values = dimensions.map(|dimension| dimension.value(&found.key));
+            source.choose(&mut groups, hash, (id, found.key.folded), values);
         }
         source.sort(&query.group_by);
         source
@@ -50,16 +59,17 @@ impl<'a> Source<'a> {
     /// The nodes' cells, which know the dimensions that [`Dimension::is_by_node`] tells.
     pub(super) fn nodes(snapshot: &'a UsageSnapshot, query: &Query, filters: &Filters<'_>) -> Self {
         let mut source = Self::new(&snapshot.nodes.cells);
-        let mut groups = BTreeMap::new();
+        let mut groups = Groups::new();
         for (id, entry) in snapshot.nodes.series.entries() {
             let kept =
                 |(dimension, any): (&Dimension, &Vec<&str>)| any.contains(&entry.value(*dimension));
             if filters.iter().all(kept) {
-                let values = query
-                    .group_by
-                    .iter()
-                    .map(|dimension| entry.value(*dimension));
-                source.choose(&mut groups, id, entry.is_folded(), values);
+                let dimensions = query.group_by.iter();
+                let values = dimensions.map(|dimension| entry.value(*dimension));
+                let hash = values
+                    .clone()
+                    .fold(0, |hash, value| mix(hash, text_hash(value)));
+                source.choose(&mut groups, hash, (id, entry.is_folded()), values);
             }
         }
         source.sort(&query.group_by);
@@ -86,22 +96,29 @@ impl<'a> Source<'a> {
             series: Vec::new(),
             groups: Vec::new(),
             order: Vec::new(),
+            values: Vec::new(),
         }
     }
 
+    /// `hash` spares comparisons: the same values have the same one, and others seldom do.
     fn choose(
         &mut self,
-        groups: &mut BTreeMap<Vec<&'a str>, usize>,
-        series: u32,
-        folded: bool,
+        groups: &mut Groups,
+        hash: u64,
+        (series, folded): (u32, bool),
         values: impl Iterator<Item = &'a str>,
     ) {
-        let values: Vec<_> = values.collect();
-        let group = if let Some(&group) = groups.get(&values) {
+        self.values.clear();
+        self.values.extend(values);
+        let alike = groups.entry(hash).or_default();
+        let found = alike
+            .iter()
+            .find(|group| self.groups[**group] == self.values);
+        let group = if let Some(&group) = found {
             group
         } else {
-            self.groups.push(values.clone());
-            groups.insert(values, self.groups.len() - 1);
+            alike.push(self.groups.len());
+            self.groups.push(self.values.clone());
             self.groups.len() - 1
         };
         self.series.push(Chosen {
@@ -141,6 +158,12 @@ pub(super) fn filters(query: &Query) -> Result<Filters<'_>, QueryError> {
         }
     }
     Ok(filters)
+}
+
+const fn mix(hash: u64, value: u32) -> u64 {
+    (hash ^ value as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(31)
 }
 
 fn is_node(text: &str) -> bool {

@@ -2,11 +2,13 @@
 
 use mode_envoy_model::batch::{Batch, ChangeSet, Item};
 use mode_envoy_model::object::Name;
+use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, UsageBatch, UsageRow};
 use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::series::SeriesKey;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -88,13 +90,21 @@ fn usage_batch() -> impl Strategy<Value = UsageBatch> {
     )
 }
 
+fn request() -> impl Strategy<Value = ClientRequest> {
+    (0_u8..4, 0_u8..2).prop_map(|(id, body)| ClientRequest {
+        id: [id; 32],
+        body: [body; 32],
+    })
+}
+
 fn item() -> impl Strategy<Value = Item> {
     let spools = vec((0_u32..9, 0_u8..9), 1..3);
     prop_oneof![
-        2 => (0_u64..6, vec(event(), 1..4)).prop_map(|(base_revision, events)| {
+        2 => (0_u64..6, vec(event(), 1..4), option::of(request())).prop_map(|(base_revision, events, request)| {
             Item::ChangeSet(ChangeSet {
                 base_revision,
                 actor: "x".to_owned(),
+                request,
                 encoded: vec![7; events.len()].into(),
                 events,
                 ..ChangeSet::default()

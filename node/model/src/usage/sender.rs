@@ -13,15 +13,15 @@
 
 use std::collections::BTreeMap;
 
-use mode_envoy_model::batch::Outcome;
-use mode_envoy_model::usage::batch::UsageRow;
-use mode_envoy_model::usage::batch::{Register, SeriesRef, SpoolRange, SpoolUuid, UsageBatch};
-use mode_envoy_model::usage::series::SeriesKey;
-use mode_envoy_model::usage::streams;
+use crate::batch::Outcome;
+use crate::usage::batch::UsageRow;
+use crate::usage::batch::{Register, SeriesRef, SpoolRange, SpoolUuid, UsageBatch};
+use crate::usage::series::SeriesKey;
+use crate::usage::streams;
 
 /// One node's usage stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     node: u64,
     spools: BTreeMap<u32, Position>,
     life: Life,
@@ -48,7 +48,7 @@ enum Life {
 
 /// What the stream needs next.
 #[derive(Debug)]
-pub(crate) enum Need<'a> {
+pub enum Need<'a> {
     /// A new incarnation, following the one that the state has now.
     Register,
     /// A batch, if there is anything to count.
@@ -59,7 +59,7 @@ pub(crate) enum Need<'a> {
 
 /// What an answer means.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Meaning {
+pub enum Meaning {
     /// The ranges are counted, now or at an earlier send.
     Counted(Vec<SpoolRange>),
     /// Send again; the batch spells its series out now.
@@ -74,7 +74,7 @@ pub(crate) enum Meaning {
 
 impl Stream {
     /// A stream that must register first. Spools are told by worker.
-    pub(crate) fn new(node: u64, spools: impl IntoIterator<Item = (u32, SpoolUuid)>) -> Self {
+    pub fn new(node: u64, spools: impl IntoIterator<Item = (u32, SpoolUuid)>) -> Self {
         let spools = spools.into_iter();
         let spools = spools
             .map(|(worker, uuid)| (worker, Position { uuid, acked_to: 1 }))
@@ -86,7 +86,8 @@ impl Stream {
         }
     }
 
-    pub(crate) fn need(&self) -> Need<'_> {
+    /// What to do next.
+    pub fn need(&self) -> Need<'_> {
         match &self.life {
             Life::Unregistered => Need::Register,
             Life::Ready { .. } => Need::Compose,
@@ -95,7 +96,7 @@ impl Stream {
     }
 
     /// What starts a new incarnation. It is void if another one has started since the state was read.
-    pub(crate) fn register(&self, state: Option<&streams::Stream>) -> Register {
+    pub fn register(&self, state: Option<&streams::Stream>) -> Register {
         let uuid = |(&worker, spool): (&u32, &Position)| (worker, spool.uuid);
         Register {
             node: self.node,
@@ -106,7 +107,7 @@ impl Stream {
 
     /// Takes over the positions that the state had when it applied our Register. If another Register came after
     /// it, or a spool is missing in it, the stream stays unregistered.
-    pub(crate) fn registered(&mut self, incarnation: u64, state: Option<&streams::Stream>) {
+    pub fn registered(&mut self, incarnation: u64, state: Option<&streams::Stream>) {
         let Some(state) = state.filter(|state| state.incarnation == incarnation) else {
             return;
         };
@@ -123,12 +124,12 @@ impl Stream {
     }
 
     /// The first record of a worker's spool that is not counted.
-    pub(crate) fn acked_to(&self, worker: u32) -> u64 {
+    pub fn acked_to(&self, worker: u32) -> u64 {
         self.spools.get(&worker).map_or(1, |spool| spool.acked_to)
     }
 
     /// Whose spool a worker has.
-    pub(crate) fn range(&self, worker: u32, to: u64) -> Option<SpoolRange> {
+    pub fn range(&self, worker: u32, to: u64) -> Option<SpoolRange> {
         let spool = self.spools.get(&worker)?;
         Some(SpoolRange {
             worker,
@@ -140,7 +141,7 @@ impl Stream {
 
     /// Binds rows and ranges to the next number; a series that the log knows is sent by its own number. Only a
     /// stream that asked for it takes a batch.
-    pub(crate) fn compose(
+    pub fn compose(
         &mut self,
         ranges: Vec<SpoolRange>,
         keys: Vec<SeriesKey>,
@@ -166,7 +167,7 @@ impl Stream {
     }
 
     /// Takes an answer to the batch that was sent.
-    pub(crate) fn answered(&mut self, outcome: &Outcome) -> Meaning {
+    pub fn answered(&mut self, outcome: &Outcome) -> Meaning {
         let Life::Sent { batch, keys } = &mut self.life else {
             return Meaning::Register;
         };
@@ -192,7 +193,7 @@ impl Stream {
     }
 
     /// Forgets a spool that is counted to its end and gone.
-    pub(crate) fn forget(&mut self, worker: u32) {
+    pub fn forget(&mut self, worker: u32) {
         self.spools.remove(&worker);
     }
 
@@ -232,6 +233,23 @@ mod tests {
 
     const UUID: SpoolUuid = [7; 16];
 
+    fn key() -> SeriesKey {
+        let none = || "".into();
+        SeriesKey {
+            tenant: none(),
+            team: none(),
+            consumer: none(),
+            key: none(),
+            route: none(),
+            api: none(),
+            model: none(),
+            provider: none(),
+            upstream_model: none(),
+            status_class: 2,
+            folded: false,
+        }
+    }
+
     fn ready() -> Stream {
         let mut stream = Stream::new(1, [(0, UUID)]);
         let spool = streams::Spool {
@@ -250,7 +268,7 @@ mod tests {
     fn sent() -> Stream {
         let mut stream = ready();
         let range = stream.range(0, 9).unwrap();
-        let key = crate::usage::record::Dims::empty().into_series(2);
+        let key = key();
         stream.compose(vec![range], vec![key], Vec::new(), |_| Some(3));
         stream
     }

@@ -1,0 +1,225 @@
+//! An embeddings request and the usage of its answer: read as far as the gateway must, forwarded as the client wrote it.
+//!
+//! As for chat, only the model's name is replaced; the format of the numbers (`encoding_format`: the official clients ask
+//! for base64) is between the client and the provider.
+//!
+//! Limits: [`INPUTS_MAX`] inputs, none of them empty.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::estimate::BYTES_PER_TOKEN;
+use crate::openai::answer::InBandError;
+use crate::openai::fields::{Fields, place};
+use crate::openai::request::{RequestError, read_model, splice};
+use crate::usage::Usage;
+
+/// Most inputs of one request.
+pub const INPUTS_MAX: usize = 2_048;
+
+const INPUT_EXPECTED: &str =
+    "a text, an array of tokens, or an array of 1 to 2048 of either, none of them empty";
+
+/// A request that has been read.
+#[derive(Clone, Debug)]
+pub struct EmbeddingsRequest {
+    /// The model that the client asks for.
+    pub model: String,
+    /// Bytes of all inputs, for the estimate of their tokens; a token counts as four.
+    pub text_bytes: u64,
+    body: Bytes,
+    model_at: Range<usize>,
+}
+
+/// What is to be embedded.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(untagged)]
+pub(crate) enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// What an answer said.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EmbeddingsOutcome {
+    /// The usage that the provider reported, where it can be used; there is input only.
+    pub usage: Option<Usage>,
+    /// An error in the body of an answer with status 200.
+    pub in_band_error: Option<InBandError>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Inputs {
+    One(Input),
+    Many(Vec<Input>),
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    usage: Option<WireUsage>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireUsage {
+    prompt_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+}
+
+// === impl EmbeddingsRequest ===
+
+impl EmbeddingsRequest {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`], naming the field and what it must be.
+    pub fn read(body: Bytes) -> Result<Self, RequestError> {
+        let text = std::str::from_utf8(&body).map_err(|error| RequestError::NotUtf8 {
+            at: error.valid_up_to(),
+        })?;
+        let fields = Fields::read(text)?;
+        let raw_model = fields.required("model")?;
+        let model = read_model(raw_model)?;
+        let model_at = place(text, raw_model);
+        let inputs = read_inputs(&fields)?;
+        Ok(Self {
+            model,
+            text_bytes: inputs.iter().map(Input::bytes).sum(),
+            model_at,
+            body,
+        })
+    }
+
+    /// The body for an upstream that calls the model `upstream_model`; every other byte stays as the client wrote it.
+    pub fn rewrite(&self, upstream_model: &str) -> Bytes {
+        if upstream_model == self.model {
+            return self.body.clone();
+        }
+        // A string cannot fail to be written as JSON.
+        let name = serde_json::to_string(upstream_model).unwrap_or_default();
+        splice(&self.body, &[(self.model_at.clone(), name.as_str())])
+    }
+}
+
+// === impl Input ===
+
+impl Input {
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Tokens(tokens) => tokens.len() as u64 * BYTES_PER_TOKEN,
+        }
+    }
+}
+
+// === free functions ===
+
+/// What a request wants embedded: one input at least.
+pub(crate) fn read_inputs(fields: &Fields<'_>) -> Result<Vec<Input>, RequestError> {
+    let invalid = RequestError::Invalid {
+        param: "input",
+        expected: INPUT_EXPECTED,
+    };
+    let inputs = match serde_json::from_str(fields.required("input")?.get()) {
+        Ok(Inputs::One(input)) => vec![input],
+        Ok(Inputs::Many(inputs)) => inputs,
+        Err(_) => return Err(invalid),
+    };
+    let fits = (1..=INPUTS_MAX).contains(&inputs.len());
+    if fits && inputs.iter().all(|input| input.bytes() > 0) {
+        Ok(inputs)
+    } else {
+        Err(invalid)
+    }
+}
+
+/// Reads a whole answer. One that is not of the known shape says nothing.
+pub fn scan(body: &[u8]) -> EmbeddingsOutcome {
+    let Ok(wire) = serde_json::from_slice::<Wire<'_>>(body) else {
+        return EmbeddingsOutcome::default();
+    };
+    let tokens = wire
+        .usage
+        .and_then(|usage| usage.prompt_tokens.or(usage.total_tokens));
+    EmbeddingsOutcome {
+        usage: tokens.map(|input_uncached| Usage {
+            input_uncached,
+            ..Usage::default()
+        }),
+        in_band_error: wire.error.map(InBandError::read),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<EmbeddingsRequest, RequestError> {
+        EmbeddingsRequest::read(Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn every_kind_of_input_is_taken_and_counted() {
+        for (input, bytes) in [
+            (r#""naïve""#, 6),
+            (r#"["ab", "c"]"#, 3),
+            ("[1, 2, 3]", 12),
+            ("[[1], [2, 3]]", 12),
+        ] {
+            let request = read(&format!(r#"{{"model": "m", "input": {input}}}"#)).unwrap();
+            assert_eq!(request.text_bytes, bytes, "{input}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_embedded_is_refused_by_name() {
+        let many = serde_json::to_string(&vec!["x"; INPUTS_MAX + 1]).unwrap();
+        for input in [
+            r#""""#,
+            "[]",
+            r#"["a", ""]"#,
+            "[[]]",
+            "1",
+            "{}",
+            "[-1]",
+            &many,
+        ] {
+            let error = read(&format!(r#"{{"model": "m", "input": {input}}}"#)).unwrap_err();
+            assert_eq!(error.param(), Some("input"), "{input}");
+        }
+        assert_eq!(
+            read(r#"{"model": "m"}"#).unwrap_err().param(),
+            Some("input")
+        );
+        assert_eq!(
+            read(r#"{"input": "x"}"#).unwrap_err().param(),
+            Some("model")
+        );
+    }
+
+    #[test]
+    fn only_the_models_name_is_rewritten() {
+        let body = r#"{ "input":"x", "model":"mine" , "dimensions": 1.0e2 }"#;
+        let sent = read(body).unwrap().rewrite("theirs");
+        assert_eq!(sent, body.replace("mine", "theirs"));
+    }
+
+    #[test]
+    fn an_answer_has_input_only() {
+        let outcome = scan(br#"{"data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}"#);
+        let usage = outcome.usage.unwrap();
+        assert_eq!((usage.input(), usage.output), (8, 0));
+        assert_eq!(
+            scan(br#"{"usage":{"prompt_tokens":-8}}"#),
+            EmbeddingsOutcome::default()
+        );
+        let refused = scan(br#"{"error":{"message":"too long"}}"#);
+        assert_eq!(refused.in_band_error.unwrap().message, "too long");
+    }
+}
