@@ -19,6 +19,7 @@
 //! | a leader answers reads without asking a majority | 25 | a read sees what is acknowledged |
 //! | openraft 0.9.24, which can commit without a quorum (#1802; `just sim-proof`) | 12 | a majority has what is committed |
 //! | a node that ends says that nothing was written (it did; the fix has a test in `raft`) | 27 | the history is linearizable |
+//! | a removed node stands for no election (it did not; the fix has a test in `raft`) | 98 | a cluster that is whole goes on |
 //!
 //! Not found in 200 seeds: a proposer that says "nothing was written" when an entry takes more than its 5 s, since clients
 //! here give up earlier.

@@ -4,7 +4,7 @@
 //! held against the program here.
 
 #![expect(
-    clippy::unwrap_used,
+    clippy::panic,
     reason = "the helpers of a test may panic like the test itself"
 )]
 

@@ -150,6 +150,40 @@ async fn a_rotation_that_cannot_go_on_may_be_given_up_and_begun_again() -> Resul
     cluster.finish().await
 }
 
+#[tokio::test]
+async fn the_admin_listeners_own_certificate_follows_the_secret() -> Result<()> {
+    let mut cluster = Cluster::plan(NODE, 1)?;
+    let old = cluster.dir().join("old-ca.pem");
+    let port = std::net::TcpListener::bind("0.0.0.0:0")?
+        .local_addr()?
+        .port();
+    let node = cluster.node_mut(1);
+    node.launch.admin = format!("0.0.0.0:{port}");
+    node.launch.more = vec!["--advertise-admin".to_owned(), format!("127.0.0.1:{port}")];
+    node.start()?;
+
+    let url = format!("https://127.0.0.1:{port}");
+    let get = ["get", "tenants", "--admin", &url];
+    let run = async |words: &[&str]| node.launch.program.run(words, "").await;
+    wait::until("the admin API", SOON, async || run(&get).await?.ok()).await?;
+    let ca = node.launch.data_dir.join("admin-ca.pem");
+    std::fs::copy(&ca, &old)?;
+    run(&["cluster", "rotate-secret", "--admin", &url])
+        .await?
+        .ok()?;
+    // What the context file names is trusted, and that is the new one.
+    wait::until("the new certificate", SOON, async || {
+        let renewed = std::fs::read(&ca)? != std::fs::read(&old)?;
+        ensure!(renewed, "the CA is the old one");
+        run(&get).await?.ok()
+    })
+    .await?;
+    let old = old.to_string_lossy();
+    let said = run(&[&get[..], &["--ca", &old]].concat()).await?.fails(1)?;
+    ensure!(said.contains("invalid peer certificate"), "{said}");
+    cluster.finish().await
+}
+
 // === helpers ===
 
 fn document(upstream: &Upstream) -> String {

@@ -80,12 +80,20 @@ async fn a_spool_that_nobody_empties_raises_alarms_then_adds_up_and_no_call_is_l
     ] {
         let name = format!("mode_envoy_usage_spool_alarm{{level=\"{level}\"}}");
         calls += call_until(node, &key, &name).await?;
-        let alarms = alarms(node).await?;
+        // Why it fills is known only when a batch has waited for a while.
+        wait::until("the alarm", Duration::from_secs(20), async || {
+            let alarms = alarms(node).await?;
+            ensure!(
+                alarms.contains(told) && alarms.contains("worker 0"),
+                "{level}: {alarms}"
+            );
+            Ok(())
+        })
+        .await?;
         ensure!(
-            alarms.contains(told) && alarms.contains("worker 0"),
-            "{level}: {alarms}"
+            node.log().contains("the usage spool of worker 0 is"),
+            "{level} is not in the log"
         );
-        ensure!(node.log().contains(told), "{level} is not in the log");
         http::get(node.admin(), "/readyz", None)
             .await?
             .expect(200)?;

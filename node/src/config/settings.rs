@@ -121,6 +121,15 @@ impl std::fmt::Debug for Join {
     }
 }
 
+/// When checkpoints are written, and what the log keeps behind them.
+struct LogLimits {
+    checkpoint_every: u64,
+    checkpoint_bytes: u64,
+    keep: u64,
+    keep_bytes: u64,
+    snapshot_bytes_per_second: u64,
+}
+
 // === impl Settings ===
 
 impl Settings {
@@ -145,6 +154,7 @@ impl Settings {
             .iter()
             .all(|listener| listener.is_loopback());
         let gateway_workers = workers(options.gateway_workers)?;
+        let log = LogLimits::of(&options)?;
         Ok(Self {
             node_id,
             secret: SecretFile::choose(
@@ -175,6 +185,27 @@ impl Settings {
                 options.wal_segment_bytes.unwrap_or(WAL_SEGMENT_BYTES),
                 (MIB, 1 << 30),
             )?,
+            checkpoint_every: log.checkpoint_every,
+            checkpoint_bytes: log.checkpoint_bytes,
+            log_keep: log.keep,
+            log_keep_bytes: log.keep_bytes,
+            snapshot_bytes_per_second: log.snapshot_bytes_per_second,
+            timers: timers(&options)?,
+            stale: stale(&options)?,
+            log: LogSettings {
+                format: options.log_format.unwrap_or_default(),
+                filter: options.log_level,
+            },
+            data_dir,
+        })
+    }
+}
+
+// === impl LogLimits ===
+
+impl LogLimits {
+    fn of(options: &Options) -> Result<Self, ConfigError> {
+        Ok(Self {
             checkpoint_every: ranged(
                 "checkpoint-every",
                 options.checkpoint_every.unwrap_or(CHECKPOINT_EVERY),
@@ -185,12 +216,12 @@ impl Settings {
                 options.checkpoint_bytes.unwrap_or(CHECKPOINT_BYTES),
                 (MIB, BYTES_MAX),
             )?,
-            log_keep: ranged(
+            keep: ranged(
                 "log-keep",
                 options.log_keep.unwrap_or(LOG_KEEP),
                 (0, 1_000_000_000),
             )?,
-            log_keep_bytes: ranged(
+            keep_bytes: ranged(
                 "log-keep-bytes",
                 options.log_keep_bytes.unwrap_or(LOG_KEEP_BYTES),
                 (0, BYTES_MAX),
@@ -202,16 +233,11 @@ impl Settings {
                     .unwrap_or(SNAPSHOT_BYTES_PER_SECOND),
                 (64 << 10, BYTES_MAX),
             )?,
-            timers: timers(&options)?,
-            stale: stale(&options)?,
-            log: LogSettings {
-                format: options.log_format.unwrap_or_default(),
-                filter: options.log_level,
-            },
-            data_dir,
         })
     }
 }
+
+// === free functions ===
 
 fn node_id(
     given: Option<u64>,

@@ -70,8 +70,7 @@ impl Control {
         question: &CallsQuestion,
     ) -> Result<Gathered, ControlError> {
         check(who.role, Action::Read)?;
-        let mut filter = question.filter(now_ms())?;
-        filter.tenant = authorize::narrowed(who, &filter.tenant)?.to_owned();
+        let filter = narrowed(who, question.filter(now_ms())?)?;
         let limit = match question.limit {
             0 => LIMIT,
             limit if limit <= LIMIT_MAX => limit,
@@ -98,8 +97,7 @@ impl Control {
         filter: &CallsFilter,
     ) -> Result<Follow, ControlError> {
         check(who.role, Action::Read)?;
-        let mut filter = filter.read()?;
-        filter.tenant = authorize::narrowed(who, &filter.tenant)?.to_owned();
+        let filter = narrowed(who, filter.read()?)?;
         Follow::begin(self.calls.clone(), filter, who.hash)
     }
 
@@ -223,6 +221,12 @@ fn nobody_knows(missing_nodes: &[u64]) -> String {
 /// Records in the order of their beginnings.
 fn by_time(calls: &mut [CallRecord]) {
     calls.sort_by(|a, b| (a.start_ms, &a.call_id).cmp(&(b.start_ms, &b.call_id)));
+}
+
+/// A token of a tenant sees the tenant's calls alone.
+fn narrowed(who: &Principal, filter: CallFilter) -> Result<CallFilter, ControlError> {
+    let tenant = authorize::narrowed(who, &filter.tenant)?.to_owned();
+    Ok(CallFilter { tenant, ..filter })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{
     About, Alarms, Flush, Handle, Hooks, Inner, Settings, StartError, Timers, Unsettled, watchers,
 };
 use crate::apply::SharedState;
-use crate::calls::CallsService;
+use crate::calls::{CallRecords, CallsService};
 use crate::channels::MAX_MESSAGE_BYTES;
 use crate::checkpoint::Checkpoints;
 use crate::contact::Contact;
@@ -55,12 +55,14 @@ pub(super) struct Parts {
 /// Starts this crate's tasks around consensus; the handle, and what the peer listener serves from now on.
 pub(super) fn assemble(
     settings: Settings,
-    hooks: Hooks,
-    parts: Parts,
-    identity: &Arc<Identity>,
-    tasks: &Tasks,
-) -> Result<(Handle, Routes), StartError> {
-    let Parts {
+    Hooks {
+        authorize,
+        flush,
+        table_revision,
+        alarms,
+        calls,
+    }: Hooks,
+    Parts {
         raft,
         state,
         wal,
@@ -69,27 +71,20 @@ pub(super) fn assemble(
         data_dir,
         contact,
         unsettled,
-    } = parts;
+    }: Parts,
+    identity: &Arc<Identity>,
+    tasks: &Tasks,
+) -> Result<(Handle, Routes), StartError> {
     let node_id = settings.node_id;
     let rotator = Rotator::new(Arc::clone(identity), settings.secrets.clone())?;
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
-    let (failed, failures) = watch::channel(None);
-    watchers::failure(tasks, &raft, failed);
-    let lease = Duration::from_millis(settings.timers.election_max_ms);
-    let leadership = Leadership::new(lease);
+    let leadership = Leadership::new(Duration::from_millis(settings.timers.election_max_ms));
     let leader = watchers::leader(tasks, &raft, leadership.clone(), contact.clone());
     keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));
     let reads = anywhere(tasks, node_id, &leader, &confirming, &forwarder);
-    let Hooks {
-        authorize,
-        flush,
-        table_revision,
-        alarms,
-        calls,
-    } = hooks;
     let own = proposer::Leader {
         node_id,
         raft: raft.clone(),
@@ -108,23 +103,19 @@ pub(super) fn assemble(
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let calls = CallsService {
-        local,
-        records: calls,
-    };
     let consensus = raft_service(&raft, local, &state, &checkpoints, (tasks, &contact));
-    let routes = routes(consensus, service, calls);
+    let routes = routes(consensus, service, calls_service(local, calls));
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
         cluster_id: local.cluster_id,
         state,
+        failed: watchers::failures(tasks, &raft),
         raft,
         proposer,
         reads,
         forwarder,
         leader,
-        failed: failures,
         contact,
         unsettled,
         about,
@@ -136,13 +127,22 @@ pub(super) fn assemble(
         checkpoints,
         data_dir,
     };
+    let handle = begin(inner, departing, tasks);
+    Ok((handle.clone(), with_members(routes, local, handle)))
+}
+
+fn begin(inner: Inner, departing: watch::Sender<Departure>, tasks: &Tasks) -> Handle {
     let handle = Handle {
         inner: Arc::new(inner),
     };
     tasks.spawn("secret", rotation::follow(handle.clone()));
     tasks.spawn("membership", members::keep(handle.clone()));
     tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
-    Ok((handle.clone(), with_members(routes, local, handle)))
+    handle
+}
+
+fn calls_service(local: Local, records: Arc<dyn CallRecords>) -> CallsService {
+    CallsService { local, records }
 }
 
 /// Beside these, what a member does for the membership and for nodes that join.

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -27,7 +26,7 @@ use tonic::service::Routes;
 
 use super::assemble::{Parts, assemble};
 use super::open::{Opened, open};
-use super::start::{initialise, raft_config};
+use super::start::{initialise, network, raft_config};
 use super::{Handle, Hooks, Settings, StartError, Unsettled};
 use crate::channels::PeerChannels;
 use crate::checkpoint::Checkpoints;
@@ -36,10 +35,8 @@ use crate::convert;
 use crate::data_dir::DataDir;
 use crate::formation::Formed;
 use crate::identity::{ClusterId, Identity, PeerIdentity};
-use crate::network::Network;
 use crate::peers::Peers;
 use crate::sim::Stream;
-use crate::snapshot::Sender;
 use crate::tasks::Tasks;
 use crate::types::{self, NodeId, Raft};
 
@@ -158,10 +155,7 @@ pub async fn start(
     let channels = PeerChannels::new(Arc::clone(&founding.identity));
     let peers = Peers::new(channels, cluster_id, node_id);
     let contact = Contact::default();
-    let pace = settings.snapshot_bytes_per_second;
-    let sender = Sender::new(opened.checkpoints.clone(), pace);
-    let heartbeat = Duration::from_millis(settings.timers.heartbeat_ms);
-    let network = Network::new(peers.clone(), node_id, contact.clone(), sender, heartbeat);
+    let network = network(&peers, &settings, &contact, &opened.checkpoints);
     let raft = Raft::new(
         node_id,
         Arc::new(config),

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Parts, assemble};
-use super::open::open;
+use super::open::{Opened, open};
 use super::{Handle, Hooks, Settings, StartError, Timers, Unsettled, watchers};
 use crate::channels::PeerChannels;
+use crate::checkpoint::Checkpoints;
 use crate::contact::Contact;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::formation::{self, Formed, Phase};
@@ -88,31 +89,11 @@ async fn run(
     };
     let formed = form(&settings, listening, &identity, &data_dir, phase, tasks).await?;
     phase.send_replace(Phase::Replaying);
-    let opened = {
-        let (data_dir, formed) = (data_dir.clone(), formed.clone());
-        let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
-        let opening = move || {
-            let disk = Arc::new(RealDisk);
-            open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
-        };
-        machine::blocking(opening)
-            .await
-            .map_err(|_| StartError::Cancelled)??
-    };
+    let opened = read_disk(&settings, &data_dir, &formed).await?;
     let channels = PeerChannels::new(Arc::clone(&identity));
     let peers = Peers::new(channels, formed.cluster_id, settings.node_id);
     let contact = Contact::default();
-    let sender = Sender::new(
-        opened.checkpoints.clone(),
-        settings.snapshot_bytes_per_second,
-    );
-    let network = Network::new(
-        peers.clone(),
-        settings.node_id,
-        contact.clone(),
-        sender,
-        Duration::from_millis(settings.timers.heartbeat_ms),
-    );
+    let network = network(&peers, &settings, &contact, &opened.checkpoints);
     let (log, machine) = (opened.log, opened.machine);
     let raft = Raft::new(settings.node_id, Arc::new(config), network, log, machine)
         .await
@@ -151,6 +132,37 @@ async fn run(
         Err(_) => drop(raft.shutdown().await),
     }
     joined
+}
+
+/// What was on the disk; reading it blocks.
+async fn read_disk(
+    settings: &Settings,
+    data_dir: &DataDir,
+    formed: &Formed,
+) -> Result<Opened, StartError> {
+    let (data_dir, formed) = (data_dir.clone(), formed.clone());
+    let (node_id, segment_bytes) = (settings.node_id, settings.wal_segment_bytes);
+    let opening = move || {
+        let disk = Arc::new(RealDisk);
+        open(disk, Wal::open, node_id, segment_bytes, &data_dir, &formed)
+    };
+    machine::blocking(opening)
+        .await
+        .map_err(|_| StartError::Cancelled)?
+}
+
+/// How consensus reaches the others.
+pub(super) fn network(
+    peers: &Peers,
+    settings: &Settings,
+    contact: &Contact,
+    checkpoints: &Checkpoints,
+) -> Network {
+    let pace = settings.snapshot_bytes_per_second;
+    let sender = Sender::new(checkpoints.clone(), pace);
+    let heartbeat = Duration::from_millis(settings.timers.heartbeat_ms);
+    let (peers, contact) = (peers.clone(), contact.clone());
+    Network::new(peers, settings.node_id, contact, sender, heartbeat)
 }
 
 /// Serves the peer listener, formation first, and runs formation.

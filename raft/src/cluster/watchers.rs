@@ -44,8 +44,14 @@ pub(super) fn leader(
     receiver
 }
 
-/// Reports why consensus ended, if it did so by itself.
-pub(super) fn failure(tasks: &Tasks, raft: &Raft, failed: watch::Sender<Option<String>>) {
+/// Says why consensus ended, if it did so by itself.
+pub(super) fn failures(tasks: &Tasks, raft: &Raft) -> watch::Receiver<Option<String>> {
+    let (failed, failures) = watch::channel(None);
+    failure(tasks, raft, failed);
+    failures
+}
+
+fn failure(tasks: &Tasks, raft: &Raft, failed: watch::Sender<Option<String>>) {
     let mut metrics = raft.metrics();
     let cancel = tasks.cancel().clone();
     tasks.spawn("failure watch", async move {

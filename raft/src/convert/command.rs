@@ -133,7 +133,7 @@ impl Wire for Command {
                 base_revision,
                 back,
                 dry_run,
-            } => Kind::Rollback(write_rollback((*revision, *base_revision), back, *dry_run)),
+            } => Kind::Rollback(write_rollback(*revision, *base_revision, back, *dry_run)),
             Self::Delete(at) => Kind::Delete(at.to_wire()),
             Self::CreateKey(key) => Kind::CreateKey(key.to_wire()),
             Self::RotateKey {
@@ -151,10 +151,8 @@ impl Wire for Command {
             Self::CreateToken(token) => Kind::CreateToken(token.to_wire()),
             Self::RevokeToken { name } => Kind::RevokeToken(object_name(None, name)),
             Self::CreateJoinToken { hash, valid_ms } => {
-                Kind::CreateJoinToken(wire::CreateJoinToken {
-                    hash: hash.to_vec(),
-                    valid_ms: *valid_ms,
-                })
+                let (hash, valid_ms) = (hash.to_vec(), *valid_ms);
+                Kind::CreateJoinToken(wire::CreateJoinToken { hash, valid_ms })
             }
             Self::Join {
                 token,
@@ -248,7 +246,8 @@ fn write_found(cluster_id: &[u8; 16], wrapped_key: &[u8], root: &Token) -> wire:
 }
 
 fn write_rollback(
-    (revision, base_revision): (u64, u64),
+    revision: u64,
+    base_revision: u64,
     back: &WayBack,
     dry_run: bool,
 ) -> wire::Rollback {

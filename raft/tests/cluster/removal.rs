@@ -1,5 +1,4 @@
 //! Nodes that were removed while the cluster still needs them.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use mode_envoy_raft::{Caller, ProposeError};
 

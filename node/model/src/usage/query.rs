@@ -81,8 +81,8 @@ pub enum QueryError {
     UnknownDimension(String),
     /// Usage by node and by something that is not counted by node.
     #[error(
-        "usage by `node` combines with tenant, route and status only, not with `{0}`; other combinations come with \
-         call records (`mode-envoy calls`) in a later version"
+        "usage by `node` combines with tenant, route and status only, not with `{0}`; for other combinations look at the \
+         call records of the node: `mode-envoy calls`"
     )]
     NodeWith(Dimension),
     /// A node that is no number.
