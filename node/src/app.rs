@@ -28,7 +28,7 @@ use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{Departure, Phase, StartError};
 
 use crate::alarms::Alarms;
-use crate::config::{ListenerKind, Protection, Settings};
+use crate::config::{ListenerKind, Protection, SecretFile, Settings};
 use crate::control::Control;
 use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, Published};
@@ -68,6 +68,8 @@ const LAST_FLUSH: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long a node that was removed stays for the change of the membership to be committed.
 const LEAVE: Duration = Duration::from_secs(30);
+/// How long the cluster may take to confirm that this node is up to date, before that is said and asked again.
+const UP_TO_DATE: Duration = Duration::from_secs(5);
 /// A node that comes back after a while looks so long for the others before it serves without them.
 const CONTACT: Duration = Duration::from_secs(5);
 /// Every task may take so long to end.
@@ -162,8 +164,6 @@ struct App {
     gateway_tls: Option<ListenerTls>,
     /// Of a node that joins, and has a certificate of the cluster's own CA, only once it has joined.
     admin_tls: OnceLock<ListenerTls>,
-    /// The CA of the admin listener's certificate, where that is the cluster's own; PEM.
-    admin_ca: OnceLock<String>,
     /// What is in force in the gateway.
     published: Published,
 }
@@ -248,7 +248,6 @@ impl App {
         // Before certificates, whose metrics are told as they are read.
         let prometheus = metrics::install().map_err(AppError::Metrics)?;
         let gateway_tls = protection::of(&settings.gateway, &bound, secret.as_ref())?;
-        let gateway_tls = gateway_tls.map(|(tls, _)| tls);
         let admin = protection::of(&settings.admin, &bound, secret.as_ref())?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
@@ -269,7 +268,6 @@ impl App {
             raft_runtime,
             gateway_tls,
             admin_tls: OnceLock::new(),
-            admin_ca: OnceLock::new(),
             published,
         };
         if let Some(tls) = admin {
@@ -278,12 +276,9 @@ impl App {
         Ok(app)
     }
 
-    fn protect_admin(&self, (tls, ca): (ListenerTls, Option<String>)) {
+    fn protect_admin(&self, tls: ListenerTls) {
         // Said once, by whoever has the secret first.
         let _ = self.admin_tls.set(tls);
-        if let Some(ca) = ca {
-            let _ = self.admin_ca.set(ca);
-        }
     }
 
     /// Whether the admin listener's certificate can only be made when this node has joined and knows the secret.
@@ -301,8 +296,8 @@ impl App {
         let (flush, flush_requests) = flush::channel();
         let own = own::settle(self).await?;
         if let Some(listener) = admin {
-            if let Some(tls) = protection::of(&self.settings.admin, &self.bound, Some(&own.secret))?
-            {
+            let secret = own.secrets.current();
+            if let Some(tls) = protection::of(&self.settings.admin, &self.bound, Some(&secret))? {
                 self.protect_admin(tls);
             }
             admin::spawn(self, listener, control)?;
@@ -319,8 +314,8 @@ impl App {
 
         let serving = async {
             stage("waiting for a leader to found the cluster");
-            founding::founded(&member, &own.secret).await?;
-            self.check_secret(&own, &member)?;
+            founding::founded(&member, &own.secrets.current()).await?;
+            self.check_secret(&own, &member).await?;
             credentials::write(self, &own, &member);
             stage("catching up with the cluster that it joined");
             own::catch_up(&member).await?;
@@ -365,9 +360,23 @@ impl App {
     }
 
     /// A secret that does not open what the cluster was founded with is refused before anything is derived from it.
-    fn check_secret(&self, own: &Own, member: &mode_envoy_raft::Handle) -> Result<(), AppError> {
-        let opened = own.keyring.of(&member.catalog());
-        opened.map(drop).map_err(|source| AppError::OtherSecret {
+    async fn check_secret(
+        &self,
+        own: &Own,
+        member: &mode_envoy_raft::Handle,
+    ) -> Result<(), AppError> {
+        let opens = || own.keyring.of(&member.catalog()).map(drop);
+        if opens().is_ok() {
+            return Ok(());
+        }
+        // What is applied here may be from before the cluster replaced its secret, which this node has from the cluster then.
+        let from_the_cluster = matches!(self.settings.secret, SecretFile::Kept(_));
+        if from_the_cluster {
+            while let Err(error) = member.read_barrier(UP_TO_DATE).await {
+                tracing::info!(%error, "catching up with the cluster's secret");
+            }
+        }
+        opens().map_err(|source| AppError::OtherSecret {
             path: self.settings.secret.path().to_owned(),
             source,
         })

@@ -27,6 +27,7 @@ mod history;
 mod keys;
 mod read;
 mod rollback;
+mod rotation;
 mod time;
 mod tokens;
 mod usage;
@@ -55,6 +56,7 @@ pub use self::history::{AuditQuestion, HistoryPage, HistoryQuestion, Past, Recor
 pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::{NamedRequest, Principal};
 pub use self::read::{AsOf, Exported};
+pub use self::rotation::Rotated;
 pub use self::time::{format_exact_ms, format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};

@@ -69,9 +69,17 @@ impl ListenerTls {
         kind: ListenerKind,
         minted: mode_envoy_raft::identity::Minted,
     ) -> Result<Self, TlsError> {
-        let key = CertifiedKey::from_der(minted.chain, minted.key, &provider())
-            .map_err(TlsError::Setup)?;
-        Self::new(kind, Arc::new(key), None)
+        Self::new(kind, certified(minted)?, None)
+    }
+
+    /// Whoever connects from now on sees this certificate of the cluster's private CA.
+    ///
+    /// # Errors
+    ///
+    /// The TLS library does not take it; the one before stays in use.
+    pub fn renew(&self, minted: mode_envoy_raft::identity::Minted) -> Result<(), TlsError> {
+        self.shown.0.store(certified(minted)?);
+        Ok(())
     }
 
     fn new(
@@ -154,6 +162,12 @@ impl ResolvesServerCert for Shown {
 }
 
 // === free functions ===
+
+fn certified(minted: mode_envoy_raft::identity::Minted) -> Result<Arc<CertifiedKey>, TlsError> {
+    CertifiedKey::from_der(minted.chain, minted.key, &provider())
+        .map(Arc::new)
+        .map_err(TlsError::Setup)
+}
 
 fn provider() -> rustls::crypto::CryptoProvider {
     rustls::crypto::ring::default_provider()

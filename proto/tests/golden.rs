@@ -12,6 +12,8 @@ use prost::Message;
 
 #[path = "support/members.rs"]
 mod members;
+#[path = "support/rotation.rs"]
+mod rotation;
 #[path = "support/samples.rs"]
 mod samples;
 #[path = "support/samples_access.rs"]
@@ -27,6 +29,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     samples::each(&mut Golden { seen: &mut seen });
     samples_history::each(&mut Golden { seen: &mut seen });
     members::each(&mut Golden { seen: &mut seen });
+    rotation::each(&mut Golden { seen: &mut seen });
     samples_packed::each(&mut Golden { seen: &mut seen });
     samples_access::each(&mut Golden { seen: &mut seen });
     assert_eq!(
@@ -139,6 +142,7 @@ pub fn every_event() -> Vec<log::Event> {
     ]
     .into_iter()
     .chain(members::events())
+    .chain(rotation::events())
     .map(|kind| log::Event { kind: Some(kind) })
     .collect()
 }

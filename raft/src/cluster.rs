@@ -43,13 +43,13 @@ use crate::convert::Proposal;
 use crate::data_dir::DataDir;
 use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
-use crate::join::Pin as CaPin;
 use crate::machine;
 use crate::members::{Departure, Leadership};
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
 use crate::reads::ReadIndex;
-use crate::secret::ClusterSecret;
+use crate::rotation::Rotator;
+use crate::secret::{ClusterSecret, HeldSecrets};
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
 
@@ -100,7 +100,7 @@ pub struct Settings {
     /// The nodes of a new cluster, the same on all of them; `None` is a cluster of one.
     pub initial_cluster: Option<BTreeMap<NodeId, String>>,
     /// What all nodes of the cluster share.
-    pub secret: ClusterSecret,
+    pub secrets: HeldSecrets,
     /// Certificates of the operator's own, instead of those made from the secret.
     pub pki: Option<PeerPki>,
     /// How fast a lost leader is noticed.
@@ -160,7 +160,7 @@ struct Inner {
     about: About,
     leadership: Leadership,
     departure: watch::Receiver<Departure>,
-    pin: CaPin,
+    rotator: Rotator,
     tasks: Tasks,
     wal: Wal,
     checkpoints: Checkpoints,
@@ -176,6 +176,7 @@ struct About {
     version: String,
     table_revision: Arc<AtomicU64>,
     alarms: Alarms,
+    rotator: Rotator,
     draining: Arc<AtomicBool>,
     settled: Arc<AtomicBool>,
 }
@@ -211,12 +212,13 @@ impl Settings {
         advertise: Addresses,
         secret: ClusterSecret,
     ) -> Self {
+        let secrets = HeldSecrets::only(&data_dir, secret);
         Self {
             node_id,
             data_dir,
             advertise,
             initial_cluster: None,
-            secret,
+            secrets,
             pki: None,
             timers: Timers::default(),
             wal_segment_bytes: DEFAULT_SEGMENT_BYTES,

@@ -13,6 +13,7 @@ mod objects;
 mod outcome;
 mod raft;
 mod request;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod usage;

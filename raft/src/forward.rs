@@ -10,6 +10,7 @@ use mode_envoy_model::command::Rejected;
 use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Code, Status};
+use zeroize::Zeroizing;
 
 use crate::channels::DialError;
 use crate::convert::{Proposal, Wire as _};
@@ -148,6 +149,21 @@ impl Forwarder {
         let mut client = self.peers.members(node, &address);
         let asked = within(limit, client.campaign(request(message, limit)));
         asked.await.map(drop)
+    }
+
+    /// The new cluster secret, from a member that holds it.
+    pub(crate) async fn take_secret(
+        &self,
+        node: NodeId,
+        limit: Duration,
+    ) -> Result<Zeroizing<String>, Status> {
+        let (address, envelope) = self.reach(node)?;
+        let message = wire::TakeSecretRequest {
+            envelope: Some(envelope),
+        };
+        let mut client = self.peers.members(node, &address);
+        let asked = within(limit, client.take_secret(request(message, limit)));
+        Ok(Zeroizing::new(asked.await?.secret))
     }
 
     /// A page of `node`'s call records.

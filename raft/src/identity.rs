@@ -14,16 +14,17 @@
 //! * A certificate names exactly one node, and at most one cluster; a URI and a DNS name that disagree name nobody.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use self::authority::PrivateCa;
 use crate::join::Pin;
-use crate::secret::ClusterSecret;
+use crate::secret::{ClusterSecret, HeldSecrets};
 
 mod authority;
 mod certificate;
@@ -53,6 +54,7 @@ pub struct Identity {
     node_id: u64,
     trust: Trust,
     current: RwLock<Current>,
+    renewals: watch::Sender<u64>,
 }
 
 /// Why this node has no identity, or a peer's certificate names nobody.
@@ -100,8 +102,15 @@ pub enum IdentityError {
 /// Where this node's certificates come from.
 #[derive(Debug)]
 enum Trust {
-    Secret(Box<PrivateCa>),
+    Secret(Box<RwLock<Cas>>),
     Operator,
+}
+
+/// The CA that signs, and another one that is trusted as well while the secret is replaced.
+#[derive(Debug)]
+struct Cas {
+    shown: PrivateCa,
+    also: Option<PrivateCa>,
 }
 
 #[derive(Clone, Debug)]
@@ -162,14 +171,18 @@ impl Identity {
         let (trust, credentials) = if let Some(pki) = pki {
             (Trust::Operator, pki::read(pki, node_id)?)
         } else {
-            let ca = PrivateCa::derive(secret)?;
-            let credentials = ca.issue(node_id, cluster_id)?;
-            (Trust::Secret(Box::new(ca)), credentials)
+            let cas = Cas {
+                shown: PrivateCa::derive(secret)?,
+                also: None,
+            };
+            let credentials = cas.issue(node_id, cluster_id)?;
+            (Trust::Secret(Box::new(RwLock::new(cas))), credentials)
         };
         Ok(Arc::new(Self {
             node_id,
             trust,
             current: RwLock::new(Current::new(cluster_id, credentials)?),
+            renewals: watch::Sender::new(0),
         }))
     }
 
@@ -192,7 +205,7 @@ impl Identity {
     /// What a join token pins: the key of the private CA, or that the operator has another.
     pub(crate) fn pin(&self) -> Pin {
         match &self.trust {
-            Trust::Secret(ca) => Pin::CaKey(Box::new(ca.public_key())),
+            Trust::Secret(cas) => Pin::CaKey(Box::new(read(cas).shown.public_key())),
             Trust::Operator => Pin::Operator,
         }
     }
@@ -203,8 +216,9 @@ impl Identity {
     /// [`IdentityError`], where the certificate cannot be made.
     pub fn bind_cluster(&self, cluster_id: ClusterId) -> Result<(), IdentityError> {
         let current = match &self.trust {
-            Trust::Secret(ca) => {
-                Current::new(Some(cluster_id), ca.issue(self.node_id, Some(cluster_id))?)?
+            Trust::Secret(cas) => {
+                let credentials = read(cas).issue(self.node_id, Some(cluster_id))?;
+                Current::new(Some(cluster_id), credentials)?
             }
             Trust::Operator => Current {
                 cluster_id: Some(cluster_id),
@@ -213,6 +227,40 @@ impl Identity {
         };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(())
+    }
+
+    /// Shows a certificate of the secret in force, and trusts what is held. Where that is not only one more, connections are made anew.
+    /// Nothing changes where the operator has a PKI.
+    ///
+    /// # Errors
+    /// [`IdentityError`], where a certificate cannot be made.
+    pub(crate) fn set_secrets(&self, secrets: &HeldSecrets) -> Result<(), IdentityError> {
+        let Trust::Secret(cas) = &self.trust else {
+            return Ok(());
+        };
+        let other = secrets.other();
+        let new = Cas {
+            shown: PrivateCa::derive(&secrets.current())?,
+            also: other.as_ref().map(PrivateCa::derive).transpose()?,
+        };
+        let cluster_id = self.cluster_id();
+        let current = Current::new(cluster_id, new.issue(self.node_id, cluster_id)?)?;
+        let mut cas = cas.write().unwrap_or_else(PoisonError::into_inner);
+        let widened = new.also.is_some()
+            && cas.also.is_none()
+            && new.shown.public_key() == cas.shown.public_key();
+        *cas = new;
+        drop(cas);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        if !widened {
+            self.renewals.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    /// Changes when connections that exist are to be made anew.
+    pub(crate) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
     }
 
     /// TLS settings for accepting a connection now.
@@ -232,6 +280,27 @@ impl Identity {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+// === impl Cas ===
+
+impl Cas {
+    fn issue(
+        &self,
+        node_id: u64,
+        cluster_id: Option<ClusterId>,
+    ) -> Result<Credentials, IdentityError> {
+        let mut credentials = self.shown.issue(node_id, cluster_id)?;
+        if let Some(also) = &self.also {
+            also.add_to(&mut credentials.roots)?;
+        }
+        Ok(credentials)
+    }
+}
+
+fn read(cas: &RwLock<Cas>) -> RwLockReadGuard<'_, Cas> {
+    // A writer only swaps a whole value.
+    cas.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Current ===

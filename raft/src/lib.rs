@@ -42,6 +42,7 @@ mod members;
 mod proposal;
 mod proposer;
 mod reads;
+mod rotation;
 mod tasks;
 
 pub mod cluster;
@@ -62,4 +63,4 @@ pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use members::{Departure, TransferError};
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};
-pub use secret::ClusterSecret;
+pub use secret::{ClusterSecret, HeldSecrets};

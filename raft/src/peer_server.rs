@@ -234,6 +234,7 @@ async fn next_connection(
 
 async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
     let cancel = shared.cancel.clone();
+    let mut renewals = shared.identity.renewals();
     let Some(handshake) = cancel
         .run_until_cancelled(handshake(stream, &shared.identity))
         .await
@@ -269,6 +270,11 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
             return;
         }
         () = cancel.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+        // The other end comes back with what it shows now.
+        Ok(()) = renewals.changed() => {
             served.as_mut().graceful_shutdown();
             served.await
         }

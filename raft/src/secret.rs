@@ -16,12 +16,19 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use thiserror::Error;
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
+mod held;
+
+pub use self::held::HeldSecrets;
+
 /// Label of the private CA's key of the peer listener (no context).
 pub const LABEL_PEER_CA: &str = "mode-envoy peer ca v1";
 /// Label of the key that wraps the cluster's encryption key (context: cluster id).
 pub const LABEL_CLUSTER_KEY_WRAP: &str = "mode-envoy cluster key wrap v1";
 /// Label of the first root token (context: cluster id).
 pub const LABEL_ROOT_TOKEN: &str = "mode-envoy root token v1";
+
+/// Label of what a secret is known by when it is passed on (context: cluster id).
+const LABEL_CHECK: &str = "mode-envoy secret check v1";
 
 /// A secret's length in bytes.
 const SECRET_BYTES: usize = 32;
@@ -212,6 +219,11 @@ impl ClusterSecret {
         let token = format!("met-{}", base64url(&bytes));
         bytes.zeroize();
         token
+    }
+
+    /// By which a member knows this secret, and which gives nothing of it away.
+    pub fn check(&self, cluster_id: &[u8; 16]) -> [u8; 32] {
+        self.derive(LABEL_CHECK, cluster_id)
     }
 
     fn write_new(&self, path: &Path) -> io::Result<()> {

@@ -17,15 +17,16 @@ use crate::member::Members;
 use crate::model::Model;
 use crate::object::{Kind, Name, Object, ObjectRef};
 use crate::provider::Provider;
+use crate::rotation::Rotation;
 use crate::route::Route;
 use crate::service::Service;
 use crate::tenant::Tenant;
 use crate::token::Token;
 
 mod changes;
-mod decide;
+pub(crate) mod decide;
 mod evolve;
-mod faults;
+pub(crate) mod faults;
 mod hosts;
 mod invariants;
 mod keys;
@@ -98,6 +99,7 @@ pub struct Catalog {
     key_by_id: OrdMap<Name, (Name, Name)>,
     token_by_hash: OrdMap<SecretHash, Name>,
     members: Members,
+    rotation: Option<Rotation>,
 }
 
 // === impl Versioned ===
@@ -132,6 +134,7 @@ impl Catalog {
             key_by_id: OrdMap::new(),
             token_by_hash: OrdMap::new(),
             members: Members::default(),
+            rotation: None,
         }
     }
 
@@ -158,6 +161,25 @@ impl Catalog {
     #[must_use]
     pub fn with_members(self, members: Members) -> Self {
         Self { members, ..self }
+    }
+
+    /// With this rotation under way, as a checkpoint holds it.
+    #[must_use]
+    pub fn with_rotation(self, rotation: Option<Rotation>) -> Self {
+        Self { rotation, ..self }
+    }
+
+    /// The replacement of the cluster secret that is under way.
+    pub const fn rotation(&self) -> Option<&Rotation> {
+        self.rotation.as_ref()
+    }
+
+    pub(crate) fn set_rotation(&mut self, rotation: Option<Rotation>) {
+        self.rotation = rotation;
+    }
+
+    pub(crate) fn set_founded(&mut self, founded: Founded) {
+        self.founded = Some(founded);
     }
 
     /// The cluster's identity, once it has one.

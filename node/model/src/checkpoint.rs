@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
 use crate::member::Members;
 use crate::requests::{Answered, Requests};
+use crate::rotation::Rotation;
 use crate::state::State;
 use crate::usage::Usage;
 use crate::usage::cells::{Bucket, Cells, Resolution};
@@ -35,6 +36,8 @@ pub struct Parts {
     pub history: Option<HistoryParts>,
     /// Who joined and who was removed since the formation.
     pub members: Members,
+    /// The replacement of the cluster secret that is under way.
+    pub rotation: Option<Rotation>,
     /// The requests that retries are answered from, the oldest first.
     pub requests: Vec<Arc<Answered>>,
     /// The dictionary, by number.
@@ -142,6 +145,7 @@ impl State {
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
             members: self.catalog.members().clone(),
+            rotation: self.catalog.rotation().cloned(),
             requests: self.requests.iter().cloned().collect(),
             series: series.collect(),
             streams: streams.collect(),
@@ -193,7 +197,8 @@ impl State {
             ..
         } = parts;
         let catalog = Catalog::restore(founded, format_version, revision, parts.records)
-            .with_members(parts.members);
+            .with_members(parts.members)
+            .with_rotation(parts.rotation);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });

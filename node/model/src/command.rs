@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::catalog::WayBack;
 use crate::key::{Key, SecretHash};
 use crate::object::{Name, Object, ObjectRef};
+use crate::rotation::Rotation;
 use crate::token::Token;
 
 /// An intent. Random ids, hashes and times in it were chosen by whoever asks.
@@ -105,6 +106,15 @@ pub enum Command {
         /// Peer addresses by node id, as the membership of whoever proposes has them.
         members: BTreeMap<u64, String>,
     },
+    /// Begins to replace the cluster secret.
+    BeginRotation(Rotation),
+    /// Goes on with that: every member is as far.
+    AdvanceRotation {
+        /// To the end; otherwise to the new secret.
+        end: bool,
+    },
+    /// Leaves the old secret in force.
+    AbortRotation,
 }
 
 /// What a command did to one object.
@@ -200,6 +210,9 @@ impl Command {
             Self::CreateJoinToken { .. } => "cluster add-node",
             Self::Join { .. } => "join",
             Self::RemoveNode { .. } => "cluster remove-node",
+            Self::BeginRotation(_) => "cluster rotate-secret",
+            Self::AdvanceRotation { .. } => "rotation",
+            Self::AbortRotation => "cluster rotate-secret --abort",
         };
         words.to_owned()
     }

@@ -6,6 +6,7 @@ use crate::member::{JoinToken, JoinedNode};
 use crate::model::Model;
 use crate::object::Name;
 use crate::provider::Provider;
+use crate::rotation::Rotation;
 use crate::route::Route;
 use crate::service::Service;
 use crate::tenant::Tenant;
@@ -86,4 +87,12 @@ pub enum Event {
     },
     /// A node was removed; its id is never used again.
     NodeRemoved(u64),
+    /// A new cluster secret is to take the place of the old one.
+    RotationBegan(Rotation),
+    /// Every member holds it: from now on it is the one in force, and the old one is only trusted still.
+    RotationSwitched,
+    /// Every member shows it: the old one is nothing any more.
+    RotationEnded,
+    /// The old one stays.
+    RotationAborted,
 }

@@ -32,6 +32,7 @@ pub mod event;
 pub mod catalog;
 pub mod history;
 pub mod requests;
+pub mod rotation;
 pub mod usage;
 
 pub mod adopt;

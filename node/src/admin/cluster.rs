@@ -29,6 +29,7 @@ impl pb::cluster_server::Cluster for Api {
             joining: joining(status.pending.joining),
             leaving: status.pending.leaving,
             join_tokens: status.join_tokens.into_iter().map(join_token).collect(),
+            rotating: status.rotating,
         }))
     }
 
@@ -73,6 +74,21 @@ impl pb::cluster_server::Cluster for Api {
         let moved = call.control.transfer_leader(&call.who, leader).await;
         moved.map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::TransferLeaderResponse { leader }))
+    }
+
+    async fn rotate_secret(
+        &self,
+        request: Request<pb::RotateSecretRequest>,
+    ) -> Result<Response<pb::RotateSecretResponse>, Status> {
+        let call = call_of(&request)?;
+        let abort = request.get_ref().abort;
+        let rotated = call.control.rotate_secret(&call.who, abort).await;
+        let rotated = rotated.map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::RotateSecretResponse {
+            revision: rotated.revision,
+            done: rotated.done,
+            waiting: rotated.waiting,
+        }))
     }
 
     type BackupStream = Pin<Box<dyn Stream<Item = Result<pb::BackupPiece, Status>> + Send>>;

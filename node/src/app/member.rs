@@ -58,7 +58,8 @@ fn settings(app: &App, identity: &Own) -> Settings {
         log_keep_bytes: own.log_keep_bytes,
         snapshot_bytes_per_second: own.snapshot_bytes_per_second,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..Settings::new(identity.node_id, dir, advertise, identity.secret.clone())
+        secrets: identity.secrets.clone(),
+        ..Settings::new(identity.node_id, dir, advertise, identity.secrets.current())
     }
 }
 

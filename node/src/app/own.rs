@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mode_envoy_raft::data_dir::{DataDir, NodeRecord, Stage};
 use mode_envoy_raft::join::{JoinSettings, join};
-use mode_envoy_raft::{ClusterSecret, Handle};
+use mode_envoy_raft::{ClusterSecret, Handle, HeldSecrets};
 
 use super::{App, AppError};
 use crate::config::{Join, Settings};
@@ -18,7 +18,7 @@ const CATCH_UP: Duration = Duration::from_secs(5);
 /// Who this node is.
 pub(super) struct Own {
     pub(super) node_id: u64,
-    pub(super) secret: ClusterSecret,
+    pub(super) secrets: HeldSecrets,
     pub(super) keyring: KeyringSource,
 }
 
@@ -39,10 +39,11 @@ pub(super) async fn settle(app: &App) -> Result<Own, AppError> {
     }
     let known = record.map(|record| record.node_id);
     let secret = app.settings.secret.load()?;
+    let secrets = HeldSecrets::open(&app.settings.data_dir, secret)?;
     Ok(Own {
         node_id: app.settings.node_id.or(known).unwrap_or(ALONE),
-        keyring: KeyringSource::new(secret.clone()),
-        secret,
+        keyring: KeyringSource::new(secrets.clone()),
+        secrets,
     })
 }
 

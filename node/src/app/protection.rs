@@ -12,32 +12,32 @@ use mode_envoy_raft::identity::Minted;
 use super::listeners::Bound;
 use super::{App, AppError};
 use crate::config::{Listener, Protection};
-use crate::supervisor::TaskKind;
+use crate::supervisor::{Chain, TaskKind};
 use crate::tls::ListenerTls;
 
 /// The CA of the admin listener's certificate, in the data directory.
 const CA_FILE: &str = "admin-ca.pem";
 
-/// TLS of one listener, if it has any, and the CA of a certificate that was made here; nothing where it would have to be made
-/// and the secret is not known yet.
+/// The admin listener's certificate, where that is the cluster's own: it follows the cluster's secret.
+#[derive(Clone)]
+pub(super) struct AdminCertificate {
+    tls: ListenerTls,
+    names: Vec<String>,
+    dir: PathBuf,
+}
+
+/// TLS of one listener, if it has any; nothing where its certificate would have to be made and the secret is not known yet.
 pub(super) fn of(
     listener: &Listener,
     bound: &Bound,
     secret: Option<&ClusterSecret>,
-) -> Result<Option<(ListenerTls, Option<String>)>, AppError> {
+) -> Result<Option<ListenerTls>, AppError> {
     match (&listener.protection, secret) {
         (Protection::None, _) | (Protection::Minted, None) => Ok(None),
-        (Protection::Files(files), _) => {
-            let tls = ListenerTls::from_files(listener.kind, files)?;
-            Ok(Some((tls, None)))
-        }
+        (Protection::Files(files), _) => Ok(Some(ListenerTls::from_files(listener.kind, files)?)),
         (Protection::Minted, Some(secret)) => {
-            let mut minted = Minted::server(secret, &names(bound)).map_err(AppError::Minting)?;
-            let ca = std::mem::take(&mut minted.ca_pem);
-            Ok(Some((
-                ListenerTls::minted(listener.kind, minted)?,
-                Some(ca),
-            )))
+            let minted = Minted::server(secret, &names(bound)).map_err(AppError::Minting)?;
+            Ok(Some(ListenerTls::minted(listener.kind, minted)?))
         }
     }
 }
@@ -57,8 +57,46 @@ pub(super) fn follow(app: &App) {
     }
 }
 
-/// Leaves the CA's certificate in the data directory; where it is.
-pub(super) fn write_ca(dir: &Path, pem: &str) -> Option<PathBuf> {
+// === impl AdminCertificate ===
+
+impl AdminCertificate {
+    /// Nothing where the operator's files, or nothing, protect the listener.
+    pub(super) fn of(app: &App) -> Option<Self> {
+        if app.settings.admin.protection != Protection::Minted {
+            return None;
+        }
+        Some(Self {
+            tls: app.admin_tls.get()?.clone(),
+            names: names(&app.bound),
+            dir: app.settings.data_dir.clone(),
+        })
+    }
+
+    /// Shows a certificate that follows from `secret`, and leaves its CA's in the data directory; where that is.
+    pub(super) fn renew(&self, secret: &ClusterSecret) -> Option<PathBuf> {
+        let minted = Minted::server(secret, &self.names).map_err(AppError::Minting);
+        let renewed = minted.and_then(|mut minted| {
+            let ca = std::mem::take(&mut minted.ca_pem);
+            self.tls.renew(minted)?;
+            Ok(ca)
+        });
+        match renewed {
+            Ok(ca) => write_ca(&self.dir, &ca),
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                tracing::error!(
+                    error,
+                    "the admin listener keeps the certificate that it has"
+                );
+                None
+            }
+        }
+    }
+}
+
+// === free functions ===
+
+fn write_ca(dir: &Path, pem: &str) -> Option<PathBuf> {
     let path = dir.join(CA_FILE);
     match replace(&path, pem) {
         Ok(()) => Some(path.canonicalize().unwrap_or(path)),

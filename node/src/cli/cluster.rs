@@ -36,6 +36,12 @@ pub(super) enum ClusterVerb {
         /// Its id
         id: u64,
     },
+    /// Replace the cluster secret by a new one, without a pause
+    RotateSecret {
+        /// Leave the old one in force, while not every member holds the new one
+        #[arg(long)]
+        abort: bool,
+    },
     /// Write the replicated state to a file, or check one that was written
     Backup(backup::BackupArgs),
     /// Make the data directory of a new cluster from a backup, offline
@@ -80,6 +86,13 @@ struct Removed {
 }
 
 #[derive(Serialize)]
+struct Rotated<'a> {
+    revision: u64,
+    done: bool,
+    waiting: &'a [u64],
+}
+
+#[derive(Serialize)]
 struct Leads {
     leader: u64,
 }
@@ -113,6 +126,7 @@ async fn run(client: Client, verb: ClusterVerb, format: Format) -> anyhow::Resul
         ClusterVerb::AddNode { expires } => add_node(&client, expires, format).await,
         ClusterVerb::RemoveNode { id } => remove_node(&client, id, format).await,
         ClusterVerb::TransferLeader { id } => transfer_leader(&client, id, format).await,
+        ClusterVerb::RotateSecret { abort } => rotate_secret(&client, abort, format).await,
         ClusterVerb::Backup(args) => backup::run(&client, &args, format).await,
         ClusterVerb::Restore(args) => restore::run(&args, format),
     }
@@ -141,6 +155,11 @@ async fn show_status(client: &Client, format: Format) -> anyhow::Result<Ended> {
     }
     for id in &status.leaving {
         note(&format!("node {id} was removed and is about to leave"));
+    }
+    if status.rotating {
+        note(
+            "the cluster secret is being replaced: `cluster rotate-secret` says what it waits for",
+        );
     }
     for token in &status.join_tokens {
         note(&format!("a join token is open until {}", token.expires));
@@ -212,6 +231,40 @@ async fn transfer_leader(client: &Client, id: u64, format: Format) -> anyhow::Re
         let table = Table::of_texts(["leader"], vec![[leader.to_string()]]);
         answer(format, &table, &Leads { leader });
     }
+    Ok(Ended::Done)
+}
+
+async fn rotate_secret(client: &Client, abort: bool, format: Format) -> anyhow::Result<Ended> {
+    let message = pb::RotateSecretRequest { abort };
+    let rotated = client
+        .call(message, |channel, request| async move {
+            api!(ClusterClient, channel).rotate_secret(request).await
+        })
+        .await?;
+    let shown = Rotated {
+        revision: rotated.revision,
+        done: rotated.done,
+        waiting: &rotated.waiting,
+    };
+    let waiting: Vec<_> = rotated.waiting.iter().map(u64::to_string).collect();
+    let waiting = waiting.join(",");
+    let row = [
+        rotated.revision.to_string(),
+        rotated.done.to_string(),
+        waiting.clone(),
+    ];
+    let table = Table::of_texts(["revision", "done", "waiting"], vec![row]);
+    answer(format, &table, &shown);
+    note(&match (rotated.done, abort) {
+        (true, false) => "every member has the new secret, in DIR/cluster.secret, and the old one is nothing any more; DIR/admin.token \
+                          is new. Keep a copy of the secret for the backups from now on"
+            .to_owned(),
+        (true, true) => "the old secret stays in force".to_owned(),
+        (false, _) => format!(
+            "not yet done: node {waiting} has not switched. It goes on by itself; the old secret is trusted until then. Start what \
+             is down, or remove it; the same command again waits"
+        ),
+    });
     Ok(Ended::Done)
 }
 
@@ -327,6 +380,7 @@ mod tests {
             join_tokens: vec![pb::JoinToken {
                 expires: "2026-01-01T00:00:00Z".to_owned(),
             }],
+            rotating: false,
         };
         assert_eq!(
             value(&status),

@@ -54,6 +54,8 @@ fn every_documented_line_is_taken() {
         "usage --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --linearizable -o csv",
         "cluster status -o json",
         "cluster backup b.backup",
+        "cluster rotate-secret",
+        "cluster rotate-secret --abort -o json",
         "cluster backup - --local",
         "cluster backup --verify b.backup -o json",
         "cluster restore b.backup --data-dir d",

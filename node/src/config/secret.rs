@@ -1,8 +1,8 @@
 //! Where the cluster's secret is.
 //!
 //! While every listener is on loopback a secret in the user's own configuration directory will do, made on first
-//! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident. A node that joined
-//! has it from the cluster.
+//! use; as soon as one is not, the file must be named, so that nobody runs an open cluster on an accident. A node that joined,
+//! or whose cluster has replaced its secret, has it in its data directory, and that one wins.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use super::error::ConfigError;
 pub enum SecretFile {
     /// A file that must be there.
     Named(PathBuf),
-    /// The one that the node got when it joined, in its data directory.
+    /// The one that the node has from its cluster, in its data directory.
     Kept(PathBuf),
     /// The user's own, made where it is missing.
     OwnDefault(PathBuf),
@@ -33,9 +33,13 @@ impl SecretFile {
         all_loopback: bool,
     ) -> Result<Self, ConfigError> {
         let kept = DataDir::secret_file(data_dir);
+        if kept.exists() {
+            // The cluster's own word: what is named may have been replaced since.
+            return Ok(Self::Kept(kept));
+        }
         match named {
             Some(path) => Ok(Self::Named(path)),
-            None if joins || kept.exists() => Ok(Self::Kept(kept)),
+            None if joins => Ok(Self::Kept(kept)),
             None if !all_loopback => Err(ConfigError::SecretNotNamed),
             None => default_secret_path()
                 .map(Self::OwnDefault)
@@ -81,5 +85,7 @@ mod tests {
         assert_eq!(choose(None, true).unwrap(), kept);
         std::fs::write(kept.path(), "").unwrap();
         assert_eq!(choose(None, false).unwrap(), kept);
+        let named = choose(Some(PathBuf::from("/s")), false);
+        assert_eq!(named.unwrap(), kept);
     }
 }

@@ -41,6 +41,8 @@ pub enum Action {
     Members,
     /// Take the whole state away.
     Backup,
+    /// Replace the cluster secret.
+    Secret,
     /// What only the cluster itself does.
     Internal,
 }
@@ -53,7 +55,7 @@ impl Action {
         match self {
             Self::Read | Self::ReadCluster => Some(Role::Viewer),
             Self::ChangeConfig | Self::Rollback | Self::ChangeKeys => Some(Role::Admin),
-            Self::Tokens | Self::Members | Self::Backup => Some(Role::Root),
+            Self::Tokens | Self::Members | Self::Backup | Self::Secret => Some(Role::Root),
             Self::Internal => None,
         }
     }
@@ -67,6 +69,7 @@ impl Action {
             | Self::Tokens
             | Self::Members
             | Self::Backup
+            | Self::Secret
             | Self::Internal => false,
         }
     }
@@ -81,6 +84,7 @@ impl Action {
             Self::Tokens => "managing admin tokens",
             Self::Members => "changing the cluster's nodes",
             Self::Backup => "backing up the cluster",
+            Self::Secret => "replacing the cluster secret",
             Self::Internal => "this",
         }
     }
@@ -88,9 +92,11 @@ impl Action {
     const fn of(command: &Command) -> Self {
         match command {
             // A join is authorised by the token that it shows.
-            Command::Found { .. } | Command::RaiseFormat { .. } | Command::Join { .. } => {
-                Self::Internal
-            }
+            Command::Found { .. }
+            | Command::RaiseFormat { .. }
+            | Command::Join { .. }
+            | Command::AdvanceRotation { .. } => Self::Internal,
+            Command::BeginRotation(_) | Command::AbortRotation => Self::Secret,
             Command::CreateJoinToken { .. } | Command::RemoveNode { .. } => Self::Members,
             Command::Put { .. } | Command::Prune { .. } | Command::Delete(_) => Self::ChangeConfig,
             Command::Rollback { .. } => Self::Rollback,

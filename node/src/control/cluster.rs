@@ -33,6 +33,8 @@ pub struct ClusterStatus {
     pub pending: Pending,
     /// When the join tokens expire that are neither used nor expired; Unix milliseconds.
     pub join_tokens: Vec<u64>,
+    /// Whether the cluster secret is being replaced.
+    pub rotating: bool,
 }
 
 /// What lets a node join, and where.
@@ -72,6 +74,7 @@ impl Control {
             members,
             pending: self.handle.pending(),
             join_tokens: self.join_tokens(),
+            rotating: self.handle.catalog().rotation().is_some(),
         })
     }
 

@@ -158,19 +158,18 @@ impl Keyring {
         Self::unwrap_under(&wrapping_key(secret, cluster_id), cluster_id, wrapped)
     }
 
-    /// Wraps what [`Self::create`] stored for another cluster, which is to have the same encryption key.
+    /// Wraps what [`Self::create`] stored by another secret or for another cluster; the encryption key stays.
     ///
     /// # Errors
     ///
     /// [`KeyringError::WrongClusterSecret`] if it was wrapped by another secret or for another cluster than `from`.
     pub fn rewrap(
-        secret: &ClusterSecret,
+        (secret, from): (&ClusterSecret, &[u8; 16]),
         wrapped: &[u8],
-        from: &[u8; 16],
-        to: &[u8; 16],
+        (new_secret, to): (&ClusterSecret, &[u8; 16]),
     ) -> Result<Vec<u8>, KeyringError> {
         let cluster_key = unwrapped(&wrapping_key(secret, from), from, wrapped)?;
-        wrap(&wrapping_key(secret, to), to, &cluster_key)
+        wrap(&wrapping_key(new_secret, to), to, &cluster_key)
     }
 
     /// Encrypts `plain` so that it opens at `at` only.
@@ -510,14 +509,14 @@ mod tests {
     fn a_key_that_is_wrapped_for_another_cluster_is_the_same_key() {
         let secret = ClusterSecret::generate().unwrap();
         let (keyring, wrapped) = Keyring::create(&secret, &CLUSTER).unwrap();
-        let moved = Keyring::rewrap(&secret, &wrapped, &CLUSTER, &[8; 16]).unwrap();
+        let moved = Keyring::rewrap((&secret, &CLUSTER), &wrapped, (&secret, &[8; 16])).unwrap();
         let there = Keyring::unwrap(&secret, &[8; 16], &moved).unwrap();
         let sealed = keyring.seal(&self::secret(), AT).unwrap();
         assert_eq!(there.open(&sealed, AT).unwrap().expose(), "sk-live-123");
         let other = ClusterSecret::generate().unwrap();
         for refused in [
-            Keyring::rewrap(&other, &wrapped, &CLUSTER, &[8; 16]),
-            Keyring::rewrap(&secret, &wrapped, &[8; 16], &[8; 16]),
+            Keyring::rewrap((&other, &CLUSTER), &wrapped, (&secret, &[8; 16])),
+            Keyring::rewrap((&secret, &[8; 16]), &wrapped, (&secret, &[8; 16])),
         ] {
             assert_eq!(refused, Err(KeyringError::WrongClusterSecret));
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mode_envoy_model::catalog::Catalog;
-use mode_envoy_raft::ClusterSecret;
+use mode_envoy_raft::{ClusterSecret, HeldSecrets};
 
 use super::{Keyring, KeyringError};
 
@@ -16,7 +16,7 @@ use super::{Keyring, KeyringError};
 pub struct KeyringSource(Arc<Inner>);
 
 struct Inner {
-    secret: ClusterSecret,
+    secrets: HeldSecrets,
     opened: Mutex<Option<Opened>>,
 }
 
@@ -28,10 +28,10 @@ struct Opened {
 // === impl KeyringSource ===
 
 impl KeyringSource {
-    /// A source that unwraps with `secret`.
-    pub fn new(secret: ClusterSecret) -> Self {
+    /// A source that unwraps with what this node holds.
+    pub fn new(secrets: impl Into<HeldSecrets>) -> Self {
         Self(Arc::new(Inner {
-            secret,
+            secrets: secrets.into(),
             opened: Mutex::new(None),
         }))
     }
@@ -49,11 +49,15 @@ impl KeyringSource {
         if let Some(opened) = opened.as_ref().filter(|o| o.wrapped == founded.wrapped_key) {
             return Ok(Some(Arc::clone(&opened.keyring)));
         }
-        let keyring = Arc::new(Keyring::unwrap(
-            &self.0.secret,
-            &founded.cluster_id,
-            &founded.wrapped_key,
-        )?);
+        let unwrap = |secret: &ClusterSecret| {
+            Keyring::unwrap(secret, &founded.cluster_id, &founded.wrapped_key)
+        };
+        // While the secret is replaced, the key is wrapped by the one or by the other.
+        let keyring = match (unwrap(&self.0.secrets.current()), self.0.secrets.other()) {
+            (Err(KeyringError::WrongClusterSecret), Some(other)) => unwrap(&other),
+            (unwrapped, _) => unwrapped,
+        };
+        let keyring = Arc::new(keyring?);
         *opened = Some(Opened {
             wrapped: Arc::clone(&founded.wrapped_key),
             keyring: Arc::clone(&keyring),

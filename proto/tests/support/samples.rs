@@ -118,6 +118,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             founded: Some(founded()),
             history: Some(super::samples_history::head()),
             members: Some(members::members()),
+            rotation: Some(super::rotation::rotation()),
         },
     );
     let entry = log::SeriesEntry {

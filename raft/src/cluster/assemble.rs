@@ -32,7 +32,7 @@ use crate::peers::Peers;
 use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
 use crate::reads::{self, ReadError, ReadIndex};
-use crate::secret::ClusterSecret;
+use crate::rotation::{self, Rotator};
 use crate::snapshot::Receiver;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft};
@@ -72,10 +72,11 @@ pub(super) fn assemble(
         contact,
         unsettled,
     }: Parts,
-    identity: &Identity,
+    identity: &Arc<Identity>,
     tasks: &Tasks,
 ) -> Result<(Handle, Routes), StartError> {
-    let (node_id, secret) = (settings.node_id, settings.secret.clone());
+    let node_id = settings.node_id;
+    let rotator = Rotator::new(Arc::clone(identity), settings.secrets.clone())?;
     let local = Local::of(identity)
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let leadership = Leadership::new(Duration::from_millis(settings.timers.election_max_ms));
@@ -94,7 +95,7 @@ pub(super) fn assemble(
         turn: Arc::clone(&leadership.turn),
     };
     let proposer = Proposer::start(tasks, own, authorize);
-    let about = about(&state, settings, table_revision, alarms);
+    let about = about(&state, settings, (table_revision, alarms), &rotator);
     let service = ForwardService {
         local,
         proposer: proposer.clone(),
@@ -120,20 +121,21 @@ pub(super) fn assemble(
         about,
         leadership,
         departure,
-        pin: identity.pin(),
+        rotator,
         tasks: tasks.clone(),
         wal,
         checkpoints,
         data_dir,
     };
     let handle = begin(inner, departing, tasks);
-    Ok((handle.clone(), with_members(routes, local, handle, secret)))
+    Ok((handle.clone(), with_members(routes, local, handle)))
 }
 
 fn begin(inner: Inner, departing: watch::Sender<Departure>, tasks: &Tasks) -> Handle {
     let handle = Handle {
         inner: Arc::new(inner),
     };
+    tasks.spawn("secret", rotation::follow(handle.clone()));
     tasks.spawn("membership", members::keep(handle.clone()));
     tasks.spawn("removal", members::watch_removal(handle.clone(), departing));
     handle
@@ -144,8 +146,8 @@ fn calls_service(local: Local, records: Arc<dyn CallRecords>) -> CallsService {
 }
 
 /// Beside these, what a member does for the membership and for nodes that join.
-fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSecret) -> Routes {
-    let joining = JoinService::new(handle.clone(), secret);
+fn with_members(routes: Routes, local: Local, handle: Handle) -> Routes {
+    let joining = JoinService::new(handle.clone());
     routes
         .add_service(MembersService::server(local, handle))
         .add_service(joining.into_server())
@@ -154,8 +156,8 @@ fn with_members(routes: Routes, local: Local, handle: Handle, secret: ClusterSec
 fn about(
     state: &SharedState,
     settings: Settings,
-    table_revision: Arc<AtomicU64>,
-    alarms: Alarms,
+    (table_revision, alarms): (Arc<AtomicU64>, Alarms),
+    rotator: &Rotator,
 ) -> About {
     About {
         state: state.clone(),
@@ -163,6 +165,7 @@ fn about(
         version: settings.version,
         table_revision,
         alarms,
+        rotator: rotator.clone(),
         draining: Arc::default(),
         settled: Arc::default(),
     }

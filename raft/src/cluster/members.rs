@@ -18,6 +18,7 @@ use crate::join::{JoinTokenText, token_hash};
 use crate::machine;
 use crate::members::{self, Departure, Leadership, TransferError, View};
 use crate::proposal::{Accepted, Caller, ProposeError};
+use crate::rotation::Rotator;
 use crate::types::{NodeId, Raft};
 
 /// How long other members have to say whether they are about to end too.
@@ -67,7 +68,7 @@ impl Handle {
         valid_ms: u64,
         timeout: Duration,
     ) -> Result<MadeJoinToken, ProposeError> {
-        let pin = self.inner.pin.clone();
+        let pin = self.rotator().identity().pin();
         let token = JoinTokenText::draw(pin, self.inner.cluster_id).ok_or_else(|| {
             ProposeError::Unavailable("the system gives no random bytes".to_owned())
         })?;
@@ -252,6 +253,18 @@ impl Handle {
 
     pub(crate) fn state(&self) -> &SharedState {
         &self.inner.state
+    }
+
+    pub(crate) fn rotator(&self) -> &Rotator {
+        &self.inner.rotator
+    }
+
+    pub(crate) async fn take_secret(
+        &self,
+        node: NodeId,
+        limit: Duration,
+    ) -> Result<Zeroizing<String>, Status> {
+        self.inner.forwarder.take_secret(node, limit).await
     }
 
     pub(crate) fn wal(&self) -> &Wal {

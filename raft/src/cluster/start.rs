@@ -77,7 +77,7 @@ async fn run(
     let data_dir = DataDir::open(&settings.data_dir, settings.node_id)?;
     let cluster_id = data_dir.record().cluster_id();
     let identity = Identity::new(
-        &settings.secret,
+        &settings.secrets.current(),
         settings.node_id,
         cluster_id,
         settings.pki.as_ref(),

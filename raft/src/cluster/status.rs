@@ -65,6 +65,8 @@ pub struct MemberStatus {
     pub ending: Ending,
     /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
     pub asker_removed: bool,
+    /// How far it is in the replacement of the cluster secret.
+    pub rotation_phase: u32,
     /// What it says of its history.
     pub history: HistoryHead,
 }
@@ -127,6 +129,7 @@ impl About {
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
             alarms: (self.alarms)(),
+            rotation_phase: self.rotator.reported(),
             history: Some(self.state.read(|state| history_status(&state.history))),
         }
     }
@@ -264,6 +267,7 @@ fn member_status(
             (true, true) => Ending::Settled,
         },
         asker_removed: answer.asker_removed,
+        rotation_phase: answer.rotation_phase,
         history: HistoryHead {
             since_revision: history.since_revision,
             revision: history.revision,

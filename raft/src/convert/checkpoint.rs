@@ -93,6 +93,7 @@ pub(crate) fn decode_checkpoint(
         records: Vec::new(),
         history,
         members: optional(meta.members)?.unwrap_or_default(),
+        rotation: optional(meta.rotation)?,
         requests: Vec::new(),
         series: Vec::new(),
         streams: Vec::new(),
@@ -173,6 +174,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         founded,
         history: parts.history.as_ref().map(history::write_head),
         members: Some(parts.members.to_wire()),
+        rotation: parts.rotation.as_ref().map(Wire::to_wire),
     })
 }
 

@@ -159,16 +159,16 @@ impl Wire for Command {
                 nonce,
                 peer,
                 members,
-            } => Kind::Join(wire::Join {
-                token_hash: token.to_vec(),
-                nonce_hash: nonce.to_vec(),
-                peer: peer.clone(),
-                members: members::write_peers(members),
-            }),
+            } => Kind::Join(members::write_join(token, nonce, (peer, members))),
             Self::RemoveNode { node, members } => Kind::RemoveNode(wire::RemoveNode {
                 node: *node,
                 members: members::write_peers(members),
             }),
+            Self::BeginRotation(new) => Kind::BeginRotation(new.to_wire()),
+            Self::AdvanceRotation { end } => {
+                Kind::AdvanceRotation(wire::AdvanceRotation { end: *end })
+            }
+            Self::AbortRotation => Kind::AbortRotation(wire::AbortRotation {}),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -228,6 +228,9 @@ impl Wire for Command {
                 node: remove.node,
                 members: members::read_peers("RemoveNode.members", remove.members)?,
             },
+            Kind::BeginRotation(new) => Self::BeginRotation(Wire::from_wire(new)?),
+            Kind::AdvanceRotation(advance) => Self::AdvanceRotation { end: advance.end },
+            Kind::AbortRotation(_) => Self::AbortRotation,
         })
     }
 }

@@ -79,6 +79,10 @@ impl Wire for Event {
                 Kind::NodeJoined(members::write_joined(node, token, nonce))
             }
             Self::NodeRemoved(node) => Kind::NodeRemoved(wire::NodeRemoved { node: *node }),
+            Self::RotationBegan(new) => Kind::RotationBegan(new.to_wire()),
+            Self::RotationSwitched => Kind::RotationSwitched(wire::RotationSwitched {}),
+            Self::RotationEnded => Kind::RotationEnded(wire::RotationEnded {}),
+            Self::RotationAborted => Kind::RotationAborted(wire::RotationAborted {}),
         };
         wire::Event { kind: Some(kind) }
     }
@@ -120,6 +124,10 @@ impl Wire for Event {
             Kind::JoinTokenPut(token) => Self::JoinTokenPut(Wire::from_wire(token)?),
             Kind::NodeJoined(joined) => members::read_joined(&joined)?,
             Kind::NodeRemoved(removed) => Self::NodeRemoved(removed.node),
+            Kind::RotationBegan(new) => Self::RotationBegan(Wire::from_wire(new)?),
+            Kind::RotationSwitched(_) => Self::RotationSwitched,
+            Kind::RotationEnded(_) => Self::RotationEnded,
+            Kind::RotationAborted(_) => Self::RotationAborted,
         })
     }
 }

@@ -121,6 +121,19 @@ pub(super) fn read_joined(joined: &wire::NodeJoined) -> Result<Event, DecodeErro
     })
 }
 
+pub(super) fn write_join(
+    token: &SecretHash,
+    nonce: &SecretHash,
+    (address, members): (&str, &BTreeMap<u64, String>),
+) -> peer::Join {
+    peer::Join {
+        token_hash: token.to_vec(),
+        nonce_hash: nonce.to_vec(),
+        peer: address.to_owned(),
+        members: write_peers(members),
+    }
+}
+
 pub(super) fn write_peers(members: &BTreeMap<u64, String>) -> Vec<peer::PeerMember> {
     let peer = |(node, peer): (&u64, &String)| peer::PeerMember {
         node: *node,

@@ -169,7 +169,15 @@ impl Wire for Outcome {
 
 /// A report's kind: an object's, or one of those with commands of their own.
 pub(super) fn change_kind(text: &str) -> Result<&'static str, DecodeError> {
-    const OTHERS: [&str; 6] = ["key", "token", "cluster", "format", "node", "join_token"];
+    const OTHERS: [&str; 7] = [
+        "key",
+        "token",
+        "cluster",
+        "format",
+        "node",
+        "join_token",
+        "secret",
+    ];
     Kind::ALL
         .into_iter()
         .map(Kind::singular)

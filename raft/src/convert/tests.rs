@@ -85,7 +85,7 @@ fn every_answer_goes_there_and_back() {
     let changes = Kind::ALL
         .map(Kind::singular)
         .into_iter()
-        .chain(["key", "token", "node", "join_token"])
+        .chain(["key", "token", "node", "join_token", "secret"])
         .zip(what.into_iter().cycle());
     let changes = changes
         .map(|(kind, what)| Change {

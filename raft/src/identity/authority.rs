@@ -70,12 +70,17 @@ impl PrivateCa {
         }
         let certificate = self.sign(&key, names)?;
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.der().clone())?;
+        self.add_to(&mut roots)?;
         Ok(Credentials {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             roots,
         })
+    }
+
+    /// Trusts what this CA signs, beside what is trusted already.
+    pub(super) fn add_to(&self, roots: &mut RootCertStore) -> Result<(), IdentityError> {
+        Ok(roots.add(self.certificate.der().clone())?)
     }
 
     /// A fresh key and a certificate for a server that is called by any of `names`. It names no node, so that no peer

@@ -12,7 +12,6 @@ use super::token::{nonce_hash, token_hash};
 use crate::cluster::Handle;
 use crate::identity::cluster_hex;
 use crate::proposal::{Caller, ProposeError};
-use crate::secret::ClusterSecret;
 
 /// Strangers that are listened to at once.
 const AT_ONCE: usize = 4;
@@ -22,7 +21,6 @@ const DECIDE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Serves `modeenvoy.peer.v1.Joining`.
 pub(crate) struct JoinService {
     handle: Handle,
-    secret: ClusterSecret,
     at_once: Semaphore,
 }
 
@@ -30,10 +28,9 @@ pub(crate) struct JoinService {
 
 impl JoinService {
     /// On behalf of a member that holds the cluster's secret.
-    pub(crate) const fn new(handle: Handle, secret: ClusterSecret) -> Self {
+    pub(crate) const fn new(handle: Handle) -> Self {
         Self {
             handle,
-            secret,
             at_once: Semaphore::const_new(AT_ONCE),
         }
     }
@@ -43,6 +40,24 @@ impl JoinService {
         JoiningServer::new(self)
             .max_decoding_message_size(JOIN_BYTES_MAX)
             .max_encoding_message_size(JOIN_BYTES_MAX)
+    }
+
+    /// Whoever has used its token gets its answer all the same.
+    fn not_while_rotating(&self, command: &Command) -> Result<(), Status> {
+        let catalog = self.handle.catalog();
+        let Command::Join { token, .. } = command else {
+            return Ok(());
+        };
+        let unused = catalog
+            .members()
+            .token(token)
+            .is_none_or(|t| t.used.is_none());
+        if catalog.rotation().is_some() && unused {
+            return Err(Status::unavailable(
+                "the cluster secret is being replaced; nodes join when that is done",
+            ));
+        }
+        Ok(())
     }
 
     fn command(&self, request: &wire::JoinRequest) -> Result<Command, Status> {
@@ -91,6 +106,7 @@ impl Joining for JoinService {
             .map_err(|_| Status::unavailable("other nodes are joining; try again"))?;
         let request = request.into_inner();
         let command = self.command(&request)?;
+        self.not_while_rotating(&command)?;
         let proposed = self.handle.propose(command, &Caller::node(), DECIDE).await;
         let accepted = proposed.map_err(|error| refusal(&error))?;
         let node_id = accepted
@@ -104,7 +120,7 @@ impl Joining for JoinService {
         tracing::info!(node = node_id, "a node joins");
         Ok(Response::new(wire::JoinResponse {
             node_id,
-            secret: self.secret.to_hex().to_string(),
+            secret: self.handle.secrets().current().to_hex().to_string(),
             members: members
                 .into_iter()
                 .map(|(node, peer)| wire::PeerMember { node, peer })

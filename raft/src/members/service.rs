@@ -69,4 +69,30 @@ impl Members for MembersService {
         asked.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(wire::CampaignResponse {}))
     }
+
+    async fn take_secret(
+        &self,
+        request: Request<wire::TakeSecretRequest>,
+    ) -> Result<Response<wire::TakeSecretResponse>, Status> {
+        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let catalog = self.handle.catalog();
+        let rotation = catalog
+            .rotation()
+            .ok_or_else(|| Status::failed_precondition("no secret is being replaced"))?;
+        let members = catalog.members();
+        let known = members.joined().any(|node| node.id == from)
+            || self.handle.member_addresses().contains_key(&from);
+        if members.is_removed(from) || !known {
+            return Err(Status::permission_denied(format!(
+                "node {from} is no member of the cluster"
+            )));
+        }
+        let cluster_id = self.handle.cluster_id();
+        let secret = self.handle.secrets().by_check(&rotation.check, &cluster_id);
+        let secret = secret.ok_or_else(|| Status::unavailable("this node does not hold it yet"))?;
+        tracing::info!(node = from, "a member takes the new cluster secret");
+        Ok(Response::new(wire::TakeSecretResponse {
+            secret: secret.to_hex().to_string(),
+        }))
+    }
 }

@@ -4,6 +4,7 @@ use crate::catalog::{Catalog, members};
 use crate::command::{Change, ChangeKind};
 use crate::event::Event;
 use crate::object::{Kind, Name, ObjectRef};
+use crate::rotation;
 
 // === impl Catalog ===
 
@@ -45,6 +46,10 @@ impl Catalog {
             Event::JoinTokenPut(_) => members::token_change(ChangeKind::Created),
             Event::NodeJoined { node, .. } => members::node_change(node.id, ChangeKind::Created),
             Event::NodeRemoved(node) => members::node_change(*node, ChangeKind::Deleted),
+            Event::RotationBegan(_)
+            | Event::RotationSwitched
+            | Event::RotationEnded
+            | Event::RotationAborted => rotation::secret_change(ChangeKind::Updated),
         }
     }
 

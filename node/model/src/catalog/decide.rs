@@ -65,6 +65,9 @@ impl Catalog {
                 members,
             } => self.decide_join(token, *nonce, (peer, members), now_ms),
             Command::RemoveNode { node, members } => self.decide_remove_node(*node, members),
+            Command::BeginRotation(new) => self.decide_begin_rotation(new),
+            Command::AdvanceRotation { end } => self.decide_advance_rotation(*end),
+            Command::AbortRotation => self.decide_abort_rotation(),
         }
     }
 
@@ -238,7 +241,7 @@ fn check_founding(wrapped_key: &[u8], root: &Token) -> Result<(), Rejected> {
     Ok(())
 }
 
-pub(super) fn decision(events: Vec<Event>, change: Change) -> Decision {
+pub(crate) fn decision(events: Vec<Event>, change: Change) -> Decision {
     Decision {
         events,
         changes: vec![change],

@@ -67,6 +67,10 @@ impl Catalog {
             Event::JoinTokenPut(token) => self.members.put_token(token),
             Event::NodeJoined { node, token, nonce } => self.members.join(node, token, *nonce),
             Event::NodeRemoved(id) => self.members.remove(*id),
+            Event::RotationBegan(_)
+            | Event::RotationSwitched
+            | Event::RotationEnded
+            | Event::RotationAborted => self.evolve_rotation(event),
         }
     }
 

@@ -52,7 +52,7 @@ impl Faults {
 }
 
 /// A refusal with one fault.
-pub(super) fn refuse(
+pub(crate) fn refuse(
     code: RejectedCode,
     path: impl Into<String>,
     problem: impl Into<String>,

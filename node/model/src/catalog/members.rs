@@ -33,6 +33,7 @@ impl Catalog {
     pub(crate) fn adopt(&mut self, founded: Founded, members: Members) {
         self.founded = Some(founded);
         self.members = members;
+        self.rotation = None;
     }
 
     pub(super) fn decide_create_join_token(
@@ -45,6 +46,7 @@ impl Catalog {
             // The same request again, after an answer that was lost.
             return Ok(decision(Vec::new(), token_change(ChangeKind::Unchanged)));
         }
+        self.refuse_while_rotating()?;
         let (shortest, longest) = limits::JOIN_TOKEN_MS;
         if !(shortest..=longest).contains(&valid_ms) {
             let problem = "a join token is valid for 1 second to 1 hour";
@@ -87,6 +89,7 @@ impl Catalog {
             }
             None => {}
         }
+        self.refuse_while_rotating()?;
         check_address(peer)?;
         let present = self.present(members);
         if let Some((node, _)) = present.iter().find(|(_, address)| **address == peer) {

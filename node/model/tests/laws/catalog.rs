@@ -43,7 +43,9 @@ proptest! {
             one.revision(),
             one.records(),
         );
-        let restored = restored.with_members(one.members().clone());
+        let restored = restored
+            .with_members(one.members().clone())
+            .with_rotation(one.rotation().cloned());
         prop_assert_eq!(&one, &restored);
     }
 

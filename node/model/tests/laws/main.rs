@@ -22,5 +22,6 @@ mod replace;
 mod replay;
 mod requests;
 mod retention;
+mod rotation;
 mod scope;
 mod stream_faults;

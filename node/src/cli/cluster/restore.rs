@@ -96,7 +96,8 @@ fn new_cluster(
     let cluster_id = new_cluster_id()?;
     let founded = backup.state().catalog.founded();
     let wrapped = founded.map(|founded| &*founded.wrapped_key);
-    let wrapped = Keyring::rewrap(secret, wrapped.unwrap_or_default(), &old_id, &cluster_id)?;
+    let wrapped = wrapped.unwrap_or_default();
+    let wrapped = Keyring::rewrap((secret, &old_id), wrapped, (secret, &cluster_id))?;
     let derived = |id: &[u8; 16]| hash_admin_token(&secret.root_token(id));
     Ok(NewCluster {
         founded: Founded {

@@ -13,6 +13,7 @@ pub(super) const RULES: &[(&str, Action)] = &[
     ("Cluster/AddNode", Action::Members),
     ("Cluster/Backup", Action::Backup),
     ("Cluster/RemoveNode", Action::Members),
+    ("Cluster/RotateSecret", Action::Secret),
     ("Cluster/Status", Action::ReadCluster),
     ("Cluster/TransferLeader", Action::Members),
     ("Config/Apply", Action::ChangeConfig),

@@ -88,7 +88,10 @@ pub(super) fn check_command(
         | Command::Join { .. }
         | Command::RemoveNode { .. }
         | Command::Found { .. }
-        | Command::RaiseFormat { .. } => Err(super::of_the_cluster("this", own)),
+        | Command::RaiseFormat { .. }
+        | Command::BeginRotation(_)
+        | Command::AdvanceRotation { .. }
+        | Command::AbortRotation => Err(super::of_the_cluster("this", own)),
     }
 }
 

@@ -116,7 +116,7 @@ fn every_command() -> Vec<(Command, [bool; 3])> {
     .collect()
 }
 
-fn about_members() -> [(Command, [bool; 3]); 3] {
+fn about_members() -> [(Command, [bool; 3]); 5] {
     let (nobody, only_root) = ([false; 3], [false, false, true]);
     let (hash, members) = ([1; 32], BTreeMap::new());
     let join = Command::Join {
@@ -130,6 +130,8 @@ fn about_members() -> [(Command, [bool; 3]); 3] {
         (create, only_root),
         (Command::RemoveNode { node: 1, members }, only_root),
         (join, nobody),
+        (Command::AdvanceRotation { end: true }, nobody),
+        (Command::AbortRotation, only_root),
     ]
 }
 

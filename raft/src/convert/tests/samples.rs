@@ -204,6 +204,10 @@ pub(super) fn events() -> Vec<Event> {
             nonce: [5; 32],
         },
         Event::NodeRemoved(2),
+        Event::RotationBegan(rotation()),
+        Event::RotationSwitched,
+        Event::RotationEnded,
+        Event::RotationAborted,
     ]
 }
 
@@ -212,6 +216,16 @@ fn join_token(hash: u8, used: Option<(u64, [u8; 32])>) -> JoinToken {
         hash: [hash; 32],
         expires_ms: u64::MAX,
         used,
+    }
+}
+
+fn rotation() -> mode_envoy_model::rotation::Rotation {
+    mode_envoy_model::rotation::Rotation {
+        check: [21; 32],
+        wrapped_key: [22, 23].into(),
+        old_root: [24; 32],
+        new_root: [25; 32],
+        switched: false,
     }
 }
 
@@ -229,6 +243,9 @@ fn member_commands() -> Vec<Command> {
             members: members.clone(),
         },
         Command::RemoveNode { node: 2, members },
+        Command::BeginRotation(rotation()),
+        Command::AdvanceRotation { end: true },
+        Command::AbortRotation,
     ]
 }
 

@@ -3,6 +3,7 @@
 use mode_envoy_model::command::Command;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::member::{JoinToken, JoinedNode};
+use mode_envoy_model::rotation::Rotation;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -28,7 +29,20 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             }
         }),
         (0_u64..8, members()).prop_map(|(node, members)| Command::RemoveNode { node, members }),
+        hash().prop_map(|hash| Command::BeginRotation(rotation(hash))),
+        any::<bool>().prop_map(|end| Command::AdvanceRotation { end }),
+        Just(Command::AbortRotation),
     ]
+}
+
+fn rotation(hash: [u8; 32]) -> Rotation {
+    Rotation {
+        check: hash,
+        wrapped_key: [7, 8].into(),
+        old_root: [200; 32],
+        new_root: hash,
+        switched: false,
+    }
 }
 
 pub(super) fn event() -> impl Strategy<Value = Event> {
@@ -58,5 +72,9 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
                 nonce,
             }),
         (0_u64..12).prop_map(Event::NodeRemoved),
+        hash().prop_map(|hash| Event::RotationBegan(rotation(hash))),
+        Just(Event::RotationSwitched),
+        Just(Event::RotationEnded),
+        Just(Event::RotationAborted),
     ]
 }

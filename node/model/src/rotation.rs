@@ -1,0 +1,139 @@
+//! How one cluster secret takes the place of another without a pause.
+//!
+//! ```text
+//! none --RotationBegan--> Trusting --RotationSwitched--> Switched --RotationEnded--> none
+//!                            every member holds the new      every member shows the new one;
+//!                            secret and trusts both CAs      both are trusted
+//!                         Trusting --RotationAborted--> none
+//! ```
+//!
+//! The secret itself is never here, since the history keeps what is, and the old secret may have been stolen. Members of two
+//! neighbouring phases get along with each other, so no member has to take a step at the same moment as another.
+
+use std::sync::Arc;
+
+use crate::catalog::decide::decision;
+use crate::catalog::faults::refuse;
+use crate::catalog::{Catalog, Founded};
+use crate::command::{Change, ChangeKind, Decision, Rejected, RejectedCode};
+use crate::event::Event;
+use crate::key::SecretHash;
+use crate::limits;
+use crate::object::Name;
+
+/// A rotation that is under way.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rotation {
+    /// By which a member knows the new secret when it gets it.
+    pub check: [u8; 32],
+    /// The cluster's encryption key, wrapped by the new secret.
+    pub wrapped_key: Arc<[u8]>,
+    /// Hash of the root token that the old secret gives.
+    pub old_root: SecretHash,
+    /// Hash of the one that the new secret gives.
+    pub new_root: SecretHash,
+    /// Whether members show certificates of the new secret; before, they only trust them.
+    pub switched: bool,
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    pub(crate) fn decide_begin_rotation(&self, new: &Rotation) -> Result<Decision, Rejected> {
+        if let Some(open) = self.rotation() {
+            // The same request again, after an answer that was lost.
+            if open.check == new.check {
+                return Ok(decision(Vec::new(), secret_change(ChangeKind::Unchanged)));
+            }
+            let problem =
+                "the secret is being replaced already; wait until every member has the new one";
+            return Err(refuse(RejectedCode::InUse, "secret", problem));
+        }
+        if self.founded().is_none() {
+            let problem = "the cluster is not founded yet; try again when it is";
+            return Err(refuse(RejectedCode::NotFound, "secret", problem));
+        }
+        if new.switched || !(1..=limits::WRAPPED_KEY).contains(&new.wrapped_key.len()) {
+            let problem = "a rotation begins with a wrapped key, and is not switched";
+            return Err(refuse(RejectedCode::Invalid, "secret", problem));
+        }
+        let event = Event::RotationBegan(new.clone());
+        Ok(decision(vec![event], secret_change(ChangeKind::Updated)))
+    }
+
+    pub(crate) fn decide_advance_rotation(&self, end: bool) -> Result<Decision, Rejected> {
+        let event = match self.rotation() {
+            Some(open) if open.switched && end => Event::RotationEnded,
+            Some(open) if !open.switched && !end => Event::RotationSwitched,
+            Some(open) if !open.switched => {
+                let problem = "not every member has switched to the new secret";
+                return Err(refuse(RejectedCode::Conflict, "secret", problem));
+            }
+            Some(_) | None => {
+                return Ok(decision(Vec::new(), secret_change(ChangeKind::Unchanged)));
+            }
+        };
+        Ok(decision(vec![event], secret_change(ChangeKind::Updated)))
+    }
+
+    pub(crate) fn decide_abort_rotation(&self) -> Result<Decision, Rejected> {
+        match self.rotation() {
+            None => Ok(decision(Vec::new(), secret_change(ChangeKind::Unchanged))),
+            Some(open) if open.switched => {
+                let problem = "every member has the new secret already, so there is no way back; remove members that do \
+                               not come back, and the rotation ends";
+                Err(refuse(RejectedCode::InUse, "secret", problem))
+            }
+            Some(_) => Ok(decision(
+                vec![Event::RotationAborted],
+                secret_change(ChangeKind::Updated),
+            )),
+        }
+    }
+
+    /// Applies an event about a rotation; void where it does not follow.
+    pub(crate) fn evolve_rotation(&mut self, event: &Event) {
+        let open = self.rotation().cloned();
+        let next = match (event, open) {
+            (Event::RotationBegan(new), None) => Some(Rotation {
+                switched: false,
+                ..new.clone()
+            }),
+            (Event::RotationSwitched, Some(open)) if !open.switched => {
+                self.replace_token_hash(&open.old_root, open.new_root);
+                if let Some(founded) = self.founded().cloned() {
+                    self.set_founded(Founded {
+                        wrapped_key: Arc::clone(&open.wrapped_key),
+                        ..founded
+                    });
+                }
+                Some(Rotation {
+                    switched: true,
+                    ..open
+                })
+            }
+            (Event::RotationEnded, Some(open)) if open.switched => None,
+            (Event::RotationAborted, Some(open)) if !open.switched => None,
+            (_, open) => open,
+        };
+        self.set_rotation(next);
+    }
+
+    pub(crate) fn refuse_while_rotating(&self) -> Result<(), Rejected> {
+        if self.rotation().is_none() {
+            return Ok(());
+        }
+        let problem = "the cluster secret is being replaced; try again when that is done: `cluster rotate-secret` says what \
+                       it waits for";
+        Err(refuse(RejectedCode::InUse, "secret", problem))
+    }
+}
+
+pub(crate) fn secret_change(what: ChangeKind) -> Change {
+    Change {
+        kind: "secret",
+        tenant: None,
+        name: Name::from("cluster"),
+        what,
+    }
+}

@@ -1,0 +1,270 @@
+//! How this node replaces its cluster secret while the others do.
+//!
+//! ```text
+//! begin: new secret on this node's disk -> RotationBegan
+//! every member: Trusting -> take the secret from a member that holds it, keep it, trust both CAs      reports 1
+//!               Switched -> the new secret is in force, certificates of its CA, both CAs trusted      reports 2
+//!               over     -> only the new CA
+//! leader: all report 1 -> RotationSwitched; all report 2 -> RotationEnded
+//! ```
+//!
+//! Invariants: a member shows a certificate of the new CA only when every member trusts it, and stops to trust the old one only when
+//! every member shows the new one. A secret is taken only if it passes the check that stands in the log. What ends a rotation
+//! here was confirmed by the cluster, not only found in a log that may be replayed still.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mode_envoy_model::command::Command;
+use mode_envoy_model::rotation::Rotation;
+use tokio::sync::Mutex;
+
+use crate::cluster::Handle;
+use crate::identity::{Identity, IdentityError};
+use crate::machine;
+use crate::proposal::{Accepted, Caller, ProposeError};
+use crate::secret::{ClusterSecret, HeldSecrets, SecretError};
+
+/// While a rotation is under way it is looked at this often.
+const AGAIN: Duration = Duration::from_millis(200);
+/// So many tries that failed are told.
+const TELL_AFTER: u32 = 10;
+/// How long a member has to answer.
+const ASK: Duration = Duration::from_secs(2);
+/// How long the cluster has to decide.
+const DECIDE: Duration = Duration::from_secs(5);
+
+/// What a member reports that holds the new secret and trusts it.
+pub(crate) const TRUSTS: u32 = 1;
+/// What one reports that shows it.
+pub(crate) const SHOWS: u32 = 2;
+
+/// This node's part in the replacement of the secret. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Rotator {
+    identity: Arc<Identity>,
+    secrets: HeldSecrets,
+    /// Held while a step is taken.
+    turn: Arc<Mutex<()>>,
+    reported: Arc<AtomicU32>,
+}
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Files(#[from] SecretError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("no member that can be reached holds the new cluster secret yet")]
+    Untaken,
+}
+
+// === impl Rotator ===
+
+impl Rotator {
+    /// Trusts at once what was held when this node ended.
+    ///
+    /// # Errors
+    /// No certificate could be made.
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        secrets: HeldSecrets,
+    ) -> Result<Self, IdentityError> {
+        if secrets.other().is_some() {
+            identity.set_secrets(&secrets)?;
+        }
+        Ok(Self {
+            identity,
+            secrets,
+            turn: Arc::default(),
+            reported: Arc::default(),
+        })
+    }
+
+    /// The secrets that this node holds.
+    pub(crate) fn secrets(&self) -> &HeldSecrets {
+        &self.secrets
+    }
+
+    /// This node's identity.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How far this node is.
+    pub(crate) fn reported(&self) -> u32 {
+        self.reported.load(Ordering::Acquire)
+    }
+
+    /// Changes what is held, on disk first, then what is shown and trusted.
+    async fn change(
+        &self,
+        change: impl FnOnce(&HeldSecrets) -> Result<(), SecretError> + Send + 'static,
+    ) -> Result<(), StepError> {
+        let secrets = self.secrets.clone();
+        let changed = machine::blocking(move || change(&secrets)).await;
+        changed.unwrap_or(Ok(()))?;
+        Ok(self.identity.set_secrets(&self.secrets)?)
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// The secrets that this node holds.
+    pub fn secrets(&self) -> &HeldSecrets {
+        self.rotator().secrets()
+    }
+
+    /// Begins to replace the cluster secret by `next`, which is on this node's disk before anybody hears of it.
+    ///
+    /// # Errors
+    /// As [`Handle::propose`].
+    pub async fn begin_rotation(
+        &self,
+        next: &ClusterSecret,
+        rotation: Rotation,
+        caller: &Caller,
+        timeout: Duration,
+    ) -> Result<Accepted, ProposeError> {
+        let rotator = self.rotator();
+        let _turn = rotator.turn.lock().await;
+        let unavailable = |error: StepError| ProposeError::Unavailable(error.to_string());
+        let kept = next.clone();
+        let prepared = rotator.change(move |secrets| secrets.prepare(&kept)).await;
+        prepared.map_err(unavailable)?;
+        let begun = self
+            .propose(Command::BeginRotation(rotation), caller, timeout)
+            .await;
+        // After a timeout it may have begun: what comes next is found in the log.
+        if !matches!(begun, Ok(_) | Err(ProposeError::Timeout)) {
+            let forgotten = rotator.change(HeldSecrets::settle).await;
+            forgotten.map_err(unavailable)?;
+        }
+        begun
+    }
+
+    /// The members that are not as far as the rotation in the log.
+    pub async fn rotation_waits_for(&self, limit: Duration) -> Vec<u64> {
+        let catalog = self.catalog();
+        let Some(rotation) = catalog.rotation() else {
+            return Vec::new();
+        };
+        let needed = if rotation.switched { SHOWS } else { TRUSTS };
+        let statuses = self.statuses(limit).await;
+        let members = catalog.members();
+        let mut waits: Vec<u64> = members
+            .joined()
+            .map(|node| node.id)
+            .filter(|id| !statuses.iter().any(|status| status.id == *id))
+            .collect();
+        let behind = statuses
+            .iter()
+            .filter(|status| !members.is_removed(status.id))
+            .filter(|status| !status.reachable || status.rotation_phase < needed);
+        waits.extend(behind.map(|status| status.id));
+        waits.sort_unstable();
+        waits
+    }
+}
+
+/// Runs for as long as the node does.
+pub(crate) async fn follow(handle: Handle) {
+    let mut catalog = handle.watch_catalog();
+    let mut tries = 0_u32;
+    loop {
+        let open = catalog.borrow_and_update().rotation().cloned();
+        let again = match step(&handle, open).await {
+            Ok(again) => {
+                tries = 0;
+                again
+            }
+            Err(error) => {
+                // Members hear of it one after the other, so that the first try may well come too early.
+                tries += 1;
+                if tries == TELL_AFTER {
+                    tracing::warn!(%error, "this node has not switched to the new cluster secret");
+                }
+                true
+            }
+        };
+        tokio::select! {
+            changed = catalog.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(AGAIN), if again => {}
+        }
+    }
+}
+
+/// Goes as far as the log says; whether to look again although the log does not change.
+async fn step(handle: &Handle, open: Option<Rotation>) -> Result<bool, StepError> {
+    let rotator = handle.rotator();
+    let turn = rotator.turn.lock().await;
+    let Some(rotation) = open else {
+        rotator.reported.store(0, Ordering::Release);
+        if rotator.secrets.other().is_none() {
+            return Ok(false);
+        }
+        // What is applied here may be old still.
+        let confirmed = handle.read_barrier(ASK).await.is_ok();
+        if confirmed && handle.catalog().rotation().is_none() {
+            rotator.change(HeldSecrets::settle).await?;
+            tracing::info!("only the cluster secret that is in force is trusted now");
+        }
+        return Ok(!confirmed);
+    };
+    hold(handle, &rotation).await?;
+    let shown = rotator.secrets.current().check(&handle.cluster_id());
+    if rotation.switched && shown != rotation.check {
+        rotator.change(HeldSecrets::switch).await?;
+        tracing::info!("the new cluster secret is in force on this node");
+    }
+    let reached = if rotation.switched { SHOWS } else { TRUSTS };
+    rotator.reported.store(reached, Ordering::Release);
+    drop(turn);
+    let leads = *handle.watch_leader().borrow() == Some(handle.node_id());
+    if leads && handle.rotation_waits_for(ASK).await.is_empty() {
+        let end = rotation.switched;
+        let command = Command::AdvanceRotation { end };
+        if let Err(error) = handle.propose(command, &Caller::node(), DECIDE).await {
+            tracing::info!(%error, "the rotation of the cluster secret does not go on yet");
+        }
+    }
+    Ok(true)
+}
+
+/// Holds the new secret, if need be from another member.
+async fn hold(handle: &Handle, rotation: &Rotation) -> Result<(), StepError> {
+    let (rotator, cluster_id) = (handle.rotator(), handle.cluster_id());
+    if rotator
+        .secrets
+        .by_check(&rotation.check, &cluster_id)
+        .is_some()
+    {
+        return Ok(());
+    }
+    let own = handle.node_id();
+    for id in handle
+        .member_addresses()
+        .into_keys()
+        .filter(|id| *id != own)
+    {
+        let taken = match handle.take_secret(id, ASK).await {
+            Ok(text) => ClusterSecret::parse(&text).ok(),
+            Err(status) => {
+                tracing::debug!(node = id, %status, "a member does not give the new cluster secret");
+                None
+            }
+        };
+        let sound = taken.filter(|secret| secret.check(&cluster_id) == rotation.check);
+        if let Some(secret) = sound {
+            return rotator
+                .change(move |secrets| secrets.prepare(&secret))
+                .await;
+        }
+    }
+    Err(StepError::Untaken)
+}
