@@ -435,9 +435,12 @@ async fn a_leader_dies_while_it_is_asked(cluster: &mut Cluster, round: usize) ->
 }
 
 async fn leader_of(cluster: &Cluster) -> Result<usize> {
-    let status = cluster.node(1).status().await?;
-    let leader = status["leader"].as_u64().context("a leader")?;
-    Ok(usize::try_from(leader)?)
+    wait::until("a leader", Duration::from_secs(20), async || {
+        let status = cluster.node(1).status().await?;
+        let leader = status["leader"].as_u64().context("a leader")?;
+        Ok(usize::try_from(leader)?)
+    })
+    .await
 }
 
 fn secret_of(made: &str) -> Result<String> {

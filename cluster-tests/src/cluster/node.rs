@@ -19,8 +19,10 @@ use crate::wait;
 const END: Duration = Duration::from_secs(45);
 
 /// Timers for a machine that is busy with other tests, small segments so that a test fills several, and checkpoints often
-/// enough that restarts begin from one.
-const SETTINGS: [&str; 10] = [
+/// enough that restarts begin from one. How full the disk of this machine is, is none of a test's business.
+const SETTINGS: [&str; 12] = [
+    "--disk-min-free-bytes",
+    "0",
     "--heartbeat-ms",
     "300",
     "--election-min-ms",
