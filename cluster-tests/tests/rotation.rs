@@ -39,7 +39,10 @@ async fn a_new_secret_is_in_force_without_a_failed_call_and_the_old_one_is_worth
     ensure!(rotated["done"] == true, "{rotated}");
     one_secret(&cluster, &[1, 2, 3]).await?;
     // Writes go on, and every node leads on: usage of all of them is counted.
-    cluster.node(3).apply("tenants: [{name: later}]").await?;
+    for number in 0..20 {
+        let document = format!("tenants: [{{name: later-{number}}}]");
+        cluster.node(3).apply(&document).await?;
+    }
     stop.store(true, Ordering::SeqCst);
     let calls = load.join_next().await.context("the load")???;
     let failed: Vec<_> = calls
