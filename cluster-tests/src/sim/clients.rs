@@ -386,6 +386,7 @@ fn service(object: u64, value: u64) -> Service {
             url: format!("http://v{value}.test").into(),
         }],
         timeouts: Timeouts::default(),
+        access: Vec::new(),
     }
 }
 
