@@ -107,6 +107,29 @@ impl Upstream {
         Ok(Self { server, shared })
     }
 
+    /// A configuration that has this provider serve `models`, each by the provider's name `up-` and its own, to a consumer
+    /// `mobile-app` of the tenant `acme`.
+    pub fn document(&self, models: &[&str]) -> String {
+        let models: Vec<_> = models
+            .iter()
+            .map(|name| {
+                format!("  - {{name: {name}, targets: [{{provider: up, model: up-{name}}}]}}")
+            })
+            .collect();
+        let models = models.join("\n");
+        let url = self.base_url();
+        format!(
+            r#"
+tenants: [{{name: acme}}]
+consumers: [{{name: mobile-app, tenant: acme}}]
+providers:
+  - {{name: up, protocol: openai, base_url: "{url}", keys: [{{value: {PROVIDER_KEY}}}]}}
+models:
+{models}
+"#
+        )
+    }
+
     /// What a provider's `base_url` is.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.server.address())

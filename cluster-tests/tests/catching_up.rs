@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::cluster::{Cluster, Node};
 use mode_envoy_cluster_tests::http::{self, CHAT};
-use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::{load, usage, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -26,7 +26,7 @@ async fn a_node_that_was_away_for_long_gets_the_state_while_the_others_go_on_ser
 {
     let mut cluster = start(KEEP_LITTLE).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster.apply(&upstream.document(&["remote"])).await?;
     fill(&cluster).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let (leader, away) = leader_and_follower(&cluster).await?;
@@ -197,20 +197,6 @@ async fn start(words: &str) -> Result<Cluster> {
     cluster.start_all()?;
     cluster.wait_ready().await?;
     Ok(cluster)
-}
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
 }
 
 /// Gives the catalog so many objects that a slow transfer of it takes seconds, and that it is more than one chunk: the

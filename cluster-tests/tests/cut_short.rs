@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mode_envoy_cluster_tests::cluster::Cluster;
 use mode_envoy_cluster_tests::http::{self, CHAT};
-use mode_envoy_cluster_tests::upstream::{Fault, PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::{Fault, Upstream};
 use mode_envoy_cluster_tests::{usage, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -15,7 +15,9 @@ const CALLS: &str = "route=openai.chat_completions";
 async fn a_call_that_was_open_when_its_node_died_is_presumed_once() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "last"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
 
     // The node dies twice: in the middle of a stream, and again after it has told of it.
@@ -59,7 +61,9 @@ async fn a_call_that_was_open_when_its_node_died_is_presumed_once() -> Result<()
 async fn usage_of_workers_that_are_no_more_is_counted() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 1).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "last"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
 
     // Connections are spread over the workers, so each of them has calls that ended and calls that are open.
@@ -102,7 +106,9 @@ async fn usage_of_workers_that_are_no_more_is_counted() -> Result<()> {
 async fn a_client_that_leaves_ends_the_providers_work_and_is_recorded() -> Result<()> {
     let cluster = Cluster::start(NODE, 1).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "last"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let node = cluster.node(1);
 
@@ -146,21 +152,4 @@ async fn a_client_that_leaves_ends_the_providers_work_and_is_recorded() -> Resul
     );
     upstream.check()?;
     cluster.finish().await
-}
-
-// === helpers ===
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-  - {{name: last, targets: [{{provider: up, model: up-last}}]}}
-"#,
-        upstream.base_url()
-    )
 }

@@ -8,7 +8,7 @@ use mode_envoy_cluster_tests::cluster::{Cluster, Node};
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::load::Pace;
 use mode_envoy_cluster_tests::members::{leader, settled};
-use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::usage;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -122,7 +122,7 @@ async fn five_voters_hand_leadership_over_too() -> Result<()> {
 async fn nodes_that_are_asked_to_end_together_flush_all_and_end_soon() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster.apply(&upstream.document(&["remote"])).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     for round in 1..=3_u64 {
         for number in 0..30 {
@@ -164,20 +164,6 @@ async fn nodes_that_are_asked_to_end_together_flush_all_and_end_soon() -> Result
 }
 
 // === helpers ===
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
-}
 
 /// How long the last handover took, as the node says that led before.
 fn handed_over_in(cluster: &Cluster) -> Result<u64> {

@@ -7,7 +7,7 @@ use mode_envoy_cluster_tests::cluster::{Cluster, Node};
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::load::{self, Pace, Rng};
 use mode_envoy_cluster_tests::members::{leader, roles, settled};
-use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::{usage, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn a_node_joins_with_a_token_and_serves_like_the_others() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster.apply(&upstream.document(&["remote"])).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let before = cluster.node(1).cli(&["export"]).await?.ok()?;
 
@@ -282,7 +282,7 @@ async fn a_join_goes_on_under_the_next_leader() -> Result<()> {
 async fn a_removed_node_finishes_its_work_says_so_and_ends() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster.apply(&upstream.document(&["remote"])).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let gone = usize::try_from(leader(cluster.node(1)).await?)?;
     let other = 1 + gone % 3;
@@ -377,20 +377,6 @@ async fn a_removal_that_would_leave_no_majority_is_refused() -> Result<()> {
 }
 
 // === helpers ===
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
-}
 
 /// A node that asks with this token must end by itself and say all of this; it is forgotten then.
 async fn turned_away(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::cluster::Cluster;
 use mode_envoy_cluster_tests::members::{Balancer, settled};
-use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::usage;
 use tokio::task::JoinSet;
 
@@ -89,7 +89,7 @@ struct Load {
 impl Load {
     async fn begin(cluster: &Cluster, upstream: &Upstream) -> Result<Self> {
         upstream.slow(THINK);
-        cluster.apply(&document(upstream)).await?;
+        cluster.apply(&upstream.document(&["remote"])).await?;
         let key = cluster.key("acme", "mobile-app", "first").await?;
         let (balancer, stop) = (Balancer::default(), Arc::new(AtomicBool::new(false)));
         for node in cluster.nodes() {
@@ -140,18 +140,4 @@ impl Load {
         }
         upstream.check()
     }
-}
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
 }

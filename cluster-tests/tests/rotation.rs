@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::cluster::{Cluster, Launch, Node};
 use mode_envoy_cluster_tests::members::{Balancer, settled};
-use mode_envoy_cluster_tests::upstream::{PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::{http, wait};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -20,7 +20,7 @@ async fn a_new_secret_is_in_force_without_a_failed_call_and_the_old_one_is_worth
 -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster.apply(&upstream.document(&["remote"])).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let old_token = root_token(cluster.node(1))?;
     let stale = cluster.node(1).join_token("1h").await?;
@@ -188,20 +188,6 @@ async fn the_admin_listeners_own_certificate_follows_the_secret() -> Result<()> 
 }
 
 // === helpers ===
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
-}
 
 async fn rotate(node: &Node) -> Result<Value> {
     let rotated = node.ok("cluster rotate-secret -o json").await?;

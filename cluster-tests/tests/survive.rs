@@ -7,7 +7,7 @@ use mode_envoy_cluster_tests::cluster::Cluster;
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::load::{self, Rng};
 use mode_envoy_cluster_tests::soak::{Account, Harm, Plan};
-use mode_envoy_cluster_tests::upstream::{Fault, PROVIDER_KEY, Upstream};
+use mode_envoy_cluster_tests::upstream::{Fault, Upstream};
 use mode_envoy_cluster_tests::{usage, wait};
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
@@ -95,7 +95,9 @@ async fn a_torn_log_is_mended_and_a_damaged_one_is_refused() -> Result<()> {
 async fn what_was_committed_outlives_the_death_of_all_nodes_at_once() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "held"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let seed = load::seed()?;
     let mut rng = Rng::new(seed);
@@ -160,7 +162,9 @@ async fn what_was_committed_outlives_the_death_of_all_nodes_at_once() -> Result<
 async fn a_node_that_is_asked_to_end_finishes_its_calls_and_loses_nothing() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "held"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     upstream.fault("up-held", Fault::Held);
 
@@ -225,7 +229,9 @@ async fn a_node_that_is_asked_to_end_finishes_its_calls_and_loses_nothing() -> R
 async fn a_cluster_without_its_leader_takes_changes_again_and_never_stops_serving() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
-    cluster.apply(&document(&upstream)).await?;
+    cluster
+        .apply(&upstream.document(&["remote", "held"]))
+        .await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let status = cluster.node(1).status().await?;
     let leader = usize::try_from(status["leader"].as_u64().context("a leader")?)?;
@@ -284,21 +290,4 @@ async fn a_cluster_without_its_leader_takes_changes_again_and_never_stops_servin
     }
     upstream.check()?;
     cluster.finish().await
-}
-
-// === helpers ===
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-  - {{name: held, targets: [{{provider: up, model: up-held}}]}}
-"#,
-        upstream.base_url()
-    )
 }

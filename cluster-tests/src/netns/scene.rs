@@ -15,7 +15,7 @@ use super::work::{Ledger, Person, Work, missing};
 use crate::cluster::Cluster;
 use crate::load::Pace;
 use crate::members;
-use crate::upstream::{PROVIDER_KEY, Upstream};
+use crate::upstream::Upstream;
 use crate::{usage, wait};
 
 /// Until everything is as it should be after a fault.
@@ -65,7 +65,7 @@ impl Scene {
         prepare(&mut cluster)?;
         cluster.start_all()?;
         cluster.wait_ready().await?;
-        cluster.apply(&document(&upstream)).await?;
+        cluster.apply(&upstream.document(&["remote"])).await?;
         let key = cluster.key("acme", "mobile-app", "first").await?;
         Ok(Self {
             cluster,
@@ -256,18 +256,4 @@ pub async fn lasting(time: Duration) {
 /// Standard error is gone.
 pub fn tell(text: &str) -> Result<()> {
     writeln!(std::io::stderr(), "{text}").context("writing to standard error")
-}
-
-fn document(upstream: &Upstream) -> String {
-    format!(
-        r#"
-tenants: [{{name: acme}}]
-consumers: [{{name: mobile-app, tenant: acme}}]
-providers:
-  - {{name: up, protocol: openai, base_url: "{}", keys: [{{value: {PROVIDER_KEY}}}]}}
-models:
-  - {{name: remote, targets: [{{provider: up, model: up-remote}}]}}
-"#,
-        upstream.base_url()
-    )
 }
