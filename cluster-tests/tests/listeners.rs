@@ -147,6 +147,14 @@ async fn the_admin_listener_beyond_loopback_has_a_certificate_of_the_clusters_ow
     at(node, &there, &[&words[..], &["--ca", &ca]].concat())
         .await?
         .ok()?;
+    // A change goes the same way as a question: nothing of it, and no token, in the clear.
+    let change = ["keys", "create", "--tenant", "none", "--consumer", "none"];
+    let trusting = [&change[..], &["--token", token.trim(), "--ca", &ca]].concat();
+    let said = at(node, &there, &trusting).await?.fails(1)?;
+    ensure!(said.contains("there is no"), "{said}");
+    let strange = [&change[..], &["--token", token.trim()]].concat();
+    let said = at(node, &there, &strange).await?.fails(1)?;
+    ensure!(said.contains("--ca FILE"), "{said}");
     let said = at(node, &there, &words).await?.fails(1)?;
     ensure!(said.contains("--ca FILE"), "{said}");
     let other = cluster.dir().join("other.pem");

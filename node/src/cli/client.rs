@@ -197,7 +197,7 @@ impl Client {
         F: Fn(Channel, Request<M>) -> Fut,
         Fut: Future<Output = Result<tonic::Response<A>, Status>>,
     {
-        let channel = match node.endpoint.connect().await {
+        let channel = match node.connect().await {
             Ok(channel) => channel,
             Err(error) => return Tried::Unsent(innermost(&error)),
         };
