@@ -171,7 +171,12 @@ async fn away_twice(cluster: &mut Cluster, leader: usize, away: usize) -> Result
         cluster.node_mut(away).wait_ready().await?;
         let back = cluster.node(away);
         received(back).await?;
-        ensure!(metric(back, "mode_envoy_wal_first_index").await? > index);
+        wait::until("the log to begin behind the snapshot", SOON, async || {
+            let first = metric(back, "mode_envoy_wal_first_index").await?;
+            ensure!(first > index, "{first}");
+            Ok(())
+        })
+        .await?;
         sent = wait::until("the sender to count", SOON, async || {
             let now = on_all(cluster, "mode_envoy_snapshot_sent_total").await?;
             ensure!(now > sent, "{now} snapshots sent, as before");
