@@ -1,7 +1,7 @@
 //! A worker's view of one table: the table, and the dimensions of the facts that requests on it are about.
 //!
-//! Dimensions are nine shared names. They are the same for every request with the same key and route or model, so
-//! they are put together once for each such pair; a request then shares them without touching a counter that
+//! Dimensions are nine shared names. They are the same for every request with the same key, route and model, so
+//! they are put together once for each such combination; a request then shares them without touching a counter that
 //! another core touches too.
 
 use std::cell::RefCell;
@@ -14,16 +14,19 @@ use mode_envoy_model::object::Name;
 use super::table::{KeyEntry, ModelEntry, RouteEntry, Table};
 use crate::usage::record::Dims;
 
-/// Pairs remembered; beyond it all are forgotten and made again.
-const PAIRS_MAX: usize = 16_384;
+/// Combinations remembered; beyond it all are forgotten and made again.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// A key, a route and a model, by the addresses of what they come from, which live as long as the table does; 0 where there is
+/// none.
+type About = (usize, usize, usize);
 
 /// One table, as one worker uses it.
 #[derive(Debug)]
 pub(crate) struct View {
     table: Arc<Table>,
     empty: Rc<Dims>,
-    /// By the addresses of the entries they come from, which live as long as the table does.
-    pairs: RefCell<HashMap<(usize, usize), Rc<Dims>>>,
+    remembered: RefCell<HashMap<About, Rc<Dims>>>,
 }
 
 // === impl View ===
@@ -33,7 +36,7 @@ impl View {
         Self {
             table,
             empty: Rc::new(Dims::empty()),
-            pairs: RefCell::default(),
+            remembered: RefCell::default(),
         }
     }
 
@@ -48,8 +51,8 @@ impl View {
 
     /// A route, with the key that its request carries, if any.
     pub(crate) fn of_route(&self, key: Option<&KeyEntry>, route: &RouteEntry) -> Rc<Dims> {
-        let pair = (key.map_or(0, address), address(route));
-        self.of(pair, || Dims {
+        let about = (key.map_or(0, address), address(route), 0);
+        self.of(about, || Dims {
             tenant: Name::clone(route.tenant()),
             route: Name::clone(route.name()),
             ..of_key(key)
@@ -58,8 +61,8 @@ impl View {
 
     /// A built-in route that concerns no model.
     pub(crate) fn of_builtin(&self, key: &KeyEntry, route: &'static str) -> Rc<Dims> {
-        let pair = (address(key), route.as_ptr().addr());
-        self.of(pair, || Dims {
+        let about = (address(key), route.as_ptr().addr(), 0);
+        self.of(about, || Dims {
             route: Name::from(route),
             ..of_key(Some(key))
         })
@@ -72,7 +75,8 @@ impl View {
         route: &'static str,
         model: &ModelEntry,
     ) -> Rc<Dims> {
-        self.of((address(key), address(model)), || Dims {
+        let about = (address(key), route.as_ptr().addr(), address(model));
+        self.of(about, || Dims {
             route: Name::from(route),
             model: Name::clone(&model.name),
             provider: Name::clone(&model.provider.name),
@@ -81,16 +85,16 @@ impl View {
         })
     }
 
-    fn of(&self, pair: (usize, usize), make: impl FnOnce() -> Dims) -> Rc<Dims> {
-        let mut pairs = self.pairs.borrow_mut();
-        if let Some(dims) = pairs.get(&pair) {
+    fn of(&self, about: About, make: impl FnOnce() -> Dims) -> Rc<Dims> {
+        let mut remembered = self.remembered.borrow_mut();
+        if let Some(dims) = remembered.get(&about) {
             return Rc::clone(dims);
         }
-        if pairs.len() >= PAIRS_MAX {
-            pairs.clear();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.clear();
         }
         let dims = Rc::new(make());
-        pairs.insert(pair, Rc::clone(&dims));
+        remembered.insert(about, Rc::clone(&dims));
         dims
     }
 }

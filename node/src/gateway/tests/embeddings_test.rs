@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::harness::{Harness, KEY, OTHER_KEY, PROVIDER_KEY, Peer, run};
+use super::super::harness::{Harness, KEY, OTHER_KEY, PROVIDER_KEY, Peer, Told, run};
 
 fn embed(key: &str, body: &Value) -> String {
     let body = body.to_string();
@@ -43,6 +43,36 @@ fn the_embedded_provider_answers_and_input_alone_is_priced() {
             (&*dims.route, &*dims.upstream_model),
             ("openai.embeddings", "echo-1")
         );
+    });
+}
+
+#[test]
+fn chat_and_embeddings_of_one_key_and_model_are_counted_on_their_own_routes() {
+    run(async {
+        let harness = Harness::new();
+        let mut client = harness.client();
+        let chat = json!({"model": "echo", "messages": [{"role": "user", "content": "hi"}]});
+        let chat = chat.to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            chat.len()
+        );
+        client.send(head + &chat).await;
+        client.message().await;
+        client
+            .send(embed(KEY, &json!({"model": "echo", "input": "1234"})))
+            .await;
+        client.message().await;
+        let told = harness.told();
+        let routes: Vec<_> = told
+            .iter()
+            .filter_map(|told| match told {
+                Told::Close(close) => Some(&*close.1.route),
+                Told::Open => None,
+            })
+            .collect();
+        assert_eq!(routes, ["openai.chat_completions", "openai.embeddings"]);
     });
 }
 
