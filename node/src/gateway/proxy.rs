@@ -83,10 +83,11 @@ pub(super) fn authenticate(
             call.about(view.of_route(None, route));
             call.may_take_keys()?;
             let identity = identify(&parts.headers, subject.query, view.table(), wall_ms())?;
-            call.about(view.of_route(Some(&identity.key), route));
+            // The route's tenant is told of the refusal, and not of whose key it was.
             if identity.key.key.tenant != *route.tenant() {
                 return Err(Error::OtherTenant);
             }
+            call.about(view.of_route(Some(&identity.key), route));
             Ok(Some(identity))
         }
     }
@@ -163,6 +164,7 @@ async fn exchange(
             Ok(head) => return Ok((head, exchange)),
             // A new connection is never `stale`, so this ends after one more try.
             Err(error) if repeatable && exchange.may_repeat(&error, true) => {
+                call.tries(Some(endpoint));
                 conn = match connect(&worker, endpoint, timeouts).await {
                     Ok(conn) => conn,
                     Err(error) => {

@@ -90,7 +90,10 @@ async fn over_http(
                 });
             }
             // A new connection is never `stale`, so this ends after one more try.
-            Err(error) if exchange.may_repeat(&error, false) => {}
+            Err(error) if exchange.may_repeat(&error, false) => {
+                call.tried(Err(&error));
+                call.tries(Some(endpoint));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -66,7 +66,7 @@ fn every_kind_of_bad_credential_is_a_401() {
 }
 
 #[test]
-fn a_key_of_another_tenant_is_forbidden_and_its_own_row_says_so() {
+fn a_key_of_another_tenant_is_forbidden_and_the_routes_tenant_is_not_told_whose_it_was() {
     run(async {
         let harness = Harness::new();
         let request =
@@ -75,7 +75,8 @@ fn a_key_of_another_tenant_is_forbidden_and_its_own_row_says_so() {
         assert_code(&head, 403, "forbidden");
         let (opened, close, dims) = harness.one_call();
         assert!(!opened && close.rejected());
-        assert_eq!((&*dims.consumer, &*dims.route), ("other", "orders"));
+        assert_eq!((&*dims.tenant, &*dims.route), ("acme", "orders"));
+        assert_eq!((&*dims.consumer, &*dims.key, &*dims.team), ("", "", ""));
     });
 }
 
