@@ -24,9 +24,7 @@ pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
     let token_file = app.settings.data_dir.join(TOKEN_FILE);
     let (secrets, cluster_id) = (own.secrets.clone(), handle.cluster_id());
     let mut steps = secrets.watch();
-    if !write_token(&token_file, &secrets, &cluster_id) {
-        return;
-    }
+    let written = write_token(&token_file, &secrets, &cluster_id);
     // Once more than at the start: the secret may have been replaced since.
     let (certificate, current) = (AdminCertificate::of(app), secrets.current());
     let ca = certificate
@@ -50,6 +48,9 @@ pub(super) fn write(app: &App, own: &Own, handle: &Handle) {
                 shown = check;
             }
         });
+    if !written {
+        return;
+    }
     let token_file = token_file.canonicalize().unwrap_or(token_file);
     let url = app.bound.admin_url();
     let entry = context::Entry { token_file, ca };
