@@ -10,6 +10,7 @@ use crate::catalog::faults::{Faults, refuse};
 use crate::command::{Decision, Rejected, RejectedCode, Violation};
 use crate::object::{Kind, Name, Object, ObjectRef};
 use crate::provider::Provider;
+use crate::url::BaseUrl;
 
 /// A prune that deletes more than one in this many objects asks for a confirmation.
 const PRUNED_AT_MOST_ONE_IN: usize = 5;
@@ -162,8 +163,16 @@ impl Catalog {
         if old.keys.is_empty() {
             return Object::Provider(old);
         }
-        let now = self.provider(&old.name).map(|now| now.value.keys.clone());
-        let keys = now.unwrap_or_default();
+        let now = self.provider(&old.name).map(|now| &now.value);
+        let moved = now.is_some_and(|now| place(now) != place(&old));
+        if moved {
+            let problem = "it is at another address now, with keys for that one, which a rollback would send to the old \
+                           one; apply it as it was, with its keys, then roll back"
+                .to_owned();
+            let path = format!("providers[{}].base_url", old.name);
+            faults.add(RejectedCode::InUse, Violation { path, problem });
+        }
+        let keys = now.map(|now| now.keys.clone()).unwrap_or_default();
         if keys.is_empty() {
             let problem = "it had keys, which are not stored any more and never come back by a rollback; apply it with \
                            its keys first, then roll back"
@@ -173,4 +182,10 @@ impl Catalog {
         }
         Object::Provider(Provider { keys, ..old })
     }
+}
+
+/// To whom a provider's keys are sent.
+fn place(provider: &Provider) -> Option<(bool, String)> {
+    let url = BaseUrl::parse(&provider.base_url).ok()?;
+    Some((url.tls, url.authority()))
 }

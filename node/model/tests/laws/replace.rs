@@ -153,14 +153,22 @@ fn a_rollback_keeps_the_secrets_of_now_and_asks_for_those_that_are_gone() {
     let old = catalog.clone();
     let mut now = openai("vendor", vec![secret(2, b"second")]);
     if let Object::Provider(Provider { base_url, .. }) = &mut now {
-        *base_url = "https://other.example/v1".into();
+        *base_url = "https://api.openai.com/v2".into();
     }
-    run(&mut catalog, &put(vec![now])).expect("changed");
+    run(&mut catalog, &put(vec![now.clone()])).expect("changed");
     let command = back_to(&catalog, &old);
     run(&mut catalog, &command).expect("rolled back");
     let vendor = &catalog.provider("vendor").expect("there").value;
     assert_eq!(&*vendor.base_url, "https://api.openai.com/v1");
     assert_eq!(vendor.keys, [secret(2, b"second")]);
+
+    // The keys of now are not sent to where others were sent then.
+    if let Object::Provider(Provider { base_url, .. }) = &mut now {
+        *base_url = "https://other.example/v1".into();
+    }
+    run(&mut catalog, &put(vec![now])).expect("moved");
+    let refused = catalog.way_back(&old).expect_err("it is somewhere else");
+    assert_eq!(refused.violations[0].path, "providers[vendor].base_url");
 
     run(&mut catalog, &delete(Kind::Provider, None, "vendor")).expect("deleted");
     let refused = catalog
