@@ -6,6 +6,7 @@ use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{Change, Command, Rejected};
 use mode_envoy_model::key::SecretHash;
 use mode_envoy_model::requests::ClientRequest;
+use mode_envoy_model::token::CLUSTER;
 
 /// On whose behalf something is proposed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,7 +61,7 @@ impl Caller {
     /// The node itself.
     pub fn node() -> Self {
         Self {
-            actor: "cluster".to_owned(),
+            actor: CLUSTER.to_owned(),
             token_hash: None,
             request: None,
         }

@@ -16,6 +16,9 @@ pub enum Role {
     Root,
 }
 
+/// The actor of changes that the nodes make by themselves; no token is called so.
+pub const CLUSTER: &str = "cluster";
+
 /// An admin token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Token {
@@ -59,6 +62,12 @@ impl Token {
     pub fn validate(&self) -> Vec<Violation> {
         let mut check = Check::of(format!("tokens[{}]", self.name));
         check.name("name", &self.name);
+        if *self.name == *CLUSTER {
+            check.fault(
+                "name",
+                "this is what the record of changes calls the nodes themselves; choose another",
+            );
+        }
         if let Some(tenant) = &self.tenant {
             check.name("tenant", tenant);
             if self.role == Role::Root {

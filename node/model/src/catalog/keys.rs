@@ -60,11 +60,6 @@ impl Catalog {
                 "it must be 30 days at most",
             ));
         }
-        if key.has_expired(now_ms) {
-            let problem =
-                "the key has expired, and a new secret would not change that; create another key";
-            return Err(refuse(RejectedCode::Invalid, "name", problem));
-        }
         if self.key_by_hash.contains_key(&hash) {
             let problem = "a key has, or had, this secret; draw a new one";
             return Err(refuse(RejectedCode::Exists, "hash", problem));

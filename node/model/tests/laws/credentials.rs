@@ -215,6 +215,11 @@ fn the_last_root_token_stays() {
 fn a_token_needs_a_name_and_a_secret_of_its_own() {
     let mut catalog = catalog();
     let create = |name: &str, role, n| Command::CreateToken(token(name, role, n));
+    let (code, paths) = refusal(&catalog, &create("cluster", Role::Viewer, 9));
+    assert_eq!(
+        (code, &*paths[0]),
+        (RejectedCode::Invalid, "tokens[cluster].name")
+    );
     assert_eq!(
         what(&mut catalog, &create("ci", Role::Admin, 1)),
         [ChangeKind::Created]
