@@ -345,6 +345,16 @@ async fn usage_is_its_own(node: &Node, acme: &Who, zkey: &str) -> Result<()> {
             "{own}"
         );
     }
+    // Single calls too, and not where they went.
+    let line = "calls --linearizable --since 1h -o json";
+    let all = node.ok(line).await?;
+    ensure!(all.contains("zebra") && all.contains("http://"), "{all}");
+    let own = acme.ok(node, line, "").await?;
+    ensure!(!own.contains("zebra") && !own.contains("http://"), "{own}");
+    let own: Value = serde_json::from_str(&own)?;
+    let calls = own["calls"].as_array().context("calls")?;
+    let attempts = calls.iter().filter_map(|call| call["attempts"].as_array());
+    ensure!(attempts.flatten().count() > 0, "{own}");
     Ok(())
 }
 

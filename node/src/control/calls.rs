@@ -80,10 +80,12 @@ impl Control {
                 return Err(ControlError::invalid("limit", problem));
             }
         };
-        Ok(self
+        let mut found = self
             .calls
             .newest(filter, limit, question.linearizable)
-            .await)
+            .await;
+        hide_places(who, &mut found.calls);
+        Ok(found)
     }
 
     /// Calls of all nodes as they end, from now on.
@@ -98,7 +100,7 @@ impl Control {
     ) -> Result<Follow, ControlError> {
         check(who.role, Action::Read)?;
         let filter = narrowed(who, filter.read()?)?;
-        Follow::begin(self.calls.clone(), filter, who.hash)
+        Follow::begin(self.calls.clone(), filter, who.clone())
     }
 
     /// The calls with this request id or call id, the newest last; whatever had ended before is covered.
@@ -130,6 +132,7 @@ impl Control {
                 nobody_knows(&found.missing_nodes),
             ));
         }
+        hide_places(who, &mut found.calls);
         Ok(found)
     }
 }
@@ -221,6 +224,14 @@ fn nobody_knows(missing_nodes: &[u64]) -> String {
 /// Records in the order of their beginnings.
 fn by_time(calls: &mut [CallRecord]) {
     calls.sort_by(|a, b| (a.start_ms, &a.call_id).cmp(&(b.start_ms, &b.call_id)));
+}
+
+/// Where an attempt went is the business of who runs the cluster: a tenant's services are not the tenant's.
+fn hide_places(who: &Principal, calls: &mut [CallRecord]) {
+    if who.tenant.is_some() {
+        let attempts = calls.iter_mut().flat_map(|call| &mut call.attempts);
+        attempts.for_each(|attempt| attempt.endpoint.clear());
+    }
 }
 
 /// A token of a tenant sees the tenant's calls alone.

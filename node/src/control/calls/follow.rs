@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mode_envoy_model::key::SecretHash;
 use mode_envoy_proto::peer::v1::{CallFilter, CallRecord, TailCallsRequest, TailCallsResponse};
 use mode_envoy_raft::{BoxFuture, CallRecords as _};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::time::now_ms;
-use super::{Gather, by_time};
-use crate::control::ControlError;
+use super::{Gather, by_time, hide_places};
+use crate::control::{ControlError, Principal};
 use crate::usage::calls::PAGE_MAX;
 
 /// Between two questions.
@@ -31,7 +30,7 @@ const EARLIER_RUN: u64 = u64::MAX;
 pub struct Follow {
     gather: Gather,
     filter: CallFilter,
-    token: SecretHash,
+    who: Principal,
     began_ms: u64,
     /// By member: its run and the next number.
     places: BTreeMap<u64, Place>,
@@ -71,7 +70,7 @@ impl Follow {
     pub(super) fn begin(
         gather: Gather,
         filter: CallFilter,
-        token: SecretHash,
+        who: Principal,
     ) -> Result<Self, ControlError> {
         let permit = Arc::clone(&gather.followers).try_acquire_owned();
         let permit = permit.map_err(|_| {
@@ -82,7 +81,7 @@ impl Follow {
         Ok(Self {
             gather,
             filter,
-            token,
+            who,
             began_ms: now_ms(),
             places: BTreeMap::new(),
             missing: None,
@@ -99,10 +98,15 @@ impl Follow {
     pub async fn next(&mut self) -> Result<Option<Followed>, ControlError> {
         loop {
             let catalog = self.gather.handle.catalog();
-            if catalog.token_by_hash(&self.token).is_none() {
+            if catalog.token_by_hash(&self.who.hash).is_none() {
                 return Err(ControlError::Unauthenticated);
             }
-            let (followed, more) = self.ask_all().await;
+            let (mut followed, more) = self.ask_all().await;
+            if self.who.tenant.is_some() {
+                // Others' calls are among those.
+                followed.missed = 0;
+            }
+            hide_places(&self.who, &mut followed.calls);
             let news = self.missing.as_ref() != Some(&followed.missing_nodes);
             self.missing = Some(followed.missing_nodes.clone());
             if news || !followed.calls.is_empty() || followed.missed > 0 {
