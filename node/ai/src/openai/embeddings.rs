@@ -60,7 +60,9 @@ enum Inputs {
 
 #[derive(Deserialize)]
 struct Wire<'a> {
-    usage: Option<WireUsage>,
+    /// Read apart, so that one that cannot be used hides nothing else.
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
@@ -144,16 +146,19 @@ pub fn scan(body: &[u8]) -> EmbeddingsOutcome {
     let Ok(wire) = serde_json::from_slice::<Wire<'_>>(body) else {
         return EmbeddingsOutcome::default();
     };
-    let tokens = wire
-        .usage
-        .and_then(|usage| usage.prompt_tokens.or(usage.total_tokens));
     EmbeddingsOutcome {
-        usage: tokens.map(|input_uncached| Usage {
-            input_uncached,
-            ..Usage::default()
-        }),
+        usage: wire.usage.and_then(read_usage),
         in_band_error: wire.error.map(InBandError::read),
     }
+}
+
+/// `None` where it cannot be used.
+fn read_usage(raw: &RawValue) -> Option<Usage> {
+    let usage: WireUsage = serde_json::from_str(raw.get()).ok()?;
+    Some(Usage {
+        input_uncached: usage.prompt_tokens.or(usage.total_tokens)?,
+        ..Usage::default()
+    })
 }
 
 #[cfg(test)]
@@ -221,5 +226,23 @@ mod tests {
         );
         let refused = scan(br#"{"error":{"message":"too long"}}"#);
         assert_eq!(refused.in_band_error.unwrap().message, "too long");
+    }
+
+    #[test]
+    fn a_usage_that_cannot_be_used_hides_no_error() {
+        for usage in [
+            r#"{"prompt_tokens":-1,"total_tokens":-1}"#,
+            r#"{"prompt_tokens":1.5}"#,
+            r#"{"prompt_tokens":"8"}"#,
+            r#""none""#,
+            "[]",
+        ] {
+            let outcome = scan(format!(r#"{{"usage":{usage},"error":"over"}}"#).as_bytes());
+            assert_eq!(outcome.in_band_error.unwrap().message, "over", "{usage}");
+            assert_eq!(outcome.usage, None, "{usage}");
+        }
+        let both = scan(br#"{"error":"over","usage":{"prompt_tokens":8}}"#);
+        assert_eq!(both.in_band_error.unwrap().message, "over");
+        assert_eq!(both.usage.unwrap().input(), 8);
     }
 }
