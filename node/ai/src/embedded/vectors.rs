@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::embedded::{digest, refusal, wire};
 use crate::error::ErrorBody;
 use crate::estimate;
-use crate::openai::embeddings::{EmbeddingsRequest, Input, read_inputs};
+use crate::openai::embeddings::{Begin, EmbeddingsRequest, Input, Keep, read_inputs};
 use crate::openai::fields::Fields;
 
 const DIMENSIONS: usize = 256;
@@ -64,7 +64,7 @@ struct Tokens {
 // === impl Vector ===
 
 impl Vector {
-    fn of(input: &Input, dimensions: usize) -> Self {
+    fn of(input: &Input<'_>, dimensions: usize) -> Self {
         let set = 1 << (dimensions.ilog2() / 2 * 2);
         let mut sums = vec![0_i32; set];
         let mut add = |word: &[u8]| {
@@ -77,14 +77,14 @@ impl Vector {
                 }
             }
         };
-        match input {
-            Input::Text(text) => {
+        match &input.begin {
+            Begin::Text(text) => {
                 let lower = text.to_lowercase();
                 let words = lower.split(|c: char| !c.is_alphanumeric());
                 let words = words.filter(|word| !word.is_empty()).take(WORDS_MAX);
                 words.for_each(|word| add(word.as_bytes()));
             }
-            Input::Tokens(tokens) => {
+            Begin::Tokens(tokens) => {
                 let words = tokens.iter().take(WORDS_MAX);
                 words.for_each(|token| add(&token.to_le_bytes()));
             }
@@ -134,7 +134,11 @@ pub fn embeddings(body: &Bytes) -> Result<Bytes, ErrorBody> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let fields = Fields::read(text).map_err(|error| ErrorBody::from(&error))?;
     let (format, dimensions) = (read_format(&fields)?, read_dimensions(&fields)?);
-    let inputs = read_inputs(&fields).map_err(|error| ErrorBody::from(&error))?;
+    let keep = Keep {
+        text_bytes: usize::MAX,
+        tokens: WORDS_MAX,
+    };
+    let inputs = read_inputs(&fields, keep).map_err(|error| ErrorBody::from(&error))?;
     if inputs.len().saturating_mul(dimensions) > NUMBERS_MAX {
         let why = "times the number of inputs must be at most 1048576; send fewer inputs at once";
         return Err(refusal("dimensions", why));

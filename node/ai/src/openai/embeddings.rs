@@ -9,13 +9,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeSeed as _;
 use serde_json::value::RawValue;
 
-use crate::estimate::BYTES_PER_TOKEN;
 use crate::openai::answer::InBandError;
 use crate::openai::fields::{Fields, place};
 use crate::openai::request::{RequestError, read_model, splice};
 use crate::usage::Usage;
+
+mod inputs;
+
+use inputs::InputsSeed;
+pub(crate) use inputs::{Begin, Input, Keep};
 
 /// Most inputs of one request.
 pub const INPUTS_MAX: usize = 2_048;
@@ -34,14 +39,6 @@ pub struct EmbeddingsRequest {
     model_at: Range<usize>,
 }
 
-/// What is to be embedded.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(untagged)]
-pub(crate) enum Input {
-    Text(String),
-    Tokens(Vec<u32>),
-}
-
 /// What an answer said.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct EmbeddingsOutcome {
@@ -49,13 +46,6 @@ pub struct EmbeddingsOutcome {
     pub usage: Option<Usage>,
     /// An error in the body of an answer with status 200.
     pub in_band_error: Option<InBandError>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Inputs {
-    One(Input),
-    Many(Vec<Input>),
 }
 
 #[derive(Deserialize)]
@@ -89,10 +79,10 @@ impl EmbeddingsRequest {
         let raw_model = fields.required("model")?;
         let model = read_model(raw_model)?;
         let model_at = place(text, raw_model);
-        let inputs = read_inputs(&fields)?;
+        let inputs = read_inputs(&fields, Keep::NOTHING)?;
         Ok(Self {
             model,
-            text_bytes: inputs.iter().map(Input::bytes).sum(),
+            text_bytes: inputs.iter().map(|input| input.bytes).sum(),
             model_at,
             body,
         })
@@ -109,36 +99,21 @@ impl EmbeddingsRequest {
     }
 }
 
-// === impl Input ===
-
-impl Input {
-    pub(crate) fn bytes(&self) -> u64 {
-        match self {
-            Self::Text(text) => text.len() as u64,
-            Self::Tokens(tokens) => tokens.len() as u64 * BYTES_PER_TOKEN,
-        }
-    }
-}
-
 // === free functions ===
 
-/// What a request wants embedded: one input at least.
-pub(crate) fn read_inputs(fields: &Fields<'_>) -> Result<Vec<Input>, RequestError> {
-    let invalid = RequestError::Invalid {
-        param: "input",
-        expected: INPUT_EXPECTED,
-    };
-    let inputs = match serde_json::from_str(fields.required("input")?.get()) {
-        Ok(Inputs::One(input)) => vec![input],
-        Ok(Inputs::Many(inputs)) => inputs,
-        Err(_) => return Err(invalid),
-    };
-    let fits = (1..=INPUTS_MAX).contains(&inputs.len());
-    if fits && inputs.iter().all(|input| input.bytes() > 0) {
-        Ok(inputs)
-    } else {
-        Err(invalid)
-    }
+/// What a request wants embedded: one input at least, of each as much as is to be kept.
+pub(crate) fn read_inputs<'a>(
+    fields: &Fields<'a>,
+    keep: Keep,
+) -> Result<Vec<Input<'a>>, RequestError> {
+    let raw = fields.required("input")?;
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    InputsSeed(keep)
+        .deserialize(&mut json)
+        .map_err(|_| RequestError::Invalid {
+            param: "input",
+            expected: INPUT_EXPECTED,
+        })
 }
 
 /// Reads a whole answer. One that is not of the known shape says nothing.
