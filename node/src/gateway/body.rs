@@ -1,6 +1,7 @@
 //! An answer's body on its way to the client. It owns the call: its end, its error and its drop are the call's end.
 //!
 //! Everything that is ready leaves as one piece; nothing is asked of the upstream before the client's side has room.
+//! With HTTP/2, where being asked for more is how a client's progress is seen, a large piece leaves in slices.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,10 +15,15 @@ use super::call::{Call, End};
 use super::connection::InFlight;
 use crate::upstream::{Exchange, UpstreamError};
 
+/// What leaves at once with HTTP/2: as much as a frame holds that every client takes.
+const SLICE_BYTES: usize = 16 << 10;
+
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) struct Body {
     source: Source,
+    /// Of a piece that leaves in slices; it comes before what the source has.
+    rest: Bytes,
     call: Call,
     /// Told when the answer has left.
     in_flight: Option<InFlight>,
@@ -51,6 +57,7 @@ impl Body {
     pub(crate) fn new(source: Source, call: Call) -> Self {
         let mut body = Self {
             source,
+            rest: Bytes::new(),
             call,
             in_flight: None,
         };
@@ -81,6 +88,25 @@ impl Body {
     fn end(&mut self, end: End) {
         self.source = Source::Ended;
         self.call.end(end);
+    }
+
+    /// The next piece of the rest, or else of the source.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
+        if self.rest.is_empty() {
+            return self.poll_next(cx);
+        }
+        Poll::Ready(Some(Ok(std::mem::take(&mut self.rest))))
+    }
+
+    /// As much of a piece as leaves at once.
+    fn slice(&mut self, mut piece: Bytes) -> Bytes {
+        let in_slices = self.in_flight.as_ref().is_some_and(InFlight::is_paced);
+        if !in_slices || piece.len() <= SLICE_BYTES {
+            return piece;
+        }
+        let slice = piece.split_to(SLICE_BYTES);
+        self.rest = piece;
+        slice
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
@@ -153,26 +179,27 @@ impl hyper::body::Body for Body {
         if let Some(in_flight) = &this.in_flight {
             in_flight.is_asked();
         }
-        let polled = this.poll_next(cx);
+        let polled = this.poll_piece(cx);
         if let (Some(in_flight), Poll::Ready(Some(Ok(_)))) = (&this.in_flight, &polled) {
             in_flight.has_given();
         }
-        polled.map(|next| next.map(|bytes| bytes.map(Frame::data)))
+        polled.map(|next| next.map(|piece| piece.map(|piece| Frame::data(this.slice(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.source, Source::Ended)
+        self.rest.is_empty() && matches!(self.source, Source::Ended)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        let left = match &self.source {
+            Source::Whole(bytes) => bytes.len() as u64,
             Source::Upstream {
                 left: Some(left), ..
-            } => SizeHint::with_exact(*left),
-            Source::Upstream { left: None, .. } | Source::Ai(_) => SizeHint::default(),
-            Source::Ended => SizeHint::with_exact(0),
-        }
+            } => *left,
+            Source::Upstream { left: None, .. } | Source::Ai(_) => return SizeHint::default(),
+            Source::Ended => 0,
+        };
+        SizeHint::with_exact(left.saturating_add(self.rest.len() as u64))
     }
 }
 

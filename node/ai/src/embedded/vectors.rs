@@ -1,34 +1,26 @@
-//! The embedded model's embeddings: texts that share words lie near one another.
+//! The embedded model's embeddings: what a request asks for and how its answer is written; `signs.rs` has the vectors.
 //!
-//! Each word has a sign for each dimension; a text's entry is the sign of the sum over its words (a similarity hash). All
-//! entries have one magnitude, and as many of them are set as the greatest power of four that fits, so that the length of
-//! each vector is exactly one, in numbers that every machine writes alike.
+//! An answer has [`NUMBERS_MAX`] numbers at most, and each stands for a bounded number of words: with that, what one
+//! request may cost is bounded, whatever it holds.
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::embedded::{digest, refusal, wire};
+use crate::embedded::{refusal, wire};
 use crate::error::ErrorBody;
 use crate::estimate;
-use crate::openai::embeddings::{EmbeddingsRequest, Input, read_inputs};
+use crate::openai::embeddings::{EmbeddingsRequest, read_inputs};
 use crate::openai::fields::Fields;
+
+mod signs;
+
+use signs::{KEEP, Vector};
 
 const DIMENSIONS: usize = 256;
 const DIMENSIONS_MAX: usize = 4_096;
-/// Words of an input that count; whatever comes later says nothing new.
-const WORDS_MAX: usize = 256;
 /// Most numbers of one answer.
 const NUMBERS_MAX: usize = 1 << 20;
-/// Bits of one digest.
-const BITS: usize = 128;
-
-/// The signs of one text's vector, and how many entries it has in all.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Vector {
-    signs: Vec<bool>,
-    dimensions: usize,
-}
 
 /// How the numbers are written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,52 +53,6 @@ struct Tokens {
     total_tokens: u64,
 }
 
-// === impl Vector ===
-
-impl Vector {
-    fn of(input: &Input, dimensions: usize) -> Self {
-        let set = 1 << (dimensions.ilog2() / 2 * 2);
-        let mut sums = vec![0_i32; set];
-        let mut add = |word: &[u8]| {
-            for (block, sums) in (0_u8..).zip(sums.chunks_mut(BITS)) {
-                let bits = digest::of(&[&[block], word].concat());
-                // The low bits of this digest depend on the last bytes alone.
-                let bits = bits ^ (bits >> 64) ^ (bits >> 23);
-                for (at, sum) in sums.iter_mut().enumerate() {
-                    *sum += if bits >> at & 1 == 1 { 1 } else { -1 };
-                }
-            }
-        };
-        match input {
-            Input::Text(text) => {
-                let lower = text.to_lowercase();
-                let words = lower.split(|c: char| !c.is_alphanumeric());
-                let words = words.filter(|word| !word.is_empty()).take(WORDS_MAX);
-                words.for_each(|word| add(word.as_bytes()));
-            }
-            Input::Tokens(tokens) => {
-                let words = tokens.iter().take(WORDS_MAX);
-                words.for_each(|token| add(&token.to_le_bytes()));
-            }
-        }
-        Self {
-            signs: sums.into_iter().map(|sum| sum >= 0).collect(),
-            dimensions,
-        }
-    }
-
-    /// The entries; a power of two each, or zero.
-    fn entries(&self) -> impl Iterator<Item = f32> {
-        let halvings = self.signs.len().ilog2() / 2;
-        let magnitude = (0..halvings).fold(1.0_f32, |magnitude, _| magnitude / 2.0);
-        let set = self
-            .signs
-            .iter()
-            .map(move |plus| if *plus { magnitude } else { -magnitude });
-        set.chain(std::iter::repeat_n(0.0, self.dimensions - self.signs.len()))
-    }
-}
-
 // === impl Numbers ===
 
 impl Serialize for Numbers {
@@ -134,7 +80,7 @@ pub fn embeddings(body: &Bytes) -> Result<Bytes, ErrorBody> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let fields = Fields::read(text).map_err(|error| ErrorBody::from(&error))?;
     let (format, dimensions) = (read_format(&fields)?, read_dimensions(&fields)?);
-    let inputs = read_inputs(&fields).map_err(|error| ErrorBody::from(&error))?;
+    let inputs = read_inputs(&fields, KEEP).map_err(|error| ErrorBody::from(&error))?;
     if inputs.len().saturating_mul(dimensions) > NUMBERS_MAX {
         let why = "times the number of inputs must be at most 1048576; send fewer inputs at once";
         return Err(refusal("dimensions", why));
@@ -239,6 +185,49 @@ mod tests {
             let length: f64 = vector.iter().map(|entry| entry * entry).sum();
             assert!((length - 1.0).abs() < 1e-9, "{dimensions}: {length}");
         }
+    }
+
+    #[test]
+    fn the_vector_of_a_text_is_the_same_everywhere_and_in_every_release() {
+        for (input, expected) in [
+            (
+                json!("The fox"),
+                "ffe58b7e95c6eff7e7f6ff614e3ae5eeefe5ed7dd7f7afebddfafa7fbffeb54d",
+            ),
+            (
+                json!([1, 2]),
+                "fff2ffbffeb5ff7b2efe6bf9fffe2febfdfeddddff677dfcefffefa1e3f6fe7f",
+            ),
+        ] {
+            let vector = vector(&json!({"model": "m", "input": input, "dimensions": 256}));
+            let bits = vector.chunks(8).map(|entries| {
+                let plus = |byte: u8, entry: &f64| byte << 1 | u8::from(*entry > 0.0);
+                entries.iter().fold(0, plus)
+            });
+            let bits: Vec<String> = bits.map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(bits.concat(), expected, "{input}");
+        }
+    }
+
+    #[test]
+    fn of_one_endless_word_the_begin_counts() {
+        let ask = |bytes| json!({"model": "m", "input": "x".repeat(bytes), "dimensions": 4096});
+        let endless = vector(&ask(4 << 20));
+        assert_eq!(endless, vector(&ask(KEEP.text_bytes)));
+        assert_ne!(endless, vector(&ask(KEEP.text_bytes - 1)));
+    }
+
+    #[test]
+    fn of_many_words_the_first_count_each_as_often_as_it_stands() {
+        let words = |count: usize| {
+            let words: Vec<String> = (0..count).map(|nth| format!("w{nth}")).collect();
+            words.join(" ")
+        };
+        let ask = |text: &str| vector(&json!({"model": "m", "input": text}));
+        assert_eq!(ask(&words(KEEP.tokens)), ask(&words(KEEP.tokens + 100)));
+        assert_ne!(ask(&words(KEEP.tokens)), ask(&words(KEEP.tokens - 10)));
+        assert_eq!(ask(&"fox ".repeat(KEEP.tokens)), ask("fox"));
+        assert_eq!(ask(&format!("{}dog", "fox ".repeat(3))), ask("FOX"));
     }
 
     #[test]

@@ -9,13 +9,18 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeSeed as _;
 use serde_json::value::RawValue;
 
-use crate::estimate::BYTES_PER_TOKEN;
 use crate::openai::answer::InBandError;
 use crate::openai::fields::{Fields, place};
 use crate::openai::request::{RequestError, read_model, splice};
 use crate::usage::Usage;
+
+mod inputs;
+
+use inputs::InputsSeed;
+pub(crate) use inputs::{Begin, Input, Keep};
 
 /// Most inputs of one request.
 pub const INPUTS_MAX: usize = 2_048;
@@ -34,14 +39,6 @@ pub struct EmbeddingsRequest {
     model_at: Range<usize>,
 }
 
-/// What is to be embedded.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(untagged)]
-pub(crate) enum Input {
-    Text(String),
-    Tokens(Vec<u32>),
-}
-
 /// What an answer said.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct EmbeddingsOutcome {
@@ -52,15 +49,10 @@ pub struct EmbeddingsOutcome {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Inputs {
-    One(Input),
-    Many(Vec<Input>),
-}
-
-#[derive(Deserialize)]
 struct Wire<'a> {
-    usage: Option<WireUsage>,
+    /// Read apart, so that one that cannot be used hides nothing else.
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
@@ -87,10 +79,10 @@ impl EmbeddingsRequest {
         let raw_model = fields.required("model")?;
         let model = read_model(raw_model)?;
         let model_at = place(text, raw_model);
-        let inputs = read_inputs(&fields)?;
+        let inputs = read_inputs(&fields, Keep::NOTHING)?;
         Ok(Self {
             model,
-            text_bytes: inputs.iter().map(Input::bytes).sum(),
+            text_bytes: inputs.iter().map(|input| input.bytes).sum(),
             model_at,
             body,
         })
@@ -107,36 +99,21 @@ impl EmbeddingsRequest {
     }
 }
 
-// === impl Input ===
-
-impl Input {
-    pub(crate) fn bytes(&self) -> u64 {
-        match self {
-            Self::Text(text) => text.len() as u64,
-            Self::Tokens(tokens) => tokens.len() as u64 * BYTES_PER_TOKEN,
-        }
-    }
-}
-
 // === free functions ===
 
-/// What a request wants embedded: one input at least.
-pub(crate) fn read_inputs(fields: &Fields<'_>) -> Result<Vec<Input>, RequestError> {
-    let invalid = RequestError::Invalid {
-        param: "input",
-        expected: INPUT_EXPECTED,
-    };
-    let inputs = match serde_json::from_str(fields.required("input")?.get()) {
-        Ok(Inputs::One(input)) => vec![input],
-        Ok(Inputs::Many(inputs)) => inputs,
-        Err(_) => return Err(invalid),
-    };
-    let fits = (1..=INPUTS_MAX).contains(&inputs.len());
-    if fits && inputs.iter().all(|input| input.bytes() > 0) {
-        Ok(inputs)
-    } else {
-        Err(invalid)
-    }
+/// What a request wants embedded: one input at least, of each as much as is to be kept.
+pub(crate) fn read_inputs<'a>(
+    fields: &Fields<'a>,
+    keep: Keep,
+) -> Result<Vec<Input<'a>>, RequestError> {
+    let raw = fields.required("input")?;
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    InputsSeed(keep)
+        .deserialize(&mut json)
+        .map_err(|_| RequestError::Invalid {
+            param: "input",
+            expected: INPUT_EXPECTED,
+        })
 }
 
 /// Reads a whole answer. One that is not of the known shape says nothing.
@@ -144,16 +121,19 @@ pub fn scan(body: &[u8]) -> EmbeddingsOutcome {
     let Ok(wire) = serde_json::from_slice::<Wire<'_>>(body) else {
         return EmbeddingsOutcome::default();
     };
-    let tokens = wire
-        .usage
-        .and_then(|usage| usage.prompt_tokens.or(usage.total_tokens));
     EmbeddingsOutcome {
-        usage: tokens.map(|input_uncached| Usage {
-            input_uncached,
-            ..Usage::default()
-        }),
+        usage: wire.usage.and_then(read_usage),
         in_band_error: wire.error.map(InBandError::read),
     }
+}
+
+/// `None` where it cannot be used.
+fn read_usage(raw: &RawValue) -> Option<Usage> {
+    let usage: WireUsage = serde_json::from_str(raw.get()).ok()?;
+    Some(Usage {
+        input_uncached: usage.prompt_tokens.or(usage.total_tokens)?,
+        ..Usage::default()
+    })
 }
 
 #[cfg(test)]
@@ -221,5 +201,23 @@ mod tests {
         );
         let refused = scan(br#"{"error":{"message":"too long"}}"#);
         assert_eq!(refused.in_band_error.unwrap().message, "too long");
+    }
+
+    #[test]
+    fn a_usage_that_cannot_be_used_hides_no_error() {
+        for usage in [
+            r#"{"prompt_tokens":-1,"total_tokens":-1}"#,
+            r#"{"prompt_tokens":1.5}"#,
+            r#"{"prompt_tokens":"8"}"#,
+            r#""none""#,
+            "[]",
+        ] {
+            let outcome = scan(format!(r#"{{"usage":{usage},"error":"over"}}"#).as_bytes());
+            assert_eq!(outcome.in_band_error.unwrap().message, "over", "{usage}");
+            assert_eq!(outcome.usage, None, "{usage}");
+        }
+        let both = scan(br#"{"error":"over","usage":{"prompt_tokens":8}}"#);
+        assert_eq!(both.in_band_error.unwrap().message, "over");
+        assert_eq!(both.usage.unwrap().input(), 8);
     }
 }

@@ -3,7 +3,8 @@
 //! * Between two requests a client has `keep_alive`.
 //! * With HTTP/1 it has `head_timeout` for a head, from its first byte, however slowly that trickles.
 //! * With HTTP/2 each call in flight tells when it has handed on bytes and was not asked for more since: that is the
-//!   client's window, or the connection, being full.
+//!   client's window, or the connection, being full. A client that takes little at a time is seen to go on because
+//!   answers are handed on in slices.
 //!
 //! While a call is in flight nothing is asked of the client's sending side: a body that stalls is the upload's matter.
 
@@ -175,6 +176,11 @@ impl InFlight {
         self.answered = true;
     }
 
+    /// Whether the client's progress is seen by what the answer is asked for.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.progress.streams.is_some()
+    }
+
     /// The answer was asked for more: there is room for it.
     pub(crate) fn is_asked(&self) {
         self.waits_since(None);
@@ -182,7 +188,7 @@ impl InFlight {
 
     /// The answer has handed on a piece.
     pub(crate) fn has_given(&self) {
-        if self.progress.streams.is_some() {
+        if self.is_paced() {
             self.waits_since(Some(Instant::now()));
         }
     }

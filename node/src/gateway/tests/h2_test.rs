@@ -255,6 +255,65 @@ fn a_client_that_gives_an_answer_no_room_is_cut() {
     });
 }
 
+/// A megabyte that the gateway reads whole before any of it leaves.
+async fn whole_answer(harness: &Harness, client: &Client) -> (String, Incoming) {
+    let mut asked = request(
+        &Method::POST,
+        "/v1/embeddings",
+        r#"{"model": "fast", "input": "x"}"#,
+    );
+    let bearer = format!("Bearer {KEY}").parse().unwrap();
+    asked.headers_mut().insert("authorization", bearer);
+    let call = client.start(asked);
+    let (_, mut upstream) = harness.upstream().await;
+    upstream.message().await;
+    let body = format!(r#"{{"data": "{}"}}"#, "0123456789".repeat(100_000));
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    upstream.send(head + &body).await;
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(answer.headers()["content-length"], length.to_string());
+    (body, answer.into_body())
+}
+
+#[test]
+fn a_client_that_takes_a_large_answer_slowly_but_steadily_gets_all_of_it() {
+    run(async {
+        let harness = Harness::new();
+        let client = Client::of(&harness).await;
+        let (sent, mut answer) = whole_answer(&harness, &client).await;
+        let begun = tokio::time::Instant::now();
+        let mut came = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            came.extend_from_slice(&frame.unwrap().into_data().unwrap());
+            passes(Duration::from_secs(5)).await;
+        }
+        assert!(came == sent.as_bytes(), "{} bytes", came.len());
+        let limits = GatewayLimits::default();
+        assert!(begun.elapsed() > limits.keep_alive + limits.client_idle * 2);
+        assert_eq!(harness.closes(), [(200, false)]);
+    });
+}
+
+#[test]
+fn a_client_that_stops_in_the_midst_of_a_large_answer_is_cut() {
+    run(async {
+        let harness = Harness::new();
+        let client = Client::of(&harness).await;
+        let (_, mut answer) = whole_answer(&harness, &client).await;
+        for _ in 0..20 {
+            answer.frame().await.unwrap().unwrap();
+            passes(Duration::from_secs(5)).await;
+        }
+        passes(Duration::from_secs(45)).await;
+        assert!(!client.connection.is_finished());
+        passes(Duration::from_secs(25)).await;
+        assert!(client.connection.is_finished());
+    });
+}
+
 #[test]
 fn a_drain_lets_calls_end_and_takes_no_new_ones() {
     run(async {
