@@ -118,19 +118,29 @@ impl Handle {
         self.rotator().secrets()
     }
 
-    /// Begins to replace the cluster secret by `next`, which is on this node's disk before anybody hears of it.
+    /// Begins to replace the cluster secret `old` by `next`, which is on this node's disk before anybody hears of it. `None`
+    /// where the secret is being replaced already: the new one of that time is not touched.
     ///
     /// # Errors
-    /// As [`Handle::propose`].
+    /// As [`Handle::propose`]; [`ProposeError::Unavailable`] too where `old` is not in force any more.
     pub async fn begin_rotation(
         &self,
-        next: &ClusterSecret,
+        (old, next): (&ClusterSecret, &ClusterSecret),
         rotation: Rotation,
         caller: &Caller,
         timeout: Duration,
-    ) -> Result<Accepted, ProposeError> {
-        let rotator = self.rotator();
+    ) -> Result<Option<Accepted>, ProposeError> {
+        let (rotator, id) = (self.rotator(), self.cluster_id());
         let _turn = rotator.turn.lock().await;
+        // Whoever had the turn before may have begun one, whose new secret may be nowhere but here.
+        self.read_barrier(timeout).await.map_err(unwritten)?;
+        if self.catalog().rotation().is_some() {
+            return Ok(None);
+        }
+        if rotator.secrets.current().check(&id) != old.check(&id) {
+            let problem = "the cluster secret has just been replaced";
+            return Err(ProposeError::Unavailable(problem.to_owned()));
+        }
         let unavailable = |error: StepError| ProposeError::Unavailable(error.to_string());
         let kept = next.clone();
         let prepared = rotator.change(move |secrets| secrets.prepare(&kept)).await;
@@ -143,7 +153,7 @@ impl Handle {
             let forgotten = rotator.change(HeldSecrets::settle).await;
             forgotten.map_err(unavailable)?;
         }
-        begun
+        begun.map(Some)
     }
 
     /// The members that are not as far as the rotation in the log.
@@ -167,6 +177,16 @@ impl Handle {
         waits.extend(behind.map(|status| status.id));
         waits.sort_unstable();
         waits
+    }
+}
+
+/// What a reading that failed means for who wanted to write after it.
+fn unwritten(error: ProposeError) -> ProposeError {
+    match error {
+        ProposeError::Timeout => {
+            ProposeError::Unavailable("no leader has confirmed itself in time".to_owned())
+        }
+        other => other,
     }
 }
 
