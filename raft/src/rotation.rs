@@ -19,6 +19,7 @@ use std::time::Duration;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::rotation::Rotation;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::cluster::Handle;
 use crate::identity::{Identity, IdentityError};
@@ -34,6 +35,8 @@ const TELL_AFTER: u32 = 10;
 const ASK: Duration = Duration::from_secs(2);
 /// How long the cluster has to decide.
 const DECIDE: Duration = Duration::from_secs(5);
+/// A beginning of which there was no answer may come this much later still: the leader gives an entry up after 5 s.
+const UNSURE: Duration = Duration::from_secs(6);
 
 /// What a member reports that holds the new secret and trusts it.
 pub(crate) const TRUSTS: u32 = 1;
@@ -46,8 +49,15 @@ pub(crate) struct Rotator {
     identity: Arc<Identity>,
     secrets: HeldSecrets,
     /// Held while a step is taken.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<Turn>>,
     reported: Arc<AtomicU32>,
+}
+
+/// What the steps of this node know of each other.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Until when what this node began without an answer may come: the new secret is kept.
+    unsure_until: Option<Instant>,
 }
 
 /// Why a step was not taken.
@@ -110,6 +120,15 @@ impl Rotator {
     }
 }
 
+// === impl Turn ===
+
+impl Turn {
+    /// Whether what this node began without an answer may come still.
+    fn is_unsure(&self) -> bool {
+        self.unsure_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
 // === impl Handle ===
 
 impl Handle {
@@ -131,11 +150,15 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Option<Accepted>, ProposeError> {
         let (rotator, id) = (self.rotator(), self.cluster_id());
-        let _turn = rotator.turn.lock().await;
+        let mut turn = rotator.turn.lock().await;
         // Whoever had the turn before may have begun one, whose new secret may be nowhere but here.
         self.read_barrier(timeout).await.map_err(unwritten)?;
         if self.catalog().rotation().is_some() {
             return Ok(None);
+        }
+        if turn.is_unsure() {
+            let problem = "a rotation that was begun without an answer may come still; try again in a few seconds";
+            return Err(ProposeError::Unavailable(problem.to_owned()));
         }
         if rotator.secrets.current().check(&id) != old.check(&id) {
             let problem = "the cluster secret has just been replaced";
@@ -145,13 +168,17 @@ impl Handle {
         let kept = next.clone();
         let prepared = rotator.change(move |secrets| secrets.prepare(&kept)).await;
         prepared.map_err(unavailable)?;
+        // A caller that goes away and a timeout leave open whether it has begun: what comes next is found in the log.
+        turn.unsure_until = Some(Instant::now() + timeout + UNSURE);
         let begun = self
             .propose(Command::BeginRotation(rotation), caller, timeout)
             .await;
-        // After a timeout it may have begun: what comes next is found in the log.
-        if !matches!(begun, Ok(_) | Err(ProposeError::Timeout)) {
-            let forgotten = rotator.change(HeldSecrets::settle).await;
-            forgotten.map_err(unavailable)?;
+        if begun != Err(ProposeError::Timeout) {
+            turn.unsure_until = None;
+            if begun.is_err() {
+                let forgotten = rotator.change(HeldSecrets::settle).await;
+                forgotten.map_err(unavailable)?;
+            }
         }
         begun.map(Some)
     }
@@ -193,8 +220,11 @@ fn unwritten(error: ProposeError) -> ProposeError {
 /// Runs for as long as the node does.
 pub(crate) async fn follow(handle: Handle) {
     let mut catalog = handle.watch_catalog();
+    // A secret that is held without a rotation goes again, also when nothing comes of it in the log.
+    let mut held = handle.secrets().watch();
     let mut tries = 0_u32;
     loop {
+        let _ = held.borrow_and_update();
         let open = catalog.borrow_and_update().rotation().cloned();
         let again = match step(&handle, open).await {
             Ok(again) => {
@@ -214,6 +244,7 @@ pub(crate) async fn follow(handle: Handle) {
             changed = catalog.changed() => if changed.is_err() {
                 return;
             },
+            Ok(()) = held.changed() => {}
             () = tokio::time::sleep(AGAIN), if again => {}
         }
     }
@@ -227,6 +258,9 @@ async fn step(handle: &Handle, open: Option<Rotation>) -> Result<bool, StepError
         rotator.reported.store(0, Ordering::Release);
         if rotator.secrets.other().is_none() {
             return Ok(false);
+        }
+        if turn.is_unsure() {
+            return Ok(true);
         }
         // What is applied here may be old still.
         let confirmed = handle.read_barrier(ASK).await.is_ok();

@@ -59,3 +59,20 @@ async fn a_second_rotation_does_not_lose_the_new_secret_of_the_first() {
     within(over).await.unwrap();
     assert_eq!(node.secrets().current().check(&id), first.check(&id));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_secret_of_which_nothing_came_is_forgotten_although_the_log_stays_as_it_is() {
+    let mut cluster = TestCluster::new(1);
+    let node = cluster.start(1).await;
+    let next = ClusterSecret::generate().unwrap();
+    cluster.gate.close();
+    let begun = begin(&node, &next, &gated(), Duration::from_millis(500)).await;
+    assert_eq!(begun, Err(ProposeError::Timeout));
+    assert!(node.secrets().other().is_some(), "it may begin still");
+    cluster.gate.refuse();
+    let mut steps = node.secrets().watch();
+    while node.secrets().other().is_some() {
+        within(steps.changed()).await.unwrap();
+    }
+    assert!(!cluster.dir(1).join("cluster.secret.next").exists());
+}
