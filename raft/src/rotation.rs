@@ -12,8 +12,7 @@
 //! every member shows the new one. A secret is taken only if it passes the check that stands in the log. What ends a rotation
 //! here was confirmed by the cluster, not only found in a log that may be replayed still.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mode_envoy_model::command::Command;
@@ -39,9 +38,18 @@ const DECIDE: Duration = Duration::from_secs(5);
 const UNSURE: Duration = Duration::from_secs(6);
 
 /// What a member reports that holds the new secret and trusts it.
-pub(crate) const TRUSTS: u32 = 1;
+const TRUSTS: u32 = 1;
 /// What one reports that shows it.
-pub(crate) const SHOWS: u32 = 2;
+const SHOWS: u32 = 2;
+
+/// What a member says of its part in the replacement of the cluster secret.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RotationReport {
+    /// 1 for one that holds the new secret and trusts it, 2 for one that shows it.
+    pub phase: u32,
+    /// Of the new secret that this is said of.
+    pub check: Vec<u8>,
+}
 
 /// This node's part in the replacement of the secret. Clones share it.
 #[derive(Clone, Debug)]
@@ -50,7 +58,7 @@ pub(crate) struct Rotator {
     secrets: HeldSecrets,
     /// Held while a step is taken.
     turn: Arc<Mutex<Turn>>,
-    reported: Arc<AtomicU32>,
+    reported: Arc<StdMutex<RotationReport>>,
 }
 
 /// What the steps of this node know of each other.
@@ -69,6 +77,15 @@ enum StepError {
     Identity(#[from] IdentityError),
     #[error("no member that can be reached holds the new cluster secret yet")]
     Untaken,
+}
+
+// === impl RotationReport ===
+
+impl RotationReport {
+    /// Whether it is about this rotation, and as far as that. What was said of another one says nothing about it.
+    fn is_as_far_as(&self, rotation: &Rotation) -> bool {
+        self.check == rotation.check && self.phase >= phase_of(rotation)
+    }
 }
 
 // === impl Rotator ===
@@ -104,8 +121,12 @@ impl Rotator {
     }
 
     /// How far this node is.
-    pub(crate) fn reported(&self) -> u32 {
-        self.reported.load(Ordering::Acquire)
+    pub(crate) fn reported(&self) -> RotationReport {
+        self.report().clone()
+    }
+
+    fn report(&self) -> MutexGuard<'_, RotationReport> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is held, on disk first, then what is shown and trusted.
@@ -125,7 +146,8 @@ impl Rotator {
 impl Turn {
     /// Whether what this node began without an answer may come still.
     fn is_unsure(&self) -> bool {
-        self.unsure_until.is_some_and(|until| Instant::now() < until)
+        self.unsure_until
+            .is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -189,7 +211,6 @@ impl Handle {
         let Some(rotation) = catalog.rotation() else {
             return Vec::new();
         };
-        let needed = if rotation.switched { SHOWS } else { TRUSTS };
         let statuses = self.statuses(limit).await;
         let members = catalog.members();
         let mut waits: Vec<u64> = members
@@ -200,7 +221,7 @@ impl Handle {
         let behind = statuses
             .iter()
             .filter(|status| !members.is_removed(status.id))
-            .filter(|status| !status.reachable || status.rotation_phase < needed);
+            .filter(|status| !status.reachable || !status.rotation.is_as_far_as(rotation));
         waits.extend(behind.map(|status| status.id));
         waits.sort_unstable();
         waits
@@ -215,6 +236,11 @@ fn unwritten(error: ProposeError) -> ProposeError {
         }
         other => other,
     }
+}
+
+/// What every member has to report before the rotation goes on.
+const fn phase_of(rotation: &Rotation) -> u32 {
+    if rotation.switched { SHOWS } else { TRUSTS }
 }
 
 /// Runs for as long as the node does.
@@ -255,7 +281,7 @@ async fn step(handle: &Handle, open: Option<Rotation>) -> Result<bool, StepError
     let rotator = handle.rotator();
     let turn = rotator.turn.lock().await;
     let Some(rotation) = open else {
-        rotator.reported.store(0, Ordering::Release);
+        *rotator.report() = RotationReport::default();
         if rotator.secrets.other().is_none() {
             return Ok(false);
         }
@@ -276,13 +302,17 @@ async fn step(handle: &Handle, open: Option<Rotation>) -> Result<bool, StepError
         rotator.change(HeldSecrets::switch).await?;
         tracing::info!("the new cluster secret is in force on this node");
     }
-    let reached = if rotation.switched { SHOWS } else { TRUSTS };
-    rotator.reported.store(reached, Ordering::Release);
+    let reached = phase_of(&rotation);
+    *rotator.report() = RotationReport {
+        phase: reached,
+        check: rotation.check.to_vec(),
+    };
     drop(turn);
     let leads = *handle.watch_leader().borrow() == Some(handle.node_id());
     if leads && handle.rotation_waits_for(ASK).await.is_empty() {
         let end = rotation.switched;
-        let command = Command::AdvanceRotation { end };
+        let check = rotation.check;
+        let command = Command::AdvanceRotation { end, check };
         if let Err(error) = handle.propose(command, &Caller::node(), DECIDE).await {
             tracing::info!(%error, "the rotation of the cluster secret does not go on yet");
         }
@@ -300,6 +330,8 @@ async fn hold(handle: &Handle, rotation: &Rotation) -> Result<(), StepError> {
     {
         return Ok(());
     }
+    // Whatever was said before, it is not held now.
+    *rotator.report() = RotationReport::default();
     let own = handle.node_id();
     for id in handle
         .member_addresses()
@@ -321,4 +353,30 @@ async fn hold(handle: &Handle, rotation: &Rotation) -> Result<(), StepError> {
         }
     }
     Err(StepError::Untaken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_as_far_only_by_what_it_says_of_the_same_rotation() {
+        let rotation = |check: u8, switched| Rotation {
+            check: [check; 32],
+            wrapped_key: [1].into(),
+            old_root: [2; 32],
+            new_root: [3; 32],
+            switched,
+        };
+        let said = |check: u8, phase| RotationReport {
+            phase,
+            check: vec![check; 32],
+        };
+        assert!(said(1, TRUSTS).is_as_far_as(&rotation(1, false)));
+        assert!(!said(1, TRUSTS).is_as_far_as(&rotation(1, true)));
+        assert!(said(1, SHOWS).is_as_far_as(&rotation(1, true)));
+        assert!(!RotationReport::default().is_as_far_as(&rotation(1, false)));
+        // A member that has passed the end of one and the beginning of the next in one go.
+        assert!(!said(1, SHOWS).is_as_far_as(&rotation(2, false)));
+    }
 }
