@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept -> TLS handshake -> PeerIdentity of the certificate -> Gate: Formation at any time, the rest once it is installed
-//!                                                                      each of the rest calls `check_envelope` first
+//!                                                                      each of the rest asks its `Door` first
 //!                         -> no certificate                  -> Gate: Joining only, few at once, not for long
 //! ```
 //!
@@ -37,8 +37,10 @@ use tonic::service::Routes;
 use crate::formation::FormationService;
 use crate::identity::{self, Identity, PeerIdentity};
 
+mod door;
 mod envelope;
 
+pub(crate) use self::door::Door;
 pub use self::envelope::{Local, check_envelope};
 
 /// Connections at once, handshakes included. A cluster has tens of nodes with a few connections each.
