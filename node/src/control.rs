@@ -119,9 +119,6 @@ impl Control {
                 .handle
                 .wait_applied(accepted.index, READ_DEADLINE)
                 .await;
-        } else if request.is_some() {
-            // A retry that met the first try in one entry is told no index.
-            let _ = self.up_to_date(false).await;
         }
         Ok(accepted)
     }

@@ -11,7 +11,7 @@ use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use crate::cluster::{BoxFuture, Handle};
-use crate::peer_server::{Local, check_envelope};
+use crate::peer_server::Door;
 use crate::types::NodeId;
 
 /// Answers questions about this node's own call records.
@@ -48,7 +48,7 @@ impl CallRecords for () {
 
 /// Serves `modeenvoy.peer.v1.Calls`.
 pub(crate) struct CallsService {
-    pub(crate) local: Local,
+    pub(crate) door: Door,
     pub(crate) records: Arc<dyn CallRecords>,
 }
 
@@ -58,7 +58,8 @@ impl wire::calls_server::Calls for CallsService {
         &self,
         request: Request<wire::QueryCallsRequest>,
     ) -> Result<Response<wire::QueryCallsResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        self.door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let answer = self.records.query(request.into_inner()).await;
         answer.map(Response::new).map_err(Status::unavailable)
     }
@@ -67,7 +68,8 @@ impl wire::calls_server::Calls for CallsService {
         &self,
         request: Request<wire::TailCallsRequest>,
     ) -> Result<Response<wire::TailCallsResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        self.door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let answer = self.records.tail(request.into_inner()).await;
         answer.map(Response::new).map_err(Status::unavailable)
     }

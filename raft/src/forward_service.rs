@@ -12,7 +12,7 @@ use mode_envoy_proto::peer::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use crate::convert::{Proposal, Wire as _};
-use crate::peer_server::{Local, check_envelope};
+use crate::peer_server::Door;
 use crate::proposal::{Caller, ProposeError};
 use crate::proposer::{Answer, Proposer, Refusal, Reply};
 use crate::reads::{ReadError, ReadIndex};
@@ -31,7 +31,7 @@ pub(crate) type StatusHook = Arc<dyn Fn(NodeId) -> wire::NodeStatusResponse + Se
 
 /// Serves `modeenvoy.peer.v1.Forward`.
 pub(crate) struct ForwardService {
-    pub(crate) local: Local,
+    pub(crate) door: Door,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
     pub(crate) flush: FlushHook,
@@ -44,7 +44,9 @@ impl wire::forward_server::Forward for ForwardService {
         &self,
         request: Request<wire::ProposeRequest>,
     ) -> Result<Response<wire::ProposeResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .door
+            .anyone(&request, request.get_ref().envelope.as_ref())?;
         let message = request.into_inner();
         let limit = Duration::from_millis(message.deadline_ms).min(LONGEST);
         let caller = read_caller(message.actor, &message.actor_token, message.request)?;
@@ -53,6 +55,9 @@ impl wire::forward_server::Forward for ForwardService {
             .ok_or_else(|| Status::invalid_argument("no proposal"))?;
         let proposal =
             Proposal::from_wire(proposal).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        if !is_own_usage(from, &proposal) {
+            self.door.belongs(from)?;
+        }
         let deadline = tokio::time::Instant::now() + limit;
         let answer = self.proposer.propose(proposal, caller, deadline).await;
         Ok(Response::new(wire::ProposeResponse {
@@ -65,7 +70,8 @@ impl wire::forward_server::Forward for ForwardService {
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         use wire::read_index_response::Result as Answer;
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        self.door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let result = match self.reads.get().await {
             Ok(index) => Answer::Index(index),
             Err(ReadError::NotLeader(leader)) => Answer::NotLeader(not_leader(leader)),
@@ -83,7 +89,8 @@ impl wire::forward_server::Forward for ForwardService {
         &self,
         request: Request<wire::FlushUsageRequest>,
     ) -> Result<Response<wire::FlushUsageResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        self.door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let index = (self.flush)().await.map_err(Status::unavailable)?;
         Ok(Response::new(wire::FlushUsageResponse { index }))
     }
@@ -92,9 +99,16 @@ impl wire::forward_server::Forward for ForwardService {
         &self,
         request: Request<wire::NodeStatusRequest>,
     ) -> Result<Response<wire::NodeStatusResponse>, Status> {
-        let asker = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let asker = self
+            .door
+            .anyone(&request, request.get_ref().envelope.as_ref())?;
         Ok(Response::new((self.status)(asker)))
     }
+}
+
+/// What a node has counted itself, which it may hand in also when the cluster has done without it: it does so as it goes.
+fn is_own_usage(from: NodeId, proposal: &Proposal) -> bool {
+    matches!(proposal, Proposal::Usage(batch) if batch.node == from)
 }
 
 fn read_caller(

@@ -63,4 +63,5 @@ pub use formation::{Phase, Waiting};
 pub use identity::PeerPki;
 pub use members::{Departure, TransferError};
 pub use proposal::{Accepted, Authorize, Caller, ProposeError};
+pub use rotation::RotationReport;
 pub use secret::{ClusterSecret, HeldSecrets};

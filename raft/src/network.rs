@@ -118,11 +118,7 @@ impl Peer {
     /// it would stand for election and unseat the leader. Ends when the member knows a higher vote.
     async fn keep_following(&self, vote: Vote) -> Vote {
         loop {
-            let message = wire::AppendEntriesRequest {
-                envelope: Some(self.peers.envelope(self.target)),
-                ballot: Some(convert::ballot(vote)),
-                ..Default::default()
-            };
+            let message = self.heartbeat_of(vote);
             let mut client = self.peers.raft(self.target, &self.address);
             let call = client.append_entries(request(message, self.heartbeat));
             let answer = tokio::time::timeout(self.heartbeat, call).await;
@@ -134,6 +130,17 @@ impl Peer {
                 return higher;
             }
             tokio::time::sleep(self.heartbeat).await;
+        }
+    }
+
+    /// A message without entries, which says how fresh this leader is as any other does: one that is cut off together with
+    /// the member must not keep it fresh.
+    fn heartbeat_of(&self, vote: Vote) -> wire::AppendEntriesRequest {
+        wire::AppendEntriesRequest {
+            envelope: Some(self.peers.envelope(self.target)),
+            ballot: Some(convert::ballot(vote)),
+            quorum_age_ms: Some(self.contact.to_wire()),
+            ..Default::default()
         }
     }
 
@@ -254,4 +261,45 @@ impl RaftNetwork<TypeConfig> for Peer {
 
 fn unreadable(error: &DecodeError) -> CallError {
     RPCError::Network(NetworkError::new(&AnyError::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mode_envoy_storage::checkpoint::CheckpointStore;
+    use mode_envoy_storage::disk::RealDisk;
+
+    use super::*;
+    use crate::channels::PeerChannels;
+    use crate::checkpoint::Checkpoints;
+    use crate::contact::BootMs;
+    use crate::identity::Identity;
+    use crate::secret::ClusterSecret;
+
+    #[tokio::test]
+    async fn a_member_that_receives_a_snapshot_hears_no_more_of_a_quorum_than_the_leader_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(Arc::new(RealDisk), dir.path(), [1; 16], 1).unwrap();
+        let (checkpoints, _) = Checkpoints::open(store).unwrap();
+        let identity = Identity::new(&ClusterSecret::generate().unwrap(), 1, Some([1; 16]), None);
+        let peers = Peers::new(PeerChannels::new(identity.unwrap()), [1; 16], 1);
+        let (contact, snapshots) = (Contact::default(), Sender::new(checkpoints, 1));
+        let mut network = Network::new(peers, 1, contact.clone(), snapshots, REDIAL);
+        let member = Member {
+            peer: "127.0.0.1:1".to_owned(),
+        };
+        let peer = network.new_client(2, &member).await;
+        // What the member makes of it.
+        let hears = || {
+            let its = Contact::default();
+            let arrived = BootMs::now();
+            its.heard(arrived, peer.heartbeat_of(Vote::default()).quorum_age_ms);
+            its.last().map(|last| arrived.since(last))
+        };
+        assert_eq!(hears(), None);
+        contact.acknowledged(5);
+        let age = hears();
+        assert!(age >= Some(Duration::from_millis(5)), "{age:?}");
+    }
 }

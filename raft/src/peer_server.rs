@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept -> TLS handshake -> PeerIdentity of the certificate -> Gate: Formation at any time, the rest once it is installed
-//!                                                                      each of the rest calls `check_envelope` first
+//!                                                                      each of the rest asks its `Door` first
 //!                         -> no certificate                  -> Gate: Joining only, few at once, not for long
 //! ```
 //!
@@ -37,8 +37,10 @@ use tonic::service::Routes;
 use crate::formation::FormationService;
 use crate::identity::{self, Identity, PeerIdentity};
 
+mod door;
 mod envelope;
 
+pub(crate) use self::door::Door;
 pub use self::envelope::{Local, check_envelope};
 
 /// Connections at once, handshakes included. A cluster has tens of nodes with a few connections each.
@@ -54,6 +56,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Calls in flight get this long after the cancellation.
 const GRACE: Duration = Duration::from_secs(5);
+/// Calls in flight get this long after a renewal, on the connection that shows what was in force before.
+const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -263,9 +267,10 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
     let builder = http2();
     let mut served =
         pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(gate)));
+    let mut too_long = pin!(tokio::time::sleep(STRANGER_TIME));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = tokio::time::sleep(STRANGER_TIME), if stranger.is_some() => {
+        () = too_long.as_mut(), if stranger.is_some() => {
             tracing::debug!(%from, "a connection without a certificate lasted too long");
             return;
         }
@@ -276,7 +281,14 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
         // The other end comes back with what it shows now.
         Ok(()) = renewals.changed() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::select! {
+                ended = served.as_mut() => ended,
+                () = too_long.as_mut(), if stranger.is_some() => return,
+                () = tokio::time::sleep(RENEWAL_GRACE) => {
+                    tracing::debug!(%from, "a connection of before a renewal was cut, with calls in flight");
+                    return;
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -27,7 +27,7 @@ pub type Authorize = Arc<dyn Fn(&Catalog, &Caller, &Command) -> Result<(), Rejec
 pub struct Accepted {
     /// The revision it made; the current one where it changed nothing.
     pub revision: u64,
-    /// Log index of its entry; 0 where nothing was written.
+    /// Log index of its entry, or of the one that made what it found; 0 where it found all of that applied on the leader.
     pub index: u64,
     /// One line per object named.
     pub changes: Vec<Change>,

@@ -277,19 +277,21 @@ impl Driver {
 
     /// Writes the entry, if there is anything to write, and answers.
     async fn settle(&mut self, mut draft: EntryDraft<Request>) {
-        let answers = std::mem::take(&mut draft.answers);
+        let answers = draft.take_answers();
         let queued = std::mem::take(&mut draft.queued);
         let confirmed = if queued.is_empty() {
-            self.own.reads.get().await.map(drop).map_err(unconfirmed)
+            let read = self.own.reads.get().await;
+            read.map(|_| None).map_err(unconfirmed)
         } else {
-            self.write_queued(draft, queued).await
+            self.write_queued(draft, queued).await.map(Some)
         };
         if confirmed.is_err() {
             self.leadership = None;
         }
-        for (request, answer) in answers {
+        let index = confirmed.as_ref().ok().copied().flatten();
+        for (request, answer) in answers.with_entry(index) {
             match &confirmed {
-                Ok(()) => request.answer(answer.map_err(Refusal::Final)),
+                Ok(_) => request.answer(answer.map_err(Refusal::Final)),
                 // These wrote nothing, so they may be asked again whatever became of the entry.
                 Err(Refusal::NotLeader(leader)) => {
                     request.answer(Err(Refusal::NotLeader(*leader)));
@@ -299,15 +301,16 @@ impl Driver {
         }
     }
 
+    /// The index of the entry, where every change set in it is in force as it was decided.
     async fn write_queued(
         &mut self,
         draft: EntryDraft<Request>,
         queued: Vec<(Request, Queued)>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         match self.write(draft).await {
             Ok((at, applied)) => {
                 if self.answer_written(queued, at, applied) {
-                    return Ok(());
+                    return Ok(at.index);
                 }
                 // Answers that rest on a change set which turned out void are void as well.
                 Err(Refusal::Unsent(

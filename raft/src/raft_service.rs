@@ -5,18 +5,16 @@ use openraft::error::RaftError;
 use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::apply::SharedState;
 use crate::contact::{BootMs, Contact};
 use crate::convert::{self, DecodeError};
-use crate::peer_server::{Local, check_envelope};
+use crate::peer_server::Door;
 use crate::snapshot::{Answers, Receiver};
 use crate::types::{NodeId, Raft};
 
 /// Serves `modeenvoy.peer.v1.Raft`.
 pub(crate) struct RaftService {
     raft: Raft,
-    state: SharedState,
-    local: Local,
+    door: Door,
     snapshots: Receiver,
     contact: Contact,
 }
@@ -24,30 +22,14 @@ pub(crate) struct RaftService {
 // === impl RaftService ===
 
 impl RaftService {
-    /// For the node that `local` describes; what it accepts from the leader is `contact` with the quorum.
-    pub(crate) fn new(
-        raft: Raft,
-        state: SharedState,
-        local: Local,
-        (snapshots, contact): (Receiver, Contact),
-    ) -> Self {
+    /// For whom `door` lets in; what it accepts from the leader is `contact` with the quorum.
+    pub(crate) fn new(raft: Raft, door: Door, snapshots: Receiver, contact: Contact) -> Self {
         Self {
             raft,
-            state,
-            local,
+            door,
             snapshots,
             contact,
         }
-    }
-
-    /// A node that the cluster has done without is heard no more.
-    fn belongs(&self, node: NodeId) -> Result<(), Status> {
-        if self.state.has_removed(node) {
-            return Err(Status::permission_denied(format!(
-                "node {node} was removed from the cluster"
-            )));
-        }
-        Ok(())
     }
 }
 
@@ -58,11 +40,12 @@ impl wire::raft_server::Raft for RaftService {
         request: Request<wire::AppendEntriesRequest>,
     ) -> Result<Response<wire::AppendEntriesResponse>, Status> {
         let arrived = BootMs::now();
-        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let told = request.get_ref().quorum_age_ms;
         let rpc = convert::read_append_request(request.into_inner()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
-        self.belongs(from)?;
         let answer = self
             .raft
             .append_entries(rpc)
@@ -81,10 +64,11 @@ impl wire::raft_server::Raft for RaftService {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
-        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let rpc = convert::read_vote_request(request.get_ref()).map_err(|e| invalid(&e))?;
         speaks_for_itself(from, rpc.vote.leader_id.node_id)?;
-        self.belongs(from)?;
         let answer = self.raft.vote(rpc).await.map_err(|e| stopped(&e))?;
         Ok(Response::new(convert::write_vote_response(&answer)))
     }

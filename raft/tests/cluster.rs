@@ -6,6 +6,8 @@ mod removal;
 mod requests;
 #[path = "cluster/rig.rs"]
 mod rig;
+#[path = "cluster/rotation.rs"]
+mod rotation;
 #[path = "cluster/snapshots.rs"]
 mod snapshots;
 

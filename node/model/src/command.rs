@@ -112,6 +112,8 @@ pub enum Command {
     AdvanceRotation {
         /// To the end; otherwise to the new secret.
         end: bool,
+        /// Of the new secret of the rotation that is meant.
+        check: [u8; 32],
     },
     /// Leaves the old secret in force.
     AbortRotation,

@@ -61,8 +61,17 @@ impl Catalog {
         Ok(decision(vec![event], secret_change(ChangeKind::Updated)))
     }
 
-    pub(crate) fn decide_advance_rotation(&self, end: bool) -> Result<Decision, Rejected> {
+    pub(crate) fn decide_advance_rotation(
+        &self,
+        end: bool,
+        check: &[u8; 32],
+    ) -> Result<Decision, Rejected> {
         let event = match self.rotation() {
+            Some(open) if open.check != *check => {
+                let problem =
+                    "another rotation of the secret is under way than the one that was to go on";
+                return Err(refuse(RejectedCode::Conflict, "secret", problem));
+            }
             Some(open) if open.switched && end => Event::RotationEnded,
             Some(open) if !open.switched && !end => Event::RotationSwitched,
             Some(open) if !open.switched => {

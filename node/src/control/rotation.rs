@@ -82,10 +82,12 @@ impl Control {
         let caller = who.caller();
         let begun = self
             .handle
-            .begin_rotation(&new, rotation, &caller, WRITE_DEADLINE)
+            .begin_rotation((&old, &new), rotation, &caller, WRITE_DEADLINE)
             .await?;
-        // The rotation goes on whatever comes of this.
-        let _ = self.handle.wait_applied(begun.index, WRITE_DEADLINE).await;
+        // The rotation goes on whatever comes of this, and where another one is under way, that one is waited for.
+        if let Some(begun) = begun {
+            let _ = self.handle.wait_applied(begun.index, WRITE_DEADLINE).await;
+        }
         Ok(())
     }
 }

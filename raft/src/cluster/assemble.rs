@@ -27,7 +27,7 @@ use crate::forward_service::{FlushHook, ForwardService, StatusHook};
 use crate::identity::Identity;
 use crate::join::JoinService;
 use crate::members::{self, Departure, Leadership, MembersService};
-use crate::peer_server::Local;
+use crate::peer_server::{Door, Local};
 use crate::peers::Peers;
 use crate::proposer::{self, Proposer};
 use crate::raft_service::RaftService;
@@ -96,15 +96,16 @@ pub(super) fn assemble(
     };
     let proposer = Proposer::start(tasks, own, authorize);
     let about = about(&state, settings, (table_revision, alarms), &rotator);
+    let door = Door::new(local, state.clone());
     let service = ForwardService {
-        local,
+        door: door.clone(),
         proposer: proposer.clone(),
         reads: confirming,
         flush: flush_hook(flush, state.clone()),
         status: status_hook(about.clone()),
     };
-    let consensus = raft_service(&raft, local, &state, &checkpoints, (tasks, &contact));
-    let routes = routes(consensus, service, calls_service(local, calls));
+    let consensus = raft_service(&raft, &door, &state, &checkpoints, (tasks, &contact));
+    let routes = routes(consensus, service, calls_service(door.clone(), calls));
     let (departing, departure) = watch::channel(Departure::Staying);
     let inner = Inner {
         node_id,
@@ -128,7 +129,7 @@ pub(super) fn assemble(
         data_dir,
     };
     let handle = begin(inner, departing, tasks);
-    Ok((handle.clone(), with_members(routes, local, handle)))
+    Ok((handle.clone(), with_members(routes, door, handle)))
 }
 
 fn begin(inner: Inner, departing: watch::Sender<Departure>, tasks: &Tasks) -> Handle {
@@ -141,15 +142,15 @@ fn begin(inner: Inner, departing: watch::Sender<Departure>, tasks: &Tasks) -> Ha
     handle
 }
 
-fn calls_service(local: Local, records: Arc<dyn CallRecords>) -> CallsService {
-    CallsService { local, records }
+fn calls_service(door: Door, records: Arc<dyn CallRecords>) -> CallsService {
+    CallsService { door, records }
 }
 
 /// Beside these, what a member does for the membership and for nodes that join.
-fn with_members(routes: Routes, local: Local, handle: Handle) -> Routes {
+fn with_members(routes: Routes, door: Door, handle: Handle) -> Routes {
     let joining = JoinService::new(handle.clone());
     routes
-        .add_service(MembersService::server(local, handle))
+        .add_service(MembersService::server(door, handle))
         .add_service(joining.into_server())
 }
 
@@ -173,19 +174,20 @@ fn about(
 
 fn raft_service(
     raft: &Raft,
-    local: Local,
+    door: &Door,
     state: &SharedState,
     checkpoints: &Checkpoints,
     (tasks, contact): (&Tasks, &Contact),
 ) -> RaftService {
     let (checkpoints, tasks) = (checkpoints.clone(), tasks.clone());
-    let receiver = Receiver::new(raft.clone(), local, state.clone(), checkpoints, tasks);
-    RaftService::new(
+    let receiver = Receiver::new(
         raft.clone(),
+        door.clone(),
         state.clone(),
-        local,
-        (receiver, contact.clone()),
-    )
+        checkpoints,
+        tasks,
+    );
+    RaftService::new(raft.clone(), door.clone(), receiver, contact.clone())
 }
 
 fn keeping(settings: &Settings) -> Keeping {

@@ -9,6 +9,7 @@ use mode_envoy_model::limits;
 use mode_envoy_proto::peer::v1 as wire;
 
 use super::{About, Handle};
+use crate::rotation::RotationReport;
 use crate::types::{Member, NodeId};
 
 /// What a member is in consensus.
@@ -66,7 +67,7 @@ pub struct MemberStatus {
     /// Whether it says that this node was removed from the cluster, and that the membership no longer has it.
     pub asker_removed: bool,
     /// How far it is in the replacement of the cluster secret.
-    pub rotation_phase: u32,
+    pub rotation: RotationReport,
     /// What it says of its history.
     pub history: HistoryHead,
 }
@@ -117,6 +118,7 @@ impl MemberRole {
 impl About {
     /// What this node answers to the others.
     pub(super) fn answer(&self, asker: NodeId) -> wire::NodeStatusResponse {
+        let report = self.rotator.reported();
         wire::NodeStatusResponse {
             draining: self.draining.load(Ordering::Acquire),
             settled: self.settled.load(Ordering::Acquire),
@@ -129,7 +131,8 @@ impl About {
             format_version: limits::FORMAT_VERSION,
             table_revision: self.table_revision.load(Ordering::Acquire),
             alarms: (self.alarms)(),
-            rotation_phase: self.rotator.reported(),
+            rotation_phase: report.phase,
+            rotation_check: report.check,
             history: Some(self.state.read(|state| history_status(&state.history))),
         }
     }
@@ -267,7 +270,10 @@ fn member_status(
             (true, true) => Ending::Settled,
         },
         asker_removed: answer.asker_removed,
-        rotation_phase: answer.rotation_phase,
+        rotation: RotationReport {
+            phase: answer.rotation_phase,
+            check: answer.rotation_check,
+        },
         history: HistoryHead {
             since_revision: history.since_revision,
             revision: history.revision,

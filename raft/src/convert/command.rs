@@ -165,9 +165,10 @@ impl Wire for Command {
                 members: members::write_peers(members),
             }),
             Self::BeginRotation(new) => Kind::BeginRotation(new.to_wire()),
-            Self::AdvanceRotation { end } => {
-                Kind::AdvanceRotation(wire::AdvanceRotation { end: *end })
-            }
+            Self::AdvanceRotation { end, check } => Kind::AdvanceRotation(wire::AdvanceRotation {
+                end: *end,
+                check: check.to_vec(),
+            }),
             Self::AbortRotation => Kind::AbortRotation(wire::AbortRotation {}),
         };
         wire::Command { kind: Some(kind) }
@@ -229,7 +230,10 @@ impl Wire for Command {
                 members: members::read_peers("RemoveNode.members", remove.members)?,
             },
             Kind::BeginRotation(new) => Self::BeginRotation(Wire::from_wire(new)?),
-            Kind::AdvanceRotation(advance) => Self::AdvanceRotation { end: advance.end },
+            Kind::AdvanceRotation(advance) => Self::AdvanceRotation {
+                end: advance.end,
+                check: fixed("AdvanceRotation.check", &advance.check)?,
+            },
             Kind::AbortRotation(_) => Self::AbortRotation,
         })
     }

@@ -6,14 +6,14 @@ use wire::members_server::{Members, MembersServer};
 
 use super::transfer::transfer;
 use crate::cluster::Handle;
-use crate::peer_server::{Local, check_envelope};
+use crate::peer_server::Door;
 
 /// A question or its answer: an envelope, and a few numbers or a sentence.
 const MEMBERS_BYTES_MAX: usize = 16 << 10;
 
 /// Serves `modeenvoy.peer.v1.Members`.
 pub(crate) struct MembersService {
-    local: Local,
+    door: Door,
     handle: Handle,
 }
 
@@ -21,8 +21,8 @@ pub(crate) struct MembersService {
 
 impl MembersService {
     /// As the peer listener serves it.
-    pub(crate) fn server(local: Local, handle: Handle) -> MembersServer<Self> {
-        MembersServer::new(Self { local, handle })
+    pub(crate) fn server(door: Door, handle: Handle) -> MembersServer<Self> {
+        MembersServer::new(Self { door, handle })
             .max_decoding_message_size(MEMBERS_BYTES_MAX)
             .max_encoding_message_size(MEMBERS_BYTES_MAX)
     }
@@ -34,7 +34,8 @@ impl Members for MembersService {
         &self,
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
-        check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        self.door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let target = request.get_ref().target;
         let moved = {
             let changing = &self.handle.leadership().changing;
@@ -52,7 +53,9 @@ impl Members for MembersService {
         &self,
         request: Request<wire::CampaignRequest>,
     ) -> Result<Response<wire::CampaignResponse>, Status> {
-        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let raft = self.handle.raft();
         let (leader, term) = {
             let metrics = raft.metrics();
@@ -74,7 +77,9 @@ impl Members for MembersService {
         &self,
         request: Request<wire::TakeSecretRequest>,
     ) -> Result<Response<wire::TakeSecretResponse>, Status> {
-        let from = check_envelope(&self.local, &request, request.get_ref().envelope.as_ref())?;
+        let from = self
+            .door
+            .member(&request, request.get_ref().envelope.as_ref())?;
         let catalog = self.handle.catalog();
         let rotation = catalog
             .rotation()

@@ -17,7 +17,7 @@ use crate::channels::{DialError, PeerChannels};
 use crate::data_dir::DataDir;
 use crate::formation::{self, Setup};
 use crate::identity::ClusterId;
-use crate::secret::ClusterSecret;
+use crate::secret::{ClusterSecret, HeldSecrets};
 
 const OURS: ClusterId = [1; 16];
 const THEIRS: ClusterId = [2; 16];
@@ -435,4 +435,24 @@ async fn the_end_lets_a_call_in_flight_finish_and_then_nothing_runs() {
         .unwrap()
         .unwrap();
     assert!(vote(&channels, 1, &node.address, 2).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_without_an_end_does_not_keep_a_connection_of_before_a_renewal() {
+    let own = identity("01", 1, Some(OURS));
+    let node = listening_as(Arc::clone(&own));
+    assert!(node.services.install(node.routes.clone()));
+    let only = node.gate.try_acquire().unwrap();
+    let channels = PeerChannels::new(identity("01", 2, Some(OURS)));
+    let (calling, address) = (channels.clone(), node.address.clone());
+    let mut calls = JoinSet::new();
+    calls.spawn(async move { vote(&calling, 1, &address, 2).await });
+    let reached = tokio::time::timeout(DEADLINE, node.called.acquire()).await;
+    reached.expect("the call arrives").unwrap().forget();
+    let secret = ClusterSecret::parse(&"01".repeat(32)).unwrap();
+    own.set_secrets(&HeldSecrets::from(secret)).unwrap();
+    let cut = calls.join_next().await.unwrap().expect("it is cut in time");
+    assert!(cut.is_err());
+    drop(only);
+    assert!(vote(&channels, 1, &node.address, 2).await.unwrap());
 }

@@ -31,10 +31,18 @@ pub(super) struct EntryDraft<R> {
     /// Who is answered without one, once this node is known to lead.
     pub(super) answers: Vec<(R, Result<Reply, ProposeError>)>,
     catalog: Arc<Catalog>,
+    /// The revision that is applied already.
+    applied: u64,
     requests: Requests,
     stamp: Stamp,
     items: Vec<wire::Item>,
     bytes: usize,
+}
+
+/// Answers that need no item of their own, of which some rest on the items of others.
+pub(super) struct Answers<R> {
+    given: Vec<(R, Result<Reply, ProposeError>)>,
+    applied: u64,
 }
 
 /// What an item's outcome will be turned into an answer with.
@@ -63,6 +71,7 @@ impl<R> EntryDraft<R> {
         Self {
             queued: Vec::new(),
             answers: Vec::new(),
+            applied: catalog.revision(),
             catalog,
             requests,
             stamp,
@@ -88,6 +97,14 @@ impl<R> EntryDraft<R> {
                 Ok(()) => self.push(Kind::Usage(batch.to_wire()), Queued::Stream),
                 Err(rejected) => refused(rejected),
             },
+        }
+    }
+
+    /// Takes out who is answered without an item of the entry.
+    pub(super) fn take_answers(&mut self) -> Answers<R> {
+        Answers {
+            given: std::mem::take(&mut self.answers),
+            applied: self.applied,
         }
     }
 
@@ -185,6 +202,28 @@ impl<R> EntryDraft<R> {
         self.items.push(item);
         self.bytes += bytes;
         Drafted::Queued(queued)
+    }
+}
+
+// === impl Answers ===
+
+impl<R> Answers<R> {
+    /// The answers, where the entry was written at `index`; those that rest on it name it, so that whoever reads next waits
+    /// for it.
+    pub(super) fn with_entry(
+        self,
+        index: Option<u64>,
+    ) -> impl Iterator<Item = (R, Result<Reply, ProposeError>)> {
+        let applied = self.applied;
+        self.given.into_iter().map(move |(who, mut answer)| {
+            if let (Ok(Reply::Accepted(accepted)), Some(index)) = (&mut answer, index)
+                && accepted.index == 0
+                && accepted.revision > applied
+            {
+                accepted.index = index;
+            }
+            (who, answer)
+        })
     }
 }
 

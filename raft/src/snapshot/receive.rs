@@ -21,7 +21,7 @@ use super::{FORMAT_VERSION, PIECE_BYTES};
 use crate::apply::SharedState;
 use crate::checkpoint::{Checkpoints, SnapshotError, blocking};
 use crate::convert::{self, CheckpointAbout};
-use crate::peer_server::{Local, check_envelope};
+use crate::peer_server::Door;
 use crate::tasks::Tasks;
 use crate::types::{LogId, NodeId, Raft, Snapshot, SnapshotMeta, Vote};
 
@@ -37,7 +37,7 @@ type Requests = Streaming<wire::InstallSnapshotRequest>;
 #[derive(Clone)]
 pub(crate) struct Receiver {
     raft: Raft,
-    local: Local,
+    door: Door,
     state: SharedState,
     checkpoints: Checkpoints,
     tasks: Tasks,
@@ -59,17 +59,17 @@ struct Offered {
 // === impl Receiver ===
 
 impl Receiver {
-    /// For the node that `local` describes.
+    /// For whom `door` lets in.
     pub(crate) fn new(
         raft: Raft,
-        local: Local,
+        door: Door,
         state: SharedState,
         checkpoints: Checkpoints,
         tasks: Tasks,
     ) -> Self {
         Self {
             raft,
-            local,
+            door,
             state,
             checkpoints,
             tasks,
@@ -219,7 +219,7 @@ impl Receiver {
 
     /// Checks who offers what, before anything is made of it.
     fn judge(&self, head: &Request<()>, offer: wire::SnapshotOffer) -> Result<Offered, Status> {
-        let from = check_envelope(&self.local, head, offer.envelope.as_ref())?;
+        let from = self.door.member(head, offer.envelope.as_ref())?;
         if offer.format_version != FORMAT_VERSION {
             let version = offer.format_version;
             return Err(Status::failed_precondition(format!(
@@ -254,7 +254,7 @@ impl Receiver {
     fn is_of_this_cluster(&self, from: NodeId, about: &CheckpointAbout) -> Result<(), Status> {
         if about
             .cluster_id
-            .is_some_and(|id| id != self.local.cluster_id)
+            .is_some_and(|id| id != self.door.cluster_id())
         {
             return Err(Status::failed_precondition(
                 "the snapshot is of another cluster",

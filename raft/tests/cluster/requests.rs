@@ -1,11 +1,17 @@
 //! Requests that a client named: carried out once, whoever leads, and whatever became of the answer.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, ObjectRef};
 use mode_envoy_model::requests::ClientRequest;
 use mode_envoy_raft::{Accepted, Caller, ProposeError};
 
-use super::rig::{self, LONG, Node, TestCluster, put_tenant, tenant, within};
+use super::rig::{self, LONG, Node, TestCluster, gated, put_tenant, tenant, within};
+
+type Asked<'a> = Pin<&'a mut dyn Future<Output = Result<Accepted, ProposeError>>>;
 
 fn caller(id: u8, body: u8) -> Caller {
     let request = Some(ClientRequest {
@@ -75,6 +81,34 @@ async fn tries_that_arrive_together_are_carried_out_once() {
     );
     nodes[0].read_barrier(LONG).await.unwrap();
     assert_eq!(nodes[0].catalog().revision(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_retry_that_meets_the_first_try_in_one_entry_is_told_its_index() {
+    let mut cluster = TestCluster::new(1);
+    let node = cluster.start(1).await;
+    let mut at_gate = cluster.at_gate.subscribe();
+    cluster.gate.close();
+    let mut before = tokio::task::JoinSet::new();
+    let asking = node.clone();
+    before.spawn(async move { asking.propose(put_tenant("other"), &gated(), LONG).await });
+    within(at_gate.wait_for(|count| *count > 0)).await.unwrap();
+    // The leader decides on another entry, so that these wait for the next one together.
+    let mut first = pin!(ask(&node, "acme", 1));
+    let mut again = pin!(ask(&node, "acme", 1));
+    let mut same = pin!(rig::put(&node, "acme"));
+    for asked in [first.as_mut() as Asked<'_>, again.as_mut(), same.as_mut()] {
+        let waiting = tokio::time::timeout(Duration::ZERO, asked).await;
+        assert!(waiting.is_err());
+    }
+    cluster.gate.open();
+    let first = within(first).await.unwrap();
+    assert!(first.index > 0);
+    assert_eq!(within(again).await.unwrap(), first);
+    // This one found what the entry would make, and changed nothing.
+    let same = within(same).await.unwrap();
+    assert_eq!((same.revision, same.index), (first.revision, first.index));
+    assert_eq!(same.changes[0].what, ChangeKind::Unchanged);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

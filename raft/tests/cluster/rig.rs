@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -48,10 +48,11 @@ pub(crate) struct TestCluster {
     pub(crate) at_gate: watch::Sender<u64>,
 }
 
-/// Holds up a thread while it is closed.
+/// Holds up a thread while it is closed, and may turn it away then.
 #[derive(Default)]
 pub(crate) struct Gate {
     closed: Mutex<bool>,
+    refuses: AtomicBool,
     opened: Condvar,
 }
 
@@ -183,7 +184,7 @@ impl TestCluster {
             authorize: Arc::new(move |_, caller, _| {
                 if *caller == gated() {
                     at_gate.send_modify(|count| *count += 1);
-                    gate.pass();
+                    return gate.pass();
                 }
                 known(caller)
             }),
@@ -212,9 +213,19 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    fn pass(&self) {
+    /// Opens, and refuses who was held up and who comes.
+    pub(crate) fn refuse(&self) {
+        self.refuses.store(true, Ordering::SeqCst);
+        self.open();
+    }
+
+    fn pass(&self) -> Result<(), Rejected> {
         let closed = self.closed.lock().unwrap();
         drop(self.opened.wait_while(closed, |closed| *closed).unwrap());
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(forbidden("not through this gate"));
+        }
+        Ok(())
     }
 }
 
@@ -223,14 +234,18 @@ fn known(caller: &Caller) -> Result<(), Rejected> {
     if caller.token_hash.is_none() {
         return Ok(());
     }
+    Err(forbidden("who is this?"))
+}
+
+fn forbidden(problem: &str) -> Rejected {
     let violation = Violation {
         path: String::new(),
-        problem: "who is this?".to_owned(),
+        problem: problem.to_owned(),
     };
-    Err(Rejected {
+    Rejected {
         code: RejectedCode::Forbidden,
         violations: vec![violation],
-    })
+    }
 }
 
 /// Ends a test that hangs.

@@ -66,7 +66,7 @@ impl Catalog {
             } => self.decide_join(token, *nonce, (peer, members), now_ms),
             Command::RemoveNode { node, members } => self.decide_remove_node(*node, members),
             Command::BeginRotation(new) => self.decide_begin_rotation(new),
-            Command::AdvanceRotation { end } => self.decide_advance_rotation(*end),
+            Command::AdvanceRotation { end, check } => self.decide_advance_rotation(*end, check),
             Command::AbortRotation => self.decide_abort_rotation(),
         }
     }

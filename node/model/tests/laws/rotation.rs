@@ -17,7 +17,12 @@ fn begin(check: u8) -> Command {
 }
 
 fn advance(end: bool) -> Command {
-    Command::AdvanceRotation { end }
+    advance_of(1, end)
+}
+
+fn advance_of(check: u8, end: bool) -> Command {
+    let check = [check; 32];
+    Command::AdvanceRotation { end, check }
 }
 
 fn wrapped(catalog: &Catalog) -> &[u8] {
@@ -51,6 +56,24 @@ fn the_old_secret_is_in_force_until_every_member_holds_the_new_one() {
     assert!(catalog.rotation().is_none());
     assert_eq!(what(&mut catalog, &advance(true)), [ChangeKind::Unchanged]);
     assert_eq!(wrapped(&catalog), [9, 9]);
+}
+
+#[test]
+fn what_was_found_out_about_one_rotation_does_not_take_another_one_further() {
+    let mut catalog = catalog();
+    what(&mut catalog, &begin(1));
+    what(&mut catalog, &advance(false));
+    what(&mut catalog, &advance(true));
+    what(&mut catalog, &begin(2));
+    let before = catalog.clone();
+    // The leader of the first one comes late.
+    assert_eq!(refusal(&catalog, &advance(false)).0, RejectedCode::Conflict);
+    assert_eq!(catalog.rotation(), before.rotation());
+    let own = what(&mut catalog, &advance_of(2, false));
+    assert_eq!(own, [ChangeKind::Updated]);
+    assert_eq!(refusal(&catalog, &advance(true)).0, RejectedCode::Conflict);
+    let own = what(&mut catalog, &advance_of(2, true));
+    assert_eq!(own, [ChangeKind::Updated]);
 }
 
 #[test]

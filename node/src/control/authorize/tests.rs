@@ -126,11 +126,15 @@ fn about_members() -> [(Command, [bool; 3]); 5] {
         members: members.clone(),
     };
     let create = Command::CreateJoinToken { hash, valid_ms: 1 };
+    let advance = Command::AdvanceRotation {
+        end: true,
+        check: hash,
+    };
     [
         (create, only_root),
         (Command::RemoveNode { node: 1, members }, only_root),
         (join, nobody),
-        (Command::AdvanceRotation { end: true }, nobody),
+        (advance, nobody),
         (Command::AbortRotation, only_root),
     ]
 }

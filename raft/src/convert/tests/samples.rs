@@ -244,7 +244,10 @@ fn member_commands() -> Vec<Command> {
         },
         Command::RemoveNode { node: 2, members },
         Command::BeginRotation(rotation()),
-        Command::AdvanceRotation { end: true },
+        Command::AdvanceRotation {
+            end: true,
+            check: [8; 32],
+        },
         Command::AbortRotation,
     ]
 }

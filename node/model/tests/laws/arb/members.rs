@@ -30,7 +30,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         }),
         (0_u64..8, members()).prop_map(|(node, members)| Command::RemoveNode { node, members }),
         hash().prop_map(|hash| Command::BeginRotation(rotation(hash))),
-        any::<bool>().prop_map(|end| Command::AdvanceRotation { end }),
+        (any::<bool>(), hash()).prop_map(|(end, check)| Command::AdvanceRotation { end, check }),
         Just(Command::AbortRotation),
     ]
 }
