@@ -39,6 +39,7 @@ mod fill;
 mod side;
 
 pub(crate) use self::core::Core;
+pub(crate) use self::fill::Level;
 
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: Duration = Duration::from_millis(500);

@@ -525,7 +525,7 @@ mod tests {
     fn a_spool_that_is_full_to_its_end_before_anybody_noticed_adds_up_and_loses_nothing() {
         let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
         let mut small = settings(dir.path(), 1);
-        small.max_bytes = small.segment_bytes as u64;
+        small.max_bytes = 2 * small.segment_bytes as u64;
         let mut recovered = recovery::open(&small).unwrap();
         let (recorder, mut spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
         let all = 500;

@@ -82,7 +82,7 @@ impl Level {
     }
 
     /// The level that follows this one.
-    pub(super) fn after(self, bytes: u64, max_bytes: u64) -> Self {
+    pub(crate) fn after(self, bytes: u64, max_bytes: u64) -> Self {
         let percent = bytes.saturating_mul(100) / max_bytes.max(1);
         let holds = |level: &Self| {
             let kept = if *level <= self { HYSTERESIS } else { 0 };
