@@ -6,7 +6,8 @@
 //! Invariants:
 //! * an attempt that cannot be recorded is refused before the upstream sees it: `open` fails first;
 //! * room is kept for the Close of every Open: from 95 % of the spool's bound on (the flusher says when) no Open is
-//!   written, and calls that begin then are only added up, until there is room again;
+//!   written, and calls that begin then are only added up, until there is room again; Carries and sums leave the last
+//!   part of the spool to Closes;
 //! * a Carry is written only for a call that is open now, by the one thread that could close it; so in a spool the
 //!   Close of a call always stands after its last Carry.
 
@@ -32,8 +33,9 @@ const FAILED: u8 = 1 << 2;
 /// Attempts that are open at once without the set growing.
 const OPEN_CAPACITY: usize = 4_096;
 
-/// While the spool is nearly full, sums are written as long as more than this part of it is left, so that a killed
-/// process loses few of them; what is left is for Closes.
+/// While the spool is nearly full, sums and Carries are written as long as more than this part of it is left, so that a
+/// killed process loses few of the sums, and no call that is open for long keeps the spool full; what is left is for
+/// Closes.
 const ROOM_FOR_CLOSES: u64 = 40;
 
 /// One attempt of one call.
@@ -87,6 +89,15 @@ struct Inner {
     /// Closes of open attempts that found no room at all, which does not happen where the flusher says in time that
     /// the spool is nearly full. Their Opens are in the spool, so they are no more than these.
     late: Vec<Late>,
+}
+
+/// What a worker that ends could not write.
+#[derive(Debug, Eq, PartialEq)]
+struct Left {
+    /// Calls that were only added up.
+    sums: u64,
+    /// Attempts whose Close found no room.
+    closes: usize,
 }
 
 /// A Close that waits for room.
@@ -184,8 +195,8 @@ impl Recorder {
 
     /// What waits for its turn at a time when something is written anyway.
     fn catch_up(&self, inner: &mut Inner, state: u8) {
-        if state & CARRIES_WAIT != 0 {
-            self.carry(inner);
+        if state & CARRIES_WAIT != 0 && inner.has_room_besides_closes(state) {
+            self.carry(inner, state);
         }
         if inner.has_waiting() {
             inner.settle(state, wall_ms());
@@ -194,9 +205,10 @@ impl Recorder {
 
     /// Repeats the Opens that the flusher asked for, unless they have ended. A request that cannot be written is
     /// dropped: the flusher asks again while the call is old.
-    fn carry(&self, inner: &mut Inner) {
+    fn carry(&self, inner: &mut Inner, state: u8) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
+                && inner.has_room_besides_closes(state)
                 && let Err(error) = inner.append((CARRY, request.version), wall_ms(), |out| {
                     copy_into(&request.payload, out)
                 })
@@ -218,13 +230,18 @@ impl std::fmt::Debug for Recorder {
 impl Drop for Recorder {
     /// The worker and all its calls have ended: what was only added up is written as far as the spool can take it.
     fn drop(&mut self) {
-        let inner = self.inner.get_mut();
-        inner.write_late();
-        inner.write_totals(u32::MAX, 0);
-        if !inner.totals.is_empty() {
+        let Left { sums, closes } = self.inner.get_mut().finish();
+        if sums > 0 {
             tracing::error!(
-                calls = inner.totals.calls(),
+                calls = sums,
                 "the usage spool is full to its end: these calls, which were only added up, are lost"
+            );
+        }
+        if closes > 0 {
+            tracing::error!(
+                attempts = closes,
+                "the usage spool is full to its end: how these attempts ended is lost; they are presumed at the next \
+                 start"
             );
         }
     }
@@ -274,6 +291,25 @@ impl Inner {
         !self.totals.is_empty() || !self.late.is_empty()
     }
 
+    /// Whether there is room for what is not a Close.
+    fn has_room_besides_closes(&self, state: u8) -> bool {
+        state & NEARLY_FULL == 0 || self.writer.room() > self.room_for_closes()
+    }
+
+    fn room_for_closes(&self) -> u64 {
+        self.writer.max_bytes() / ROOM_FOR_CLOSES
+    }
+
+    /// Writes all that waits, as far as there is room.
+    fn finish(&mut self) -> Left {
+        self.write_late();
+        self.write_totals(u32::MAX, 0);
+        Left {
+            sums: self.totals.calls(),
+            closes: self.late.len(),
+        }
+    }
+
     /// Writes the Closes that wait for room, as far as there is any.
     fn write_late(&mut self) {
         while let Some(late) = self.late.pop() {
@@ -304,8 +340,7 @@ impl Inner {
             }
         } else {
             let minute = u32::try_from(now_ms / 60_000).unwrap_or(u32::MAX);
-            let left = self.writer.max_bytes() / ROOM_FOR_CLOSES;
-            self.write_totals(minute, left);
+            self.write_totals(minute, self.room_for_closes());
         }
     }
 
@@ -600,6 +635,74 @@ mod tests {
             .close(&Closed::of(CallId([4; 16]), 0, &dims))
             .unwrap();
         assert_eq!(kinds(&mut spool), [OPEN, CLOSE, CLOSE, CARRY, CLOSE, CLOSE]);
+    }
+
+    #[test]
+    fn nothing_is_carried_into_the_room_that_is_kept_for_closes() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = 1 << 20;
+        let mut recovered = recovery::open(&small).unwrap();
+        let (recorder, mut spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        let notice = spool.notice.take().unwrap();
+        let mut payload = vec![0; RECORD_MAX];
+        let opened = Opened {
+            call: CALL,
+            attempt: 0,
+            dims: &dims,
+            asked: Asked::default(),
+            reserved_input: 1,
+            bytes_in: 4,
+        };
+        let len = opened.encode_into(&mut payload).unwrap();
+        payload.truncate(len);
+        recorder.open(&opened).unwrap();
+        let closed = |id| Closed::of(CallId([id; 16]), 0, &dims);
+        let mut carried = |nearly_full| {
+            notice.set_nearly_full(nearly_full);
+            notice.ask_to_carry(|| {
+                vec![CarryRequest {
+                    attempt: (CALL, 0),
+                    version: VERSION,
+                    payload: payload.clone(),
+                }]
+            });
+            recorder.close(&closed(2)).unwrap();
+            let kinds = kinds_of(&mut spool, usize::MAX);
+            kinds.into_iter().filter(|kind| *kind == CARRY).count()
+        };
+        assert_eq!(carried(false), 1);
+        assert_eq!(carried(true), 2, "there is more room than Closes need");
+        notice.set_nearly_full(false);
+        let kept = (1 << 20) / ROOM_FOR_CLOSES;
+        for _ in 0..20_000 {
+            if recorder.inner.borrow().writer.room() > kept {
+                recorder.refuse(&closed(3)).unwrap();
+            }
+        }
+        assert!(recorder.inner.borrow().writer.room() <= kept);
+        assert_eq!(carried(true), 2);
+        assert_eq!(carried(false), 3, "it is done when there is room again");
+    }
+
+    #[test]
+    fn a_worker_that_ends_with_its_spool_full_tells_what_is_lost() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = 2 * small.segment_bytes as u64;
+        let recovered = recovery::open(&small).unwrap();
+        let recorder = &recovered.recorders[0];
+        open(recorder, &dims).unwrap();
+        let mut last = 0;
+        while last < recovered.spools[0].reader.next_seq() {
+            last = recovered.spools[0].reader.next_seq();
+            recorder
+                .refuse(&Closed::of(CallId([2; 16]), 0, &dims))
+                .unwrap();
+        }
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        let left = recorder.inner.borrow_mut().finish();
+        assert_eq!(left, Left { sums: 1, closes: 1 });
     }
 
     #[test]
