@@ -29,6 +29,11 @@ use crate::metrics as names;
 const CARRIES_WAIT: u8 = 1;
 const NEARLY_FULL: u8 = 1 << 1;
 const FAILED: u8 = 1 << 2;
+/// A record found no room, in the spool or on its disk. None tries again before the flusher has looked, since each would
+/// make a file in vain.
+const NO_ROOM: u8 = 1 << 3;
+/// It was the disk that had none.
+const DISK_FULL: u8 = 1 << 4;
 
 /// Attempts that are open at once without the set growing.
 const OPEN_CAPACITY: usize = 4_096;
@@ -82,6 +87,7 @@ pub(crate) struct CarryRequest {
 
 struct Inner {
     writer: SpoolWriter,
+    notice: Arc<Notice>,
     /// Attempts whose Open is in the spool.
     open: HashSet<Attempt>,
     /// Calls that the spool has no room for one by one.
@@ -115,6 +121,7 @@ impl Recorder {
         Self {
             inner: RefCell::new(Inner {
                 writer,
+                notice: Arc::clone(&notice),
                 open,
                 totals: Totals::default(),
                 late: Vec::new(),
@@ -131,7 +138,7 @@ impl Recorder {
     pub fn open(&self, opened: &Opened<'_>) -> Result<(), RecordError> {
         let state = self.working()?;
         let inner = &mut *self.inner.borrow_mut();
-        if state & NEARLY_FULL != 0 {
+        if state & (NEARLY_FULL | NO_ROOM) != 0 {
             return Ok(());
         }
         self.catch_up(inner, state);
@@ -272,6 +279,7 @@ impl Inner {
                 let mut payload = vec![0; RECORD_MAX];
                 let encoded = closed.encode_into(&mut payload);
                 payload.truncate(encoded.map_err(|_| RecordError::Full)?);
+                payload.shrink_to_fit();
                 self.late.push(Late {
                     attempt,
                     wall_ms,
@@ -293,7 +301,8 @@ impl Inner {
 
     /// Whether there is room for what is not a Close.
     fn has_room_besides_closes(&self, state: u8) -> bool {
-        state & NEARLY_FULL == 0 || self.writer.room() > self.room_for_closes()
+        state & (NEARLY_FULL | NO_ROOM) == 0
+            || (state & NO_ROOM == 0 && self.writer.room() > self.room_for_closes())
     }
 
     fn room_for_closes(&self) -> u64 {
@@ -302,6 +311,8 @@ impl Inner {
 
     /// Writes all that waits, as far as there is room.
     fn finish(&mut self) -> Left {
+        // Once more: nobody comes after it.
+        self.notice.set(NO_ROOM, false);
         self.write_late();
         self.write_totals(u32::MAX, 0);
         Left {
@@ -326,7 +337,7 @@ impl Inner {
     }
 
     fn settle(&mut self, state: u8, now_ms: u64) {
-        if !self.has_waiting() || state & FAILED != 0 {
+        if !self.has_waiting() || state & (FAILED | NO_ROOM) != 0 {
             return;
         }
         self.write_late();
@@ -369,13 +380,19 @@ impl Inner {
         wall_ms: u64,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
+        if self.notice.state.load(Ordering::Acquire) & NO_ROOM != 0 {
+            return Err(RecordError::Full);
+        }
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
             .append_with(kind, version, wall_ms, RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_full() => Err(RecordError::Full),
+            Err(error) if error.is_full() => {
+                self.notice.found_no_room(&error);
+                Err(RecordError::Full)
+            }
             Err(error) => Err(RecordError::Spool(error)),
         }
     }
@@ -396,6 +413,20 @@ impl Notice {
     /// Says whether the spool is so full that only Closes and sums may still be written.
     pub(crate) fn set_nearly_full(&self, full: bool) {
         self.set(NEARLY_FULL, full);
+    }
+
+    /// Whether the spool's disk was found full since this was asked last. From now on records try again.
+    pub(crate) fn take_disk_full(&self) -> bool {
+        let found = NO_ROOM | DISK_FULL;
+        self.state.fetch_and(!found, Ordering::AcqRel) & DISK_FULL != 0
+    }
+
+    /// Says that a record found no room.
+    pub(crate) fn found_no_room(&self, error: &SpoolError) {
+        self.set(NO_ROOM, true);
+        if matches!(error, SpoolError::DiskFull { .. }) {
+            self.set(DISK_FULL, true);
+        }
     }
 
     /// Says that the spool's disk failed. It stays so.
@@ -683,6 +714,51 @@ mod tests {
         assert!(recorder.inner.borrow().writer.room() <= kept);
         assert_eq!(carried(true), 2);
         assert_eq!(carried(false), 3, "it is done when there is room again");
+    }
+
+    #[test]
+    fn after_a_record_found_no_room_none_tries_again_before_the_flusher_has_looked() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = 2 * small.segment_bytes as u64;
+        let mut recovered = recovery::open(&small).unwrap();
+        let (recorder, mut spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        open(&recorder, &dims).unwrap();
+        let refused = Closed::of(CallId([2; 16]), 0, &dims);
+        (0..500).for_each(|_| recorder.refuse(&refused).unwrap());
+        let (first, full_at) = (spool.reader.first_seq(), spool.reader.next_seq());
+        assert!(full_at < 500);
+        // There is room again, and nobody knows.
+        spool.reader.sync().unwrap();
+        spool.reader.trim(full_at).unwrap();
+        assert!(spool.reader.first_seq() > first);
+        recorder.refuse(&refused).unwrap();
+        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
+        recorder.settle();
+        assert_eq!(spool.reader.next_seq(), full_at);
+
+        let notice = spool.notice.unwrap();
+        assert!(!notice.take_disk_full(), "it was the spool's own bound");
+        recorder.refuse(&refused).unwrap();
+        recorder.settle();
+        let [refusal, close, total] = &spool.reader.read(full_at, 10, 1 << 20).unwrap()[..] else {
+            panic!("the refusal, the Close that waited, and a sum")
+        };
+        assert_eq!(
+            [refusal.kind, close.kind, total.kind],
+            [CLOSE, CLOSE, TOTAL]
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_told_once_for_each_time_it_is_found() {
+        let notice = Notice::default();
+        let (path, bytes) = (std::path::PathBuf::from("/spool"), 1);
+        notice.found_no_room(&SpoolError::DiskFull { path, bytes });
+        assert!(notice.take_disk_full());
+        assert!(!notice.take_disk_full());
+        notice.found_no_room(&SpoolError::Full { max_bytes: 1 });
+        assert!(!notice.take_disk_full());
     }
 
     #[test]

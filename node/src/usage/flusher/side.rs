@@ -17,6 +17,8 @@ pub(super) struct Side {
     pub(super) spool: Spool,
     opens: Opens,
     level: Level,
+    /// The record that found the disk full, until there is room for one.
+    disk_full: Option<u64>,
     /// The first record that the call log has not been fed with.
     fed_to: u64,
 }
@@ -70,6 +72,7 @@ impl Side {
             spool,
             opens: Opens::default(),
             level: Level::Fine,
+            disk_full: None,
             fed_to: 0,
         }
     }
@@ -93,7 +96,12 @@ impl Side {
             .map_err(|source| self.failed(source))?;
         let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
         self.level = self.level.after(bytes, max_bytes);
+        let next_seq = self.next_seq();
         if let Some(notice) = &self.spool.notice {
+            if notice.take_disk_full() {
+                self.disk_full = Some(next_seq);
+            }
+            self.disk_full = self.disk_full.filter(|at| next_seq <= *at);
             notice.set_nearly_full(self.level == Level::Full);
             notice.ask_to_carry(|| self.opens.overdue(now_ms));
         }
@@ -102,7 +110,8 @@ impl Side {
 
     pub(super) fn fill(&self) -> Fill {
         Fill {
-            level: self.level,
+            level: self.disk_full.map_or(self.level, |_| Level::Full),
+            disk_full: self.disk_full.is_some(),
             worker: self.spool.worker,
             bytes: self.spool.reader.bytes(),
             max_bytes: self.spool.reader.max_bytes(),
@@ -243,6 +252,31 @@ mod tests {
     use crate::usage::record::{CallId, Closed, Dims};
     use crate::usage::recovery;
     use crate::usage::testing::settings;
+
+    #[test]
+    fn a_full_disk_counts_as_a_full_spool_until_a_record_finds_room() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut recovered = recovery::open(&settings(dir.path(), 1)).unwrap();
+        let (recorder, spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        let mut side = Side::new(spool);
+        let (path, bytes) = (dir.path().to_owned(), 1);
+        let notice = side.spool.notice.as_ref().unwrap();
+        notice.found_no_room(&SpoolError::DiskFull { path, bytes });
+        for _ in 0..3 {
+            side.sync(0).unwrap();
+            assert_eq!(
+                (side.fill().level, side.fill().disk_full),
+                (Level::Full, true)
+            );
+        }
+        let refused = Closed::of(CallId([1; 16]), 0, &dims);
+        recorder.refuse(&refused).unwrap();
+        side.sync(0).unwrap();
+        assert_eq!(
+            (side.fill().level, side.fill().disk_full),
+            (Level::Fine, false)
+        );
+    }
 
     #[test]
     fn whoever_counts_and_whoever_feeds_each_go_on_where_they_ended_though_more_is_written_than_is_durable()
