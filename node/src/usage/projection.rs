@@ -30,6 +30,8 @@ mod projection_test;
 
 pub(crate) use fill::{Filler, View};
 
+use fill::RESOLUTIONS;
+
 /// What a bucket's content is told by.
 pub(crate) type Content = [u8; 32];
 
@@ -137,7 +139,7 @@ impl RollUps for Asked {
         content: &Content,
         dimension: Dimension,
     ) -> Option<RollUp> {
-        if self.silent.load(Ordering::Relaxed) {
+        if !RESOLUTIONS.contains(&resolution) || self.silent.load(Ordering::Relaxed) {
             return None;
         }
         let which = Which {
