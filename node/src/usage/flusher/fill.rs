@@ -47,7 +47,7 @@ pub(crate) struct Fill {
 pub(super) struct Stuck {
     /// When something was counted last, or nothing was left to count; Unix milliseconds.
     pub(super) counted_ms: u64,
-    /// What the log said last, unless it has answered since.
+    /// Why it was not, as far as the log said; none since something was counted.
     pub(super) why: Option<String>,
     /// Whether an answer of the log is waited for.
     pub(super) waits: bool,
