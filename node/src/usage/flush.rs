@@ -68,30 +68,37 @@ impl FlushHandle {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
-    #[tokio::test]
-    async fn no_more_than_64_wait_though_the_flusher_has_taken_them_up() {
+    type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), FlushError>> + 'a>>;
+
+    fn look(asking: &mut Asking<'_>) -> Poll<Result<(), FlushError>> {
+        asking.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn no_more_than_64_wait_though_the_flusher_has_taken_them_up() {
         let (handle, mut requests) = channel();
-        let ask = || {
-            let handle = handle.clone();
-            tokio::spawn(async move { handle.flush().await })
-        };
-        let (mut asking, mut taken) = (Vec::new(), Vec::new());
+        let mut asking: Vec<Asking<'_>> = Vec::new();
+        let mut taken = Vec::new();
         for _ in 0..WAITING {
-            asking.push(ask());
-            taken.push(requests.0.recv().await.unwrap());
+            let mut another: Asking<'_> = Box::pin(handle.flush());
+            assert_eq!(look(&mut another), Poll::Pending);
+            asking.push(another);
+            taken.push(requests.0.try_recv().unwrap());
         }
-        assert_eq!(handle.flush().await, Err(FlushError::Busy));
+        let ask = || -> Asking<'_> { Box::pin(handle.flush()) };
+        assert_eq!(look(&mut ask()), Poll::Ready(Err(FlushError::Busy)));
         taken.remove(0).send(()).unwrap();
-        assert_eq!(asking.remove(0).await.unwrap(), Ok(()));
-        let another = ask();
-        assert!(requests.0.recv().await.unwrap().send(()).is_ok());
-        assert_eq!(another.await.unwrap(), Ok(()));
-        // One that gave up makes room, too.
-        asking.remove(0).abort();
-        let another = ask();
-        assert!(requests.0.recv().await.unwrap().send(()).is_ok());
-        assert_eq!(another.await.unwrap(), Ok(()));
+        assert_eq!(look(&mut asking.remove(0)), Poll::Ready(Ok(())));
+        let mut another = ask();
+        assert_eq!(look(&mut another), Poll::Pending);
+        assert_eq!(look(&mut ask()), Poll::Ready(Err(FlushError::Busy)));
+        // One that gives up makes room, too.
+        drop(another);
+        assert_eq!(look(&mut ask()), Poll::Pending);
     }
 }

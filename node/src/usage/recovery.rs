@@ -318,7 +318,7 @@ mod tests {
         (0..200).for_each(|number| {
             recorder
                 .close(&Closed::of(id(1_000 + number), 0, &dims))
-                .unwrap()
+                .unwrap();
         });
         drop(recovered);
         for _ in 0..3 {
