@@ -76,7 +76,9 @@ mod tests {
     type Asking<'a> = Pin<Box<dyn Future<Output = Result<(), FlushError>> + 'a>>;
 
     fn look(asking: &mut Asking<'_>) -> Poll<Result<(), FlushError>> {
-        asking.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        asking
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]
