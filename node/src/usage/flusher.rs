@@ -24,7 +24,8 @@ use crate::metrics as names;
 use crate::supervisor::TaskError;
 
 use self::core::Marks;
-use self::fill::{Stuck, Teller};
+use self::fill::Teller;
+use self::pace::Pace;
 use super::calls::SettleRequests;
 use super::flush::{FlushRequests, Waiter};
 use super::recorder::wall_ms;
@@ -36,16 +37,16 @@ mod core;
 #[cfg(test)]
 mod exactly_once_test;
 mod fill;
+mod pace;
 mod side;
 
 pub(crate) use self::core::Core;
+pub(crate) use self::fill::Level;
 
 const SYNC_EVERY: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// How long one answer is waited for before the same thing is sent again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 type InFlight = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
@@ -56,8 +57,7 @@ pub(crate) struct Flusher {
     requests: FlushRequests,
     settle: SettleRequests,
     waiters: Vec<(Marks, Waiter)>,
-    backoff: Duration,
-    stuck: Stuck,
+    pace: Pace,
     teller: Teller,
 }
 
@@ -76,17 +76,13 @@ impl Flusher {
         alarms: Alarms,
     ) -> Self {
         Self {
-            stuck: Stuck {
-                counted_ms: wall_ms(),
-                ..Stuck::default()
-            },
+            pace: Pace::new(wall_ms()),
             teller: Teller::new(core.dir().to_owned(), alarms),
             core,
             handle,
             requests,
             settle,
             waiters: Vec::new(),
-            backoff: Duration::ZERO,
         }
     }
 
@@ -114,8 +110,8 @@ impl Flusher {
                     self.core.sync(wall_ms())?;
                     self.core.feed_calls(wall_ms())?;
                     gauge!(names::USAGE_SPOOL_BYTES).set(names::number(self.core.bytes()));
-                    self.stuck.waits = in_flight.is_some();
-                    self.teller.tell(self.core.fullest(), &self.stuck);
+                    self.pace.stuck.waits = in_flight.is_some();
+                    self.teller.tell(self.core.fullest(), &self.pace.stuck);
                 }
                 _ = cadence.tick(), if in_flight.is_none() => in_flight = self.begin()?,
                 Some(waiter) = self.settle.0.recv() => {
@@ -151,10 +147,10 @@ impl Flusher {
             self.core.sync(wall_ms())?;
             let series = self.handle.usage().series;
             if !self.core.compose(|key| series.id_of(key))? {
-                self.moving();
+                self.pace.counted(wall_ms());
             }
         }
-        let (handle, wait) = (self.handle.clone(), self.backoff);
+        let (handle, wait) = (self.handle.clone(), self.pace.wait);
         Ok(match self.core.need() {
             Need::Compose => None,
             Need::Register => {
@@ -197,7 +193,6 @@ impl Flusher {
             .handle
             .read(|state| state.usage.streams.get(node).cloned());
         self.core.registered(incarnation, stream.as_ref())?;
-        self.moving();
         tracing::info!(incarnation, "usage stream registered");
         self.answer_waiters();
         Ok(())
@@ -206,7 +201,7 @@ impl Flusher {
     fn counted(&mut self, outcome: &Outcome) -> Result<(), TaskError> {
         let rows = self.core.sent().map_or(0, |batch| batch.rows.len());
         let meaning = self.core.answered(outcome)?;
-        self.moving();
+        self.pace.answered(&meaning, wall_ms());
         match meaning {
             Meaning::Counted(_) => {
                 counter!(names::USAGE_BATCHES, "outcome" => "counted").increment(1);
@@ -220,30 +215,18 @@ impl Flusher {
             }
             Meaning::Refused => {
                 counter!(names::USAGE_BATCHES, "outcome" => "refused").increment(1);
-                self.stuck.why = Some("the log refuses a batch as malformed".to_owned());
                 tracing::error!(
                     "the log refuses a usage batch as malformed; usage stays in the spool"
                 );
-                self.backoff = BACKOFF_MAX;
             }
         }
         Ok(())
     }
 
-    /// The log answers, or has nothing to answer.
-    fn moving(&mut self) {
-        self.backoff = Duration::ZERO;
-        self.stuck = Stuck {
-            counted_ms: wall_ms(),
-            ..Stuck::default()
-        };
-    }
-
     fn unanswered(&mut self, error: &ProposeError) {
-        self.stuck.why = Some(error.to_string());
+        self.pace.not_counted(error.to_string());
         counter!(names::USAGE_BATCHES, "outcome" => "unanswered").increment(1);
         tracing::debug!(%error, "the log did not answer the usage stream; it is asked again");
-        self.backoff = (self.backoff * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX);
     }
 
     fn answer_waiters(&mut self) {

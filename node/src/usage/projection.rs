@@ -7,6 +7,10 @@
 //! A sum is found by what it sums, and is believed only if it was computed from the very content that the bucket has
 //! now. So nothing here can make an answer wrong: what is missing, old or damaged is computed from the cells.
 //!
+//! A content tells series by number, so a sum is of one cluster's dictionary. Every node of a cluster has the same one, and
+//! the storage sets aside a projection of another cluster or node, as a restore makes one (which takes no data folder
+//! that holds a projection, or anything else).
+//!
 //! Key: `resolution u8 | bucket u32 | dimension u8`, big endian, so that buckets past their retention are a range.
 //! Value: the content hash of the bucket, then the sum.
 
@@ -29,6 +33,8 @@ mod fill;
 mod projection_test;
 
 pub(crate) use fill::{Filler, View};
+
+use fill::RESOLUTIONS;
 
 /// What a bucket's content is told by.
 pub(crate) type Content = [u8; 32];
@@ -137,7 +143,7 @@ impl RollUps for Asked {
         content: &Content,
         dimension: Dimension,
     ) -> Option<RollUp> {
-        if self.silent.load(Ordering::Relaxed) {
+        if !RESOLUTIONS.contains(&resolution) || self.silent.load(Ordering::Relaxed) {
             return None;
         }
         let which = Which {

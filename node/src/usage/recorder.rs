@@ -6,7 +6,8 @@
 //! Invariants:
 //! * an attempt that cannot be recorded is refused before the upstream sees it: `open` fails first;
 //! * room is kept for the Close of every Open: from 95 % of the spool's bound on (the flusher says when) no Open is
-//!   written, and calls that begin then are only added up, until there is room again;
+//!   written, and calls that begin then are only added up, until there is room again; Carries and sums leave the last
+//!   part of the spool to Closes;
 //! * a Carry is written only for a call that is open now, by the one thread that could close it; so in a spool the
 //!   Close of a call always stands after its last Carry.
 
@@ -25,15 +26,24 @@ use super::record::{BARE, CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX
 use super::totals::Totals;
 use crate::metrics as names;
 
+#[cfg(test)]
+mod recorder_test;
+
 const CARRIES_WAIT: u8 = 1;
 const NEARLY_FULL: u8 = 1 << 1;
 const FAILED: u8 = 1 << 2;
+/// A record found no room, in the spool or on its disk. None tries again before the flusher has looked, since each would
+/// make a file in vain.
+const NO_ROOM: u8 = 1 << 3;
+/// It was the disk that had none.
+const DISK_FULL: u8 = 1 << 4;
 
 /// Attempts that are open at once without the set growing.
 const OPEN_CAPACITY: usize = 4_096;
 
-/// While the spool is nearly full, sums are written as long as more than this part of it is left, so that a killed
-/// process loses few of them; what is left is for Closes.
+/// While the spool is nearly full, sums and Carries are written as long as more than this part of it is left, so that a
+/// killed process loses few of the sums, and no call that is open for long keeps the spool full; what is left is for
+/// Closes.
 const ROOM_FOR_CLOSES: u64 = 40;
 
 /// One attempt of one call.
@@ -80,6 +90,7 @@ pub(crate) struct CarryRequest {
 
 struct Inner {
     writer: SpoolWriter,
+    notice: Arc<Notice>,
     /// Attempts whose Open is in the spool.
     open: HashSet<Attempt>,
     /// Calls that the spool has no room for one by one.
@@ -87,6 +98,15 @@ struct Inner {
     /// Closes of open attempts that found no room at all, which does not happen where the flusher says in time that
     /// the spool is nearly full. Their Opens are in the spool, so they are no more than these.
     late: Vec<Late>,
+}
+
+/// What a worker that ends could not write.
+#[derive(Debug, Eq, PartialEq)]
+struct Left {
+    /// Calls that were only added up.
+    sums: u64,
+    /// Attempts whose Close found no room.
+    closes: usize,
 }
 
 /// A Close that waits for room.
@@ -104,6 +124,7 @@ impl Recorder {
         Self {
             inner: RefCell::new(Inner {
                 writer,
+                notice: Arc::clone(&notice),
                 open,
                 totals: Totals::default(),
                 late: Vec::new(),
@@ -120,7 +141,7 @@ impl Recorder {
     pub fn open(&self, opened: &Opened<'_>) -> Result<(), RecordError> {
         let state = self.working()?;
         let inner = &mut *self.inner.borrow_mut();
-        if state & NEARLY_FULL != 0 {
+        if state & (NEARLY_FULL | NO_ROOM) != 0 {
             return Ok(());
         }
         self.catch_up(inner, state);
@@ -184,8 +205,8 @@ impl Recorder {
 
     /// What waits for its turn at a time when something is written anyway.
     fn catch_up(&self, inner: &mut Inner, state: u8) {
-        if state & CARRIES_WAIT != 0 {
-            self.carry(inner);
+        if state & CARRIES_WAIT != 0 && inner.has_room_besides_closes(state) {
+            self.carry(inner, state);
         }
         if inner.has_waiting() {
             inner.settle(state, wall_ms());
@@ -194,9 +215,10 @@ impl Recorder {
 
     /// Repeats the Opens that the flusher asked for, unless they have ended. A request that cannot be written is
     /// dropped: the flusher asks again while the call is old.
-    fn carry(&self, inner: &mut Inner) {
+    fn carry(&self, inner: &mut Inner, state: u8) {
         for request in self.notice.take_carries() {
             if inner.open.contains(&request.attempt)
+                && inner.has_room_besides_closes(state)
                 && let Err(error) = inner.append((CARRY, request.version), wall_ms(), |out| {
                     copy_into(&request.payload, out)
                 })
@@ -218,13 +240,18 @@ impl std::fmt::Debug for Recorder {
 impl Drop for Recorder {
     /// The worker and all its calls have ended: what was only added up is written as far as the spool can take it.
     fn drop(&mut self) {
-        let inner = self.inner.get_mut();
-        inner.write_late();
-        inner.write_totals(u32::MAX, 0);
-        if !inner.totals.is_empty() {
+        let Left { sums, closes } = self.inner.get_mut().finish();
+        if sums > 0 {
             tracing::error!(
-                calls = inner.totals.calls(),
+                calls = sums,
                 "the usage spool is full to its end: these calls, which were only added up, are lost"
+            );
+        }
+        if closes > 0 {
+            tracing::error!(
+                attempts = closes,
+                "the usage spool is full to its end: how these attempts ended is lost; they are presumed at the next \
+                 start"
             );
         }
     }
@@ -255,6 +282,7 @@ impl Inner {
                 let mut payload = vec![0; RECORD_MAX];
                 let encoded = closed.encode_into(&mut payload);
                 payload.truncate(encoded.map_err(|_| RecordError::Full)?);
+                payload.shrink_to_fit();
                 self.late.push(Late {
                     attempt,
                     wall_ms,
@@ -274,6 +302,28 @@ impl Inner {
         !self.totals.is_empty() || !self.late.is_empty()
     }
 
+    /// Whether there is room for what is not a Close.
+    fn has_room_besides_closes(&self, state: u8) -> bool {
+        state & (NEARLY_FULL | NO_ROOM) == 0
+            || (state & NO_ROOM == 0 && self.writer.room() > self.room_for_closes())
+    }
+
+    fn room_for_closes(&self) -> u64 {
+        self.writer.max_bytes() / ROOM_FOR_CLOSES
+    }
+
+    /// Writes all that waits, as far as there is room.
+    fn finish(&mut self) -> Left {
+        // Once more: nobody comes after it.
+        self.notice.set(NO_ROOM, false);
+        self.write_late();
+        self.write_totals(u32::MAX, 0);
+        Left {
+            sums: self.totals.calls(),
+            closes: self.late.len(),
+        }
+    }
+
     /// Writes the Closes that wait for room, as far as there is any.
     fn write_late(&mut self) {
         while let Some(late) = self.late.pop() {
@@ -290,7 +340,7 @@ impl Inner {
     }
 
     fn settle(&mut self, state: u8, now_ms: u64) {
-        if !self.has_waiting() || state & FAILED != 0 {
+        if !self.has_waiting() || state & (FAILED | NO_ROOM) != 0 {
             return;
         }
         self.write_late();
@@ -304,8 +354,7 @@ impl Inner {
             }
         } else {
             let minute = u32::try_from(now_ms / 60_000).unwrap_or(u32::MAX);
-            let left = self.writer.max_bytes() / ROOM_FOR_CLOSES;
-            self.write_totals(minute, left);
+            self.write_totals(minute, self.room_for_closes());
         }
     }
 
@@ -334,13 +383,19 @@ impl Inner {
         wall_ms: u64,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, CodecError>,
     ) -> Result<(), RecordError> {
+        if self.notice.state.load(Ordering::Acquire) & NO_ROOM != 0 {
+            return Err(RecordError::Full);
+        }
         let write = |out: &mut [u8]| encode(out).ok();
         match self
             .writer
             .append_with(kind, version, wall_ms, RECORD_MAX, write)
         {
             Ok(_) => Ok(()),
-            Err(error) if error.is_full() => Err(RecordError::Full),
+            Err(error) if error.is_full() => {
+                self.notice.found_no_room(&error);
+                Err(RecordError::Full)
+            }
             Err(error) => Err(RecordError::Spool(error)),
         }
     }
@@ -361,6 +416,20 @@ impl Notice {
     /// Says whether the spool is so full that only Closes and sums may still be written.
     pub(crate) fn set_nearly_full(&self, full: bool) {
         self.set(NEARLY_FULL, full);
+    }
+
+    /// Whether the spool's disk was found full since this was asked last. From now on records try again.
+    pub(crate) fn take_disk_full(&self) -> bool {
+        let found = NO_ROOM | DISK_FULL;
+        self.state.fetch_and(!found, Ordering::AcqRel) & DISK_FULL != 0
+    }
+
+    /// Says that a record found no room.
+    pub(crate) fn found_no_room(&self, error: &SpoolError) {
+        self.set(NO_ROOM, true);
+        if matches!(error, SpoolError::DiskFull { .. }) {
+            self.set(DISK_FULL, true);
+        }
     }
 
     /// Says that the spool's disk failed. It stays so.
@@ -402,217 +471,4 @@ pub(crate) fn wall_ms() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::usage::record::{Asked, Dims, Record};
-    use crate::usage::recovery::{self, Spool};
-    use crate::usage::testing::settings;
-
-    const CALL: CallId = CallId([1; 16]);
-
-    fn recorder(dir: &std::path::Path) -> (Recorder, Spool) {
-        let mut recovered = recovery::open(&settings(dir, 1)).unwrap();
-        (recovered.recorders.remove(0), recovered.spools.remove(0))
-    }
-
-    fn open(recorder: &Recorder, dims: &Dims) -> Result<(), RecordError> {
-        let (call, attempt) = (CALL, 0);
-        recorder.open(&Opened {
-            call,
-            attempt,
-            dims,
-            asked: Asked::default(),
-            reserved_input: 1,
-            bytes_in: 4,
-        })
-    }
-
-    fn kinds(spool: &mut Spool) -> Vec<u8> {
-        kinds_of(spool, 100)
-    }
-
-    fn kinds_of(spool: &mut Spool, most: usize) -> Vec<u8> {
-        let records = spool.reader.read(1, most, 1 << 20).unwrap();
-        let sound = |r: &mode_envoy_storage::spool::SpoolRecord| {
-            Record::parse(r.kind, r.version, &r.payload).is_ok()
-        };
-        assert!(records.iter().all(sound));
-        records.iter().map(|record| record.kind).collect()
-    }
-
-    fn totals(spool: &mut Spool) -> Vec<(u64, u64)> {
-        let records = spool.reader.read(1, 100, 1 << 20).unwrap();
-        let total = |record: &mode_envoy_storage::spool::SpoolRecord| match Record::parse(
-            record.kind,
-            record.version,
-            &record.payload,
-        )
-        .unwrap()
-        {
-            Record::Total(head, _) => Some((head.counters().calls, head.counters().rejected)),
-            _ => None,
-        };
-        records.iter().filter_map(total).collect()
-    }
-
-    #[test]
-    fn while_the_spool_is_nearly_full_what_was_open_is_closed_in_it_and_the_rest_is_added_up() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, mut spool) = recorder(dir.path());
-        open(&recorder, &dims).unwrap();
-        let notice = spool.notice.take().unwrap();
-        notice.set_nearly_full(true);
-        let later = |id, status| Closed {
-            status,
-            ..Closed::of(CallId([id; 16]), 0, &dims)
-        };
-        for id in 2..5 {
-            let (call, attempt) = (CallId([id; 16]), 0);
-            recorder
-                .open(&Opened {
-                    call,
-                    attempt,
-                    dims: &dims,
-                    asked: Asked::default(),
-                    reserved_input: 1,
-                    bytes_in: 4,
-                })
-                .unwrap();
-            recorder.close(&later(id, 200)).unwrap();
-        }
-        recorder.refuse(&later(9, 401)).unwrap();
-        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
-        recorder.settle();
-        assert_eq!(kinds(&mut spool), [OPEN, CLOSE], "the minute is not over");
-
-        notice.set_nearly_full(false);
-        open(&recorder, &dims).unwrap();
-        assert_eq!(totals(&mut spool), [(3, 0), (1, 1)]);
-        assert_eq!(kinds(&mut spool).last(), Some(&OPEN));
-        recorder.settle();
-        assert_eq!(totals(&mut spool).len(), 2, "each is written once");
-    }
-
-    #[test]
-    fn sums_of_minutes_that_are_over_are_written_though_the_spool_is_nearly_full_but_not_into_its_last_part()
-     {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, mut spool) = recorder(dir.path());
-        spool.notice.as_ref().unwrap().set_nearly_full(true);
-        let in_an_hour = wall_ms() + 3_600_000;
-        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
-        let mut inner = recorder.inner.borrow_mut();
-        assert_eq!(inner.write_totals(u32::MAX, u64::MAX), 0);
-        inner.settle(NEARLY_FULL, in_an_hour);
-        drop(inner);
-        assert_eq!(totals(&mut spool), [(1, 0)]);
-    }
-
-    #[test]
-    fn a_worker_that_ends_writes_all_that_was_added_up() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, mut spool) = recorder(dir.path());
-        spool.notice.as_ref().unwrap().set_nearly_full(true);
-        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
-        drop(recorder);
-        assert_eq!(totals(&mut spool), [(1, 0)]);
-    }
-
-    #[test]
-    fn a_spool_that_is_full_to_its_end_before_anybody_noticed_adds_up_and_loses_nothing() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let mut small = settings(dir.path(), 1);
-        small.max_bytes = small.segment_bytes as u64;
-        let mut recovered = recovery::open(&small).unwrap();
-        let (recorder, mut spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
-        let all = 500;
-        for id in 0..all {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&u64::to_le_bytes(id));
-            let call = CallId(bytes);
-            let opened = Opened {
-                call,
-                attempt: 0,
-                dims: &dims,
-                asked: Asked::default(),
-                reserved_input: 1,
-                bytes_in: 4,
-            };
-            recorder.open(&opened).unwrap();
-            recorder.close(&Closed::of(call, 0, &dims)).unwrap();
-        }
-        let written = kinds_of(&mut spool, 1_000);
-        let closes = written.into_iter().filter(|kind| *kind == CLOSE).count() as u64;
-        assert!(closes > 10 && closes < all);
-        let inner = recorder.inner.borrow();
-        let waiting = inner.totals.calls() + inner.late.len() as u64;
-        assert_eq!(closes + waiting, all);
-        assert_eq!(inner.open.len(), inner.late.len());
-    }
-
-    #[test]
-    fn after_a_failure_of_the_disk_nothing_is_opened_any_more() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, spool) = recorder(dir.path());
-        spool.notice.unwrap().set_failed();
-        assert!(matches!(open(&recorder, &dims), Err(RecordError::Failed)));
-    }
-
-    #[test]
-    fn only_a_call_that_is_still_open_is_carried() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, mut spool) = recorder(dir.path());
-        let notice = spool.notice.take().unwrap();
-        let mut payload = vec![0; RECORD_MAX];
-        let (call, attempt) = (CALL, 0);
-        let opened = Opened {
-            call,
-            attempt,
-            dims: &dims,
-            asked: Asked::default(),
-            reserved_input: 1,
-            bytes_in: 4,
-        };
-        let len = opened.encode_into(&mut payload).unwrap();
-        payload.truncate(len);
-        let ask = || {
-            vec![CarryRequest {
-                attempt: (CALL, 0),
-                version: VERSION,
-                payload: payload.clone(),
-            }]
-        };
-
-        open(&recorder, &dims).unwrap();
-        notice.ask_to_carry(ask);
-        recorder
-            .refuse(&Closed::of(CallId([2; 16]), 0, &dims))
-            .unwrap();
-        recorder
-            .close(&Closed::of(CallId([3; 16]), 0, &dims))
-            .unwrap();
-        recorder.close(&Closed::of(CALL, 0, &dims)).unwrap();
-        notice.ask_to_carry(ask);
-        recorder
-            .close(&Closed::of(CallId([4; 16]), 0, &dims))
-            .unwrap();
-        assert_eq!(kinds(&mut spool), [OPEN, CLOSE, CLOSE, CARRY, CLOSE, CLOSE]);
-    }
-
-    #[test]
-    fn a_refusal_is_one_close_without_an_open() {
-        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
-        let (recorder, mut spool) = recorder(dir.path());
-        let closed = Closed {
-            status: 401,
-            ..Closed::of(CALL, 0, &dims)
-        };
-        recorder.refuse(&closed).unwrap();
-        let record = spool.reader.read(1, 1, 1 << 20).unwrap().remove(0);
-        let parsed = Record::parse(record.kind, record.version, &record.payload);
-        assert!(matches!(parsed, Ok(Record::Close(head, _)) if head.rejected() && head.answered()));
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A call that was open when its node died is closed `presumed` before anything of the new run is counted. The
 //! Close is written to the same spool by the same means as any other, so a crash within recovery is recovered from
-//! by recovering again: what was presumed already has its Close.
+//! by recovering again: what was presumed already has its Close. These Closes alone may exceed a spool's bound, since
+//! a node could not start at all where they found no room.
 //!
 //! Spools of workers that exist no more (the worker count was lowered) are opened too: the flusher drains them and
 //! then removes them.
@@ -15,6 +16,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use mode_envoy_storage::spool::{self, SpoolError, SpoolOptions, SpoolReader, SpoolWriter};
 
+use super::flusher::Level;
 use super::opens::Opens;
 use super::record::{CLOSE, CallId, CloseHead, OPEN, RECORD_MAX, Record, RecordFault};
 use super::recorder::{Notice, Recorder};
@@ -127,11 +129,18 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
             kept.first_seq,
             kept.next_seq,
         )?;
+        // A spool may have been full to its end when its process died. There is a Close for each Open at most.
+        writer.exceed_bound(true);
         recovered.presumed += presume(&left, &mut writer).map_err(at)?;
+        writer.exceed_bound(false);
         reader.sync().map_err(at)?;
         let mut notice = None;
         if worker < settings.workers {
             let shared = Arc::new(Notice::default());
+            // Before the flusher looks: else each start of a full spool would open calls in its last segment, and
+            // the next one would have to close them beyond its bound.
+            let level = Level::default().after(reader.bytes(), reader.max_bytes());
+            shared.set_nearly_full(level == Level::Full);
             recovered
                 .recorders
                 .push(Recorder::new(writer, Arc::clone(&shared)));
@@ -257,5 +266,67 @@ fn spool_error(worker: u32, dir: &Path, source: SpoolError) -> RecoveryError {
         worker,
         dir: dir.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::record::{Asked, Closed, Dims, Opened};
+    use crate::usage::testing::settings;
+
+    fn id(number: u64) -> CallId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        CallId(id)
+    }
+
+    /// Opens calls until the spool takes no more records of any kind; how many are in it.
+    fn open_until_full(recorder: &Recorder, reader: &SpoolReader, from: u64) -> u64 {
+        let dims = Dims::empty();
+        let before = reader.next_seq();
+        for number in from..from + 200 {
+            let opened = Opened {
+                call: id(number),
+                attempt: 0,
+                dims: &dims,
+                asked: Asked::default(),
+                reserved_input: 1,
+                bytes_in: 4,
+            };
+            recorder.open(&opened).unwrap();
+        }
+        reader.next_seq() - before
+    }
+
+    #[test]
+    fn a_node_that_died_with_its_spool_full_to_the_end_starts_again_as_often_as_it_dies() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = 2 * small.segment_bytes as u64;
+        let recovered = open(&small).unwrap();
+        let opened = open_until_full(&recovered.recorders[0], &recovered.spools[0].reader, 0);
+        assert!(opened > 20);
+        drop(recovered);
+        let recovered = open(&small).unwrap();
+        assert_eq!(recovered.presumed, opened);
+        let (recorder, reader) = (&recovered.recorders[0], &recovered.spools[0].reader);
+        let bytes = reader.bytes();
+        assert!(bytes > small.max_bytes);
+        assert_eq!(open_until_full(recorder, reader, 1_000), 0);
+        let dims = Dims::empty();
+        (0..200).for_each(|number| {
+            recorder
+                .close(&Closed::of(id(1_000 + number), 0, &dims))
+                .unwrap();
+        });
+        drop(recovered);
+        for _ in 0..3 {
+            let recovered = open(&small).unwrap();
+            assert_eq!(recovered.presumed, 0);
+            let reader = &recovered.spools[0].reader;
+            assert_eq!(open_until_full(&recovered.recorders[0], reader, 2_000), 0);
+            assert_eq!(reader.bytes(), bytes, "it does not grow with each start");
+        }
     }
 }

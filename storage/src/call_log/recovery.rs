@@ -69,7 +69,7 @@ pub(super) fn recover(
     }
     let synced = shared.disk.sync_dir(&options.dir);
     synced.map_err(CallLogError::io("sync the directory", &options.dir))?;
-    found.position = last_position(shared)?;
+    found.position = last_position(shared);
     Ok((found, newest.map_or(1, |number| number.saturating_add(1))))
 }
 
@@ -241,27 +241,39 @@ fn remove(shared: &Shared, path: &Path) -> Result<(), CallLogError> {
     removed.map_err(CallLogError::io("remove", path))
 }
 
-/// The position of the last block that can be read.
-fn last_position(shared: &Shared) -> Result<Option<Vec<u8>>, CallLogError> {
+/// The position of the last block that can be read. What cannot is damaged: the feed then goes on before it, and its
+/// calls come again.
+fn last_position(shared: &Shared) -> Option<Vec<u8>> {
     let segments: Vec<Segment> = shared.state().segments.values().rev().cloned().collect();
     for segment in segments {
-        let reading = |source| CallLogError::io("read", &segment.path)(source);
-        let opening = CallLogError::io("open", &segment.path);
-        let file: Arc<dyn DiskFile> = shared.disk.open(&segment.path).map_err(opening)?.into();
-        for block in shared
-            .blocks(&segment, &file)
-            .map_err(reading)?
-            .iter()
-            .rev()
-        {
-            let payload = read_block(file.as_ref(), segment.seed, block).map_err(reading)?;
-            match payload.as_deref().and_then(Block::decode) {
-                Some(block) => return Ok(Some(block.position.to_vec())),
-                None => shared.note_damage(&segment, block.offset),
+        let opened = shared.disk.open(&segment.path).map(Arc::from);
+        let blocks = opened.and_then(|file: Arc<dyn DiskFile>| {
+            let blocks = shared.blocks(&segment, &file)?;
+            Ok((file, blocks))
+        });
+        let (file, blocks) = match blocks {
+            Ok(found) => found,
+            Err(error) => {
+                cannot_read(shared, &segment, 0, &error);
+                continue;
+            }
+        };
+        for block in blocks.iter().rev() {
+            match read_block(file.as_ref(), segment.seed, block) {
+                Ok(payload) => match payload.as_deref().and_then(Block::decode) {
+                    Some(block) => return Some(block.position.to_vec()),
+                    None => shared.note_damage(&segment, block.offset),
+                },
+                Err(error) => cannot_read(shared, &segment, block.offset, &error),
             }
         }
     }
-    Ok(None)
+    None
+}
+
+fn cannot_read(shared: &Shared, segment: &Segment, offset: u64, error: &io::Error) {
+    tracing::warn!(%error, path = %segment.path.display(), offset, "cannot read call records");
+    shared.note_damage(segment, offset);
 }
 
 /// Reads a segment front to back.

@@ -203,7 +203,7 @@ impl Incoming {
         let mut seen = BTreeSet::new();
         let mut needed = RESERVED_BYTES;
         for (at, chunk) in self.chunks.iter().enumerate() {
-            if seen.insert(chunk.hash) && !self.store.has(chunk)? {
+            if seen.insert(chunk.hash) && !self.store.has(chunk) {
                 needed = needed.saturating_add(chunk.bytes);
                 self.lacking.push(at);
             }
@@ -250,8 +250,9 @@ impl fmt::Debug for Incoming {
 // === impl CheckpointStore ===
 
 impl CheckpointStore {
-    /// Whether a chunk is here whole; it is read for that, and synced, since whoever wrote it may have died before.
-    fn has(&self, chunk: &ChunkRef) -> Result<bool, CheckpointError> {
+    /// Whether a chunk is here whole; it is read for that, and synced, since whoever wrote it may have died before. One
+    /// that cannot be read is not: it is sent again, and its name is given to what arrives.
+    fn has(&self, chunk: &ChunkRef) -> bool {
         let path = self.chunk_path(&chunk.hash);
         let looked = self.disk.open(&path).and_then(|file| {
             let intact = file.size()? == chunk.bytes && hash(file.as_ref())? == chunk.hash;
@@ -260,10 +261,12 @@ impl CheckpointStore {
             }
             Ok(intact)
         });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            looked => looked.map_err(CheckpointError::io("read", &path)),
-        }
+        looked.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(%error, path = %path.display(), "cannot read a chunk that is here; it is sent again");
+            }
+            false
+        })
     }
 }
 

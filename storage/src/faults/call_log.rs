@@ -315,6 +315,37 @@ fn a_flipped_byte_is_found_while_the_log_is_open_too() {
 }
 
 #[test]
+fn a_last_block_that_cannot_be_read_is_damage_and_its_records_come_again() {
+    let (disk, next) = written();
+    drop(Feed::open(&disk, options()).unwrap());
+    let whole = disk.image();
+    let mut survived = None;
+    for nth in 1..1_000 {
+        let disk = whole.kill();
+        disk.fail(Op::Read, nth);
+        match Feed::open(&disk, options()) {
+            Err(_) => {}
+            // All reads of an opening are through.
+            Ok((feed, _)) if feed.reader.damaged() == 0 => {
+                assert_eq!(feed.next, next);
+                assert_eq!(
+                    survived,
+                    Some(nth - 1),
+                    "the last read is that of the last block"
+                );
+                return;
+            }
+            Ok((feed, _)) => {
+                // A block, or all of its segment.
+                assert!(feed.next < next && feed.next + 200 >= next, "{}", feed.next);
+                survived = Some(nth);
+            }
+        }
+    }
+    panic!("an opening reads without end");
+}
+
+#[test]
 fn searches_go_by_time_and_by_hash_and_end_when_nobody_wants_more() {
     let (disk, next) = written();
     let (mut feed, _) = Feed::open(&disk, options()).unwrap();

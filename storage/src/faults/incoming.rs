@@ -198,6 +198,24 @@ fn a_chunk_of_the_right_name_with_other_bytes_is_sent_again() {
 }
 
 #[test]
+fn a_chunk_that_is_here_and_cannot_be_read_is_sent_again() {
+    let disk = FaultDisk::new();
+    let store = open(&disk);
+    let one = checkpoint("one", 0b110);
+    store.write(&one.meta, one.chunks.clone()).unwrap();
+    // The manifest is read first, and must be read.
+    let lacks_one = |nth: &u64| {
+        disk.fail(Op::Read, *nth);
+        let incoming = store.receive(one.meta.clone(), refs(&one));
+        incoming.is_ok_and(|incoming| incoming.lacking() == [0])
+    };
+    let nth = (1..10).find(lacks_one).expect("a chunk is lacking");
+    disk.fail(Op::Read, nth);
+    assert_eq!(receive(&store, &one).unwrap(), 1);
+    assert_eq!(open(&disk).load().unwrap(), Some(one));
+}
+
+#[test]
 fn what_is_held_stays_while_checkpoints_are_written_and_goes_afterwards() {
     let disk = FaultDisk::new();
     let store = open(&disk);

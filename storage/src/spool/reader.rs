@@ -15,7 +15,7 @@ use super::shared::{Segment, Shared};
 use super::writer::WALL;
 use super::{MAX_PAYLOAD_BYTES, SpoolError};
 use crate::disk::{Disk, RealDisk};
-use crate::frame::{self, Parsed};
+use crate::frame::{self, Frame, Parsed};
 
 /// What a frame's payload may be at most.
 pub(super) const MAX_FRAME_PAYLOAD: usize = WALL + MAX_PAYLOAD_BYTES;
@@ -30,6 +30,8 @@ pub struct SpoolReader {
     /// Where reads ended, the latest last.
     cursors: Vec<Cursor>,
     synced_seq: u64,
+    /// Records that reads passed over to find where they begin.
+    skipped: u64,
     /// Counts prepared files, so that each has a name of its own.
     prepared: u64,
 }
@@ -67,6 +69,7 @@ impl SpoolReader {
             shared,
             cursors: Vec::with_capacity(CURSORS + 1),
             synced_seq,
+            skipped: 0,
             prepared: 0,
         }
     }
@@ -84,6 +87,11 @@ impl SpoolReader {
     /// All records below this number are durable.
     pub fn synced_seq(&self) -> u64 {
         self.synced_seq
+    }
+
+    /// How many records reads have passed over to find where they begin: none while each goes on where one ended.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The number of the oldest record kept.
@@ -246,10 +254,11 @@ impl SpoolReader {
         };
         let mut cursor = Cursor::start(segment);
         while cursor.seq < seq {
-            match cursor.record()? {
-                Some((_, size)) => {
-                    cursor.offset += size;
+            match cursor.frame()? {
+                Some(frame) => {
+                    cursor.offset += frame.size();
                     cursor.seq += 1;
+                    self.skipped += 1;
                 }
                 None => cursor = self.successor(&cursor)?,
             }
@@ -283,6 +292,24 @@ impl Cursor {
 
     /// The record here and its size, or `None` at the end of what the segment has published.
     fn record(&self) -> Result<Option<(SpoolRecord, usize)>, SpoolError> {
+        let Some(frame) = self.frame()? else {
+            return Ok(None);
+        };
+        let Some((wall, payload)) = frame.payload.split_first_chunk() else {
+            return Err(self.damaged("the record has no time"));
+        };
+        let record = SpoolRecord {
+            seq: self.seq,
+            kind: frame.kind,
+            version: frame.version,
+            wall_ms: u64::from_le_bytes(*wall),
+            payload: Bytes::copy_from_slice(payload),
+        };
+        Ok(Some((record, frame.size())))
+    }
+
+    /// The record here as it stands in its segment.
+    fn frame(&self) -> Result<Option<Frame<'_>>, SpoolError> {
         let rest = self
             .segment
             .region
@@ -292,19 +319,7 @@ impl Cursor {
         match frame::parse(rest, self.segment.seed, MAX_FRAME_PAYLOAD) {
             Parsed::End => Ok(None),
             Parsed::Damaged => Err(self.damaged("the record changed after it was written")),
-            Parsed::Frame(frame) => {
-                let Some((wall, payload)) = frame.payload.split_first_chunk() else {
-                    return Err(self.damaged("the record has no time"));
-                };
-                let record = SpoolRecord {
-                    seq: self.seq,
-                    kind: frame.kind,
-                    version: frame.version,
-                    wall_ms: u64::from_le_bytes(*wall),
-                    payload: Bytes::copy_from_slice(payload),
-                };
-                Ok(Some((record, frame.size())))
-            }
+            Parsed::Frame(frame) => Ok(Some(frame)),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) worker: u32,
     pub(super) segment_bytes: usize,
     pub(super) max_bytes: u64,
+    /// Whether the bound does not hold for now.
+    pub(super) unbounded: AtomicBool,
     pub(super) next_seq: AtomicU64,
     /// Bytes of all listed segments.
     pub(super) bytes: AtomicU64,
@@ -94,6 +96,7 @@ impl Shared {
             worker: parts.worker,
             segment_bytes: parts.segment_bytes,
             max_bytes: parts.max_bytes,
+            unbounded: AtomicBool::new(false),
             next_seq: AtomicU64::new(parts.next_seq),
             bytes: AtomicU64::new(bytes),
             dir_dirty: AtomicBool::new(true),
@@ -130,7 +133,8 @@ impl Shared {
     /// Whether one more segment is within the bound.
     pub(super) fn has_room(&self) -> bool {
         let bytes = self.bytes.load(Ordering::Relaxed);
-        bytes.saturating_add(self.segment_bytes as u64) <= self.max_bytes
+        let within = bytes.saturating_add(self.segment_bytes as u64) <= self.max_bytes;
+        within || self.unbounded.load(Ordering::Relaxed)
     }
 
     /// Whether a segment waits to be used.

@@ -136,6 +136,12 @@ impl SpoolWriter {
         Ok(room)
     }
 
+    /// Lets records exceed the bound, or not any more: for what must be written before anything else can go on, and
+    /// is not much by itself.
+    pub fn exceed_bound(&mut self, exceed: bool) {
+        self.shared.unbounded.store(exceed, Ordering::Relaxed);
+    }
+
     /// What all segments may take together.
     pub fn max_bytes(&self) -> u64 {
         self.shared.max_bytes

@@ -1,8 +1,8 @@
 //! From the spools into the call log: each answered Close once, with where the feed stands in every block.
 //!
 //! Three sets of marks say how far each spool is fed, how far of that is in blocks, and how far of that is durable. The
-//! spool is freed below the last one alone. Where the log fails the feed goes on, for those who follow, and holds
-//! nothing back any more.
+//! spool is freed below the last one alone. Where the log fails the feed goes on, for those who follow, and a spool is
+//! freed below what is fed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -148,7 +148,8 @@ impl CallSink {
     pub(crate) fn kept_to(&self, worker: u32) -> u64 {
         match &self.log {
             Some(_) => self.synced.get(&worker).map_or(0, |(_, seq)| *seq),
-            None => u64::MAX,
+            // Those who follow are still to be told of it. A spool that has no mark is not fed at all.
+            None => self.fed.get(&worker).map_or(u64::MAX, |(_, seq)| *seq),
         }
     }
 
@@ -169,7 +170,7 @@ impl CallSink {
             self.tidy_ms = now_ms;
             self.with_log(|log| log.tick(now_ms));
             // Behind the last block there may be records that make no call; nothing waits for them.
-            if !self.dirty && self.log.as_ref().is_some_and(|log| !log.has_pending()) {
+            if !self.dirty && self.log.as_ref().is_none_or(|log| !log.has_pending()) {
                 self.synced.clone_from(&self.fed);
                 freed = true;
             }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mode_envoy_model::batch::{Batch, Item, Outcome};
+use mode_envoy_model::state::State;
 use mode_envoy_proto::peer::v1 as wire;
 use mode_envoy_raft::CallRecords as _;
 use mode_envoy_storage::call_log::CallLogOptions;
@@ -13,6 +15,7 @@ use crate::usage::calls::{CallSink, CallStore};
 use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, Story};
 use crate::usage::recorder::{Recorder, wall_ms};
 use crate::usage::recovery;
+use crate::usage::stream::Need;
 use crate::usage::testing::settings;
 
 /// Time enough for a block to be written and made durable.
@@ -22,6 +25,13 @@ struct Node {
     core: Core,
     recorder: Recorder,
     store: CallStore,
+}
+
+/// What counts.
+#[derive(Default)]
+struct Log {
+    state: State,
+    index: u64,
 }
 
 // === impl Node ===
@@ -84,6 +94,41 @@ impl Node {
         let mut calls = self.store.query(request).await.unwrap().calls;
         calls.reverse();
         calls
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    /// Counts all that is written.
+    fn count(&mut self, core: &mut Core) {
+        core.sync(wall_ms()).unwrap();
+        loop {
+            let item = match core.need() {
+                Need::Register => Item::Register(core.register(self.state.usage.streams.get(1))),
+                Need::Answer(batch) => Item::Usage(batch.clone()),
+                Need::Compose => {
+                    let series = &self.state.usage.series;
+                    if core.compose(|key| series.id_of(key)).unwrap() {
+                        continue;
+                    }
+                    return;
+                }
+            };
+            self.index += 1;
+            let batch = Batch {
+                lease_clock_ms: 0,
+                wall_ms: wall_ms(),
+                items: vec![item],
+            };
+            match self.state.apply(self.index, &batch).remove(0) {
+                Outcome::Registered { incarnation } => {
+                    let stream = self.state.usage.streams.get(1);
+                    core.registered(incarnation, stream).unwrap();
+                }
+                outcome => drop(core.answered(&outcome).unwrap()),
+            }
+        }
     }
 }
 
@@ -170,4 +215,66 @@ async fn a_call_log_that_cannot_be_opened_stops_nobody() {
     let refused = node.store.query(wire::QueryCallsRequest::default()).await;
     let refused = refused.unwrap_err();
     assert!(refused.contains("no call records are kept"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_counted_stays_in_the_spool_until_those_who_follow_a_failed_call_log_are_told() {
+    for fails in [Op::SyncDir, Op::Write] {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FaultDisk::new());
+        let mut log = Log::default();
+        let at_opening = fails == Op::SyncDir;
+        if at_opening {
+            disk.fail(fails, 1);
+        }
+        let mut node = Node::start(dir.path(), &disk);
+        if !at_opening {
+            disk.fail(fails, 1);
+            node.call(0, true);
+            node.feed(wall_ms() + LATER_MS);
+        }
+        (1..=200).for_each(|number| node.call(number, true));
+        let written = node.core.bytes();
+        assert!(written > 3 * 16 * 1024, "several segments");
+        log.count(&mut node.core);
+        assert_eq!(node.core.bytes(), written, "{fails:?}");
+        node.feed(wall_ms());
+        let tail = node.store.tail(wire::TailCallsRequest {
+            run: 1,
+            after: 1,
+            limit: 1_000,
+            ..wire::TailCallsRequest::default()
+        });
+        let told = numbers(&tail.await.unwrap().calls);
+        assert_eq!(
+            told,
+            (u8::from(at_opening)..=200).collect::<Vec<_>>(),
+            "{fails:?}"
+        );
+        // Nothing else is counted, and yet the room is given back.
+        node.feed(wall_ms() + 2 * LATER_MS);
+        assert!(node.core.bytes() < written / 2, "{fails:?}");
+    }
+}
+
+#[test]
+fn a_spool_is_trimmed_below_what_is_both_counted_and_durable_in_the_call_log() {
+    for counted_first in [true, false] {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), FaultDisk::new());
+        let (mut node, mut log) = (Node::start(dir.path(), &disk), Log::default());
+        (0..200).for_each(|number| node.call(number, true));
+        let written = node.core.bytes();
+        if counted_first {
+            log.count(&mut node.core);
+            node.feed(wall_ms());
+        } else {
+            node.feed(wall_ms() + LATER_MS);
+        }
+        assert_eq!(node.core.bytes(), written, "{counted_first}");
+        if counted_first {
+            node.feed(wall_ms() + LATER_MS);
+        } else {
+            log.count(&mut node.core);
+        }
+        assert!(node.core.bytes() < written / 2, "{counted_first}");
+    }
 }

@@ -6,6 +6,8 @@
 //! | 80 % | the same, and what will happen next |
 //! | 95 % | calls that begin from now on are only added up (`recorder.rs`), until there is room |
 //!
+//! A full disk counts as 95 %, whatever the spool holds, until a record finds room again.
+//!
 //! A level is left at five points below where it is reached, so that nothing flaps.
 
 use std::path::PathBuf;
@@ -33,6 +35,8 @@ pub(crate) enum Level {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Fill {
     pub(crate) level: Level,
+    /// Whether the spool's disk has no room for a segment.
+    pub(crate) disk_full: bool,
     pub(crate) worker: u32,
     pub(crate) bytes: u64,
     pub(crate) max_bytes: u64,
@@ -43,7 +47,7 @@ pub(crate) struct Fill {
 pub(super) struct Stuck {
     /// When something was counted last, or nothing was left to count; Unix milliseconds.
     pub(super) counted_ms: u64,
-    /// What the log said last, unless it has answered since.
+    /// Why it was not, as far as the log said; none since something was counted.
     pub(super) why: Option<String>,
     /// Whether an answer of the log is waited for.
     pub(super) waits: bool,
@@ -82,7 +86,7 @@ impl Level {
     }
 
     /// The level that follows this one.
-    pub(super) fn after(self, bytes: u64, max_bytes: u64) -> Self {
+    pub(crate) fn after(self, bytes: u64, max_bytes: u64) -> Self {
         let percent = bytes.saturating_mul(100) / max_bytes.max(1);
         let holds = |level: &Self| {
             let kept = if *level <= self { HYSTERESIS } else { 0 };
@@ -144,10 +148,17 @@ impl Teller {
 fn sentence(fill: Fill, stuck: &Stuck) -> String {
     let Fill {
         level,
+        disk_full,
         worker,
         bytes,
         max_bytes,
     } = fill;
+    if disk_full {
+        return format!(
+            "the disk of the usage spool of worker {worker} is full ({bytes} of {max_bytes} bytes are used): calls that \
+             begin now are only added up, not recorded one by one; make room on the disk of the node's data folder"
+        );
+    }
     let since = i64::try_from(stuck.counted_ms).ok();
     let since = since.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let since = since.map_or_else(String::new, |at| {
@@ -209,6 +220,7 @@ mod tests {
         };
         let fill = |level, bytes| Fill {
             level,
+            disk_full: false,
             worker: 3,
             bytes,
             max_bytes: 1_000,
@@ -229,6 +241,12 @@ mod tests {
         }
         teller.tell(Some(fill(Level::Full, 960)), &stuck);
         assert!(alarms.list()[0].contains("only added up"));
+        let full = Fill {
+            disk_full: true,
+            ..fill(Level::Full, 10)
+        };
+        teller.tell(Some(full), &Stuck::default());
+        assert!(alarms.list()[0].contains("the disk of the usage spool of worker 3 is full"));
         teller.tell(Some(fill(Level::Fine, 10)), &Stuck::default());
         assert!(alarms.list().is_empty());
     }

@@ -17,6 +17,8 @@ pub(super) struct Side {
     pub(super) spool: Spool,
     opens: Opens,
     level: Level,
+    /// The record that found the disk full, until there is room for one.
+    disk_full: Option<u64>,
     /// The first record that the call log has not been fed with.
     fed_to: u64,
 }
@@ -70,6 +72,7 @@ impl Side {
             spool,
             opens: Opens::default(),
             level: Level::Fine,
+            disk_full: None,
             fed_to: 0,
         }
     }
@@ -93,7 +96,12 @@ impl Side {
             .map_err(|source| self.failed(source))?;
         let (bytes, max_bytes) = (self.spool.reader.bytes(), self.spool.reader.max_bytes());
         self.level = self.level.after(bytes, max_bytes);
+        let next_seq = self.next_seq();
         if let Some(notice) = &self.spool.notice {
+            if notice.take_disk_full() {
+                self.disk_full = Some(next_seq);
+            }
+            self.disk_full = self.disk_full.filter(|at| next_seq <= *at);
             notice.set_nearly_full(self.level == Level::Full);
             notice.ask_to_carry(|| self.opens.overdue(now_ms));
         }
@@ -102,7 +110,8 @@ impl Side {
 
     pub(super) fn fill(&self) -> Fill {
         Fill {
-            level: self.level,
+            level: self.disk_full.map_or(self.level, |_| Level::Full),
+            disk_full: self.disk_full.is_some(),
             worker: self.spool.worker,
             bytes: self.spool.reader.bytes(),
             max_bytes: self.spool.reader.max_bytes(),
@@ -118,12 +127,10 @@ impl Side {
     ) -> Result<u64, FlushFailure> {
         let (mut next, durable_to) = (from, self.durable_to());
         while next < durable_to && *room > 0 {
-            let records = PAGE_RECORDS.min(*room);
-            let page = self.spool.reader.read(next, records, PAGE_BYTES);
-            let page = page.map_err(|source| self.failed(source))?;
+            let page = self.page(next, *room)?;
             let before = next;
             for record in page {
-                if record.seq >= durable_to || !aggregate.has_room() {
+                if !aggregate.has_room() {
                     return Ok(next);
                 }
                 let worker = self.spool.worker;
@@ -166,11 +173,9 @@ impl Side {
     ) -> Result<(), FlushFailure> {
         let (worker, durable_to) = (self.spool.worker, self.durable_to());
         while self.fed_to < durable_to && *room > 0 {
-            let records = PAGE_RECORDS.min(*room);
-            let page = self.spool.reader.read(self.fed_to, records, PAGE_BYTES);
-            let page = page.map_err(|source| self.failed(source))?;
+            let page = self.page(self.fed_to, *room)?;
             let before = self.fed_to;
-            for record in page.iter().filter(|record| record.seq < durable_to) {
+            for record in &page {
                 feed_one(calls, worker, record).map_err(|source| FlushFailure::Record {
                     worker,
                     seq: record.seq,
@@ -184,6 +189,15 @@ impl Side {
             }
         }
         Ok(())
+    }
+
+    /// Durable records from `from` on, at most `room`. It ends where the next one begins, since another place is found
+    /// by going through its segment.
+    fn page(&mut self, from: u64, room: usize) -> Result<Vec<SpoolRecord>, FlushFailure> {
+        let durable = usize::try_from(self.durable_to().saturating_sub(from)).unwrap_or(usize::MAX);
+        let records = PAGE_RECORDS.min(room).min(durable);
+        let page = self.spool.reader.read(from, records, PAGE_BYTES);
+        page.map_err(|source| self.failed(source))
     }
 
     pub(super) const fn fed_to(&self) -> u64 {
@@ -223,5 +237,69 @@ fn feed_one(calls: &mut CallSink, worker: u32, record: &SpoolRecord) -> Result<(
         }
         // Calls that were only added up have no records of their own.
         Record::Open(..) | Record::Total(..) => calls.take(worker, record.seq, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mode_envoy_storage::call_log::CallLogOptions;
+    use mode_envoy_storage::testing::FaultDisk;
+
+    use super::*;
+    use crate::usage::calls::CallStore;
+    use crate::usage::record::{CallId, Closed, Dims};
+    use crate::usage::recovery;
+    use crate::usage::testing::settings;
+
+    #[test]
+    fn a_full_disk_counts_as_a_full_spool_until_a_record_finds_room() {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut recovered = recovery::open(&settings(dir.path(), 1)).unwrap();
+        let (recorder, spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        let mut side = Side::new(spool);
+        let (path, bytes) = (dir.path().to_owned(), 1);
+        let notice = side.spool.notice.as_ref().unwrap();
+        notice.found_no_room(&SpoolError::DiskFull { path, bytes });
+        for _ in 0..3 {
+            side.sync(0).unwrap();
+            assert_eq!(
+                (side.fill().level, side.fill().disk_full),
+                (Level::Full, true)
+            );
+        }
+        let refused = Closed::of(CallId([1; 16]), 0, &dims);
+        recorder.refuse(&refused).unwrap();
+        side.sync(0).unwrap();
+        assert_eq!(
+            (side.fill().level, side.fill().disk_full),
+            (Level::Fine, false)
+        );
+    }
+
+    #[test]
+    fn whoever_counts_and_whoever_feeds_each_go_on_where_they_ended_though_more_is_written_than_is_durable()
+     {
+        let (dir, dims) = (tempfile::tempdir().unwrap(), Dims::empty());
+        let mut recovered = recovery::open(&settings(dir.path(), 1)).unwrap();
+        let (recorder, spool) = (recovered.recorders.remove(0), recovered.spools.remove(0));
+        let mut side = Side::new(spool);
+        let (disk, options) = (FaultDisk::new(), CallLogOptions::new("/calls", [1; 16], 1));
+        let (store, _) = CallStore::new(1);
+        let mut calls = CallSink::open(Arc::new(disk), options, store, 0);
+        side.start_feed(&mut calls);
+        let (mut next, mut aggregate) = (1, Aggregate::default());
+        for round in 0..20_u8 {
+            let call = |number: u8| Closed::of(CallId([number; 16]), 0, &dims);
+            (0..7).for_each(|number| recorder.refuse(&call(number)).unwrap());
+            side.sync(0).unwrap();
+            (0..5).for_each(|number| recorder.refuse(&call(number)).unwrap());
+            next = side.read(next, &mut aggregate, &mut 1_000).unwrap();
+            side.feed(&mut calls, &mut 1_000).unwrap();
+            assert_eq!(next, u64::from(round) * 12 + 8);
+            assert_eq!(side.fed_to(), next);
+        }
+        assert_eq!(side.spool.reader.skipped(), 0);
     }
 }

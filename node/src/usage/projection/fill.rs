@@ -22,7 +22,7 @@ use crate::supervisor::TaskError;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Minutes are many and soon gone: they are read from the cells.
-const RESOLUTIONS: [Resolution; 2] = [Resolution::Hour, Resolution::Day];
+pub(super) const RESOLUTIONS: [Resolution; 2] = [Resolution::Hour, Resolution::Day];
 
 /// What there is to sum.
 #[derive(Debug)]

@@ -334,3 +334,20 @@ fn once_the_projection_does_not_answer_a_query_asks_it_no_more() {
     assert_eq!(which(&asked), None);
     assert_eq!(which(&sums.ask()), Some(sum));
 }
+
+#[test]
+fn only_sums_of_hours_and_days_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let sums = open(dir.path());
+    for resolution in [Resolution::Minute, Resolution::Hour, Resolution::Day] {
+        let which = Which {
+            resolution,
+            bucket: 1,
+            dimension: Dimension::Model,
+        };
+        sums.save(&[0; 32], &[(which, RollUp::default())], 1)
+            .unwrap();
+        let found = sums.ask().get(resolution, 1, &[0; 32], Dimension::Model);
+        assert_eq!(found.is_some(), resolution != Resolution::Minute);
+    }
+}
