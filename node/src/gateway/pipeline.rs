@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::body::{Body, Source};
@@ -45,7 +45,7 @@ pub(crate) async fn handle(
     let mut call = Call::begin(&worker, client, &parts);
     let answer = match run(&mut call, &parts, body).await {
         Ok(answer) => answer,
-        Err(error) => refuse(&mut call, &error, dialect(parts.uri.path())),
+        Err(error) => refuse(&mut call, &error, &parts),
     };
     respond(call, answer, &parts)
 }
@@ -63,7 +63,7 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
 }
 
 /// Turns an error into an answer, and says in the log what the client is not told.
-fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
+fn refuse(call: &mut Call, error: &Error, request: &Parts) -> Answer {
     call.worker().meters.error(error.code());
     call.refused(error);
     if error.code().status() >= 500 {
@@ -71,9 +71,14 @@ fn refuse(call: &mut Call, error: &Error, dialect: Dialect) -> Answer {
     }
     let ErrorAnswer {
         status,
-        headers,
+        mut headers,
         body,
-    } = error.answer(dialect);
+    } = error.answer(dialect(request.uri.path()));
+    if matches!(error, Error::Head(_)) && request.version < Version::HTTP_2 {
+        // Others may see the end of this request elsewhere. A client that was sure of its tunnel has sent what is meant
+        // for the other end (RFC 9110, 9.3.6), and that must not be taken for a request.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Answer {
         status,
         headers,

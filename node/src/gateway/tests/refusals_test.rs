@@ -195,10 +195,23 @@ fn a_refusal_of_head_has_the_length_of_the_body_that_it_leaves_out() {
 }
 
 #[test]
-fn a_tunnel_is_refused() {
+fn what_follows_a_head_that_is_refused_is_not_read_as_a_request() {
     run(async {
         let harness = Harness::new();
-        let (head, _) = refused(&harness, "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").await;
-        assert_code(&head, 400, "request_invalid");
+        // A client that is sure of its tunnel sends at once what is meant for the other end.
+        let second = "GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
+        for bad in [
+            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+            "GET /open HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET /open/%2e%2e/x HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            let mut client = harness.client();
+            client.send(&format!("{bad}{second}")).await;
+            let answers = client.rest().await;
+            assert_code(&answers, 400, "request_invalid");
+            assert!(answers.contains("connection: close\r\n"), "{answers}");
+            assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{bad}: {answers}");
+        }
+        assert_eq!(harness.connects(), 0);
     });
 }
