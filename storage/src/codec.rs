@@ -1,6 +1,6 @@
-//! Fixed-layout encoding of the payloads in usage spools and of the projection's values; the only user of bincode.
+//! Encoding of the payloads in usage spools and of the projection's values; the only user of bincode.
 //!
-//! Little endian, fixed-width integers, at most [`MAX_BYTES`]. The layout follows the order of a
+//! Little endian, at most [`MAX_BYTES`]; integers are of fixed width, or [`compact`]: the smaller, the shorter. The layout follows the order of a
 //! type's fields, so a type that was ever written is frozen: a change is a new type under a new
 //! version of its frame. The frame around a payload carries kind, version and checksum; what stands
 //! outside a segment has an `envelope` that does. Types hold integers, strings, byte vectors and fixed
@@ -12,12 +12,13 @@
 
 use std::any::type_name;
 
-use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
+use bincode::config::{self, Config, Configuration, Fixint, Limit, LittleEndian, Varint};
 use bincode::error::{DecodeError, EncodeError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub mod compact;
 pub(crate) mod envelope;
 
 /// No value takes more bytes than this.
@@ -26,6 +27,11 @@ pub const MAX_BYTES: usize = 64 * 1024;
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_BYTES>> = config::standard()
     .with_little_endian()
     .with_fixed_int_encoding()
+    .with_limit::<MAX_BYTES>();
+
+const COMPACT: Configuration<LittleEndian, Varint, Limit<MAX_BYTES>> = config::standard()
+    .with_little_endian()
+    .with_variable_int_encoding()
     .with_limit::<MAX_BYTES>();
 
 /// Why a value could not be encoded or decoded.
@@ -74,9 +80,33 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::NoRoom`] if `out` is too small or the value longer than [`MAX_BYTES`].
 pub fn encode_into<T: Serialize>(value: &T, out: &mut [u8]) -> Result<usize, CodecError> {
+    encode_as(value, out, CONFIG)
+}
+
+/// Decodes a value that takes up all of `bytes`.
+///
+/// # Errors
+/// [`CodecError::Decode`] if they are no such value, [`CodecError::Trailing`] if bytes are left over.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    borrow(bytes)
+}
+
+/// As [`decode`], for a value whose texts stay where they are.
+///
+/// # Errors
+/// As of [`decode`].
+pub fn borrow<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    whole(bytes, CONFIG)
+}
+
+fn encode_as<T: Serialize>(
+    value: &T,
+    out: &mut [u8],
+    config: impl Config,
+) -> Result<usize, CodecError> {
     let ty = type_name::<T>();
     let room = out.len().min(MAX_BYTES);
-    bincode::serde::encode_into_slice(value, &mut out[..room], CONFIG).map_err(
+    bincode::serde::encode_into_slice(value, &mut out[..room], config).map_err(
         |error| match error {
             EncodeError::UnexpectedEnd => CodecError::NoRoom { ty, room },
             other => CodecError::Encode {
@@ -87,24 +117,30 @@ pub fn encode_into<T: Serialize>(value: &T, out: &mut [u8]) -> Result<usize, Cod
     )
 }
 
-/// Decodes a value that takes up all of `bytes`.
-///
-/// # Errors
-/// [`CodecError::Decode`] if they are no such value, [`CodecError::Trailing`] if bytes are left over.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (ty, len) = (type_name::<T>(), bytes.len());
-    let decode_error = |error: DecodeError| CodecError::Decode {
-        ty,
-        len,
-        why: error.to_string(),
-    };
-    let decoded = bincode::serde::decode_from_slice::<T, _>(bytes, CONFIG);
-    let (value, consumed) = decoded.map_err(decode_error)?;
-    if consumed == len {
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8], config: impl Config) -> Result<T, CodecError> {
+    let (value, consumed) = prefix(bytes, config)?;
+    if consumed == bytes.len() {
         Ok(value)
     } else {
-        Err(CodecError::Trailing { ty, consumed, len })
+        Err(CodecError::Trailing {
+            ty: type_name::<T>(),
+            consumed,
+            len: bytes.len(),
+        })
     }
+}
+
+fn prefix<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    config: impl Config,
+) -> Result<(T, usize), CodecError> {
+    bincode::serde::borrow_decode_from_slice(bytes, config).map_err(|error: DecodeError| {
+        CodecError::Decode {
+            ty: type_name::<T>(),
+            len: bytes.len(),
+            why: error.to_string(),
+        }
+    })
 }
 
 #[cfg(test)]

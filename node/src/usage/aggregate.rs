@@ -26,7 +26,7 @@ const CLOSE_BYTES: usize = 12;
 /// Rows in the making.
 #[derive(Debug, Default)]
 pub(crate) struct Aggregate {
-    /// Status class and encoded dimensions -> place in `keys`; so most records decode no text.
+    /// Status class, flags and encoded dimensions -> place in `keys`; so most records decode no text.
     places: HashMap<Vec<u8>, u32>,
     keys: Vec<SeriesKey>,
     rows: BTreeMap<(u32, u32), Sums>,
@@ -109,8 +109,9 @@ impl Aggregate {
         dims: EncodedDims<'_>,
     ) -> Result<u32, RecordFault> {
         self.scratch.clear();
-        self.scratch.extend([status_class, u8::from(folded)]);
-        self.scratch.extend_from_slice(dims.0);
+        let flags = [status_class, u8::from(folded), u8::from(dims.compact)];
+        self.scratch.extend(flags);
+        self.scratch.extend_from_slice(dims.bytes);
         if let Some(&place) = self.places.get(&*self.scratch) {
             return Ok(place);
         }

@@ -21,7 +21,8 @@ mod wire;
 pub use trail::{Asked, Story, Try};
 pub(crate) use trail::{EARLIER_MAX, Trail, TriedOnce, kept_path};
 pub(crate) use wire::{
-    BARE, CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
+    CARRY, CLOSE, CloseHead, EncodedDims, EncodedTrail, OPEN, RECORD_MAX, Record, TOTAL, TotalHead,
+    VERSION,
 };
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
@@ -49,6 +50,20 @@ pub struct Dims {
     pub provider: Name,
     /// The provider's own name of the model.
     pub upstream_model: Name,
+}
+
+/// [`Dims`] as they are read back; the texts are where they were read from.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+pub(crate) struct DimsRef<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) team: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) key: &'a str,
+    pub(crate) route: &'a str,
+    pub(crate) api: &'a str,
+    pub(crate) model: &'a str,
+    pub(crate) provider: &'a str,
+    pub(crate) upstream_model: &'a str,
 }
 
 /// Where the token counts of a Close come from.
@@ -198,6 +213,22 @@ impl Dims {
             upstream_model: self.upstream_model,
             status_class,
             folded: false,
+        }
+    }
+}
+
+impl From<DimsRef<'_>> for Dims {
+    fn from(dims: DimsRef<'_>) -> Self {
+        Self {
+            tenant: dims.tenant.into(),
+            team: dims.team.into(),
+            consumer: dims.consumer.into(),
+            key: dims.key.into(),
+            route: dims.route.into(),
+            api: dims.api.into(),
+            model: dims.model.into(),
+            provider: dims.provider.into(),
+            upstream_model: dims.upstream_model.into(),
         }
     }
 }

@@ -22,7 +22,7 @@ use metrics::counter;
 use mode_envoy_storage::codec::CodecError;
 use mode_envoy_storage::spool::{SpoolError, SpoolWriter};
 
-use super::record::{BARE, CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
+use super::record::{CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
 use super::totals::Totals;
 use crate::metrics as names;
 
@@ -364,7 +364,8 @@ impl Inner {
         while self.writer.room() > left
             && let Some(total) = self.totals.take_before(before)
         {
-            if let Err(error) = self.append((TOTAL, BARE), wall_ms(), |out| total.encode_into(out))
+            if let Err(error) =
+                self.append((TOTAL, VERSION), wall_ms(), |out| total.encode_into(out))
             {
                 self.totals.put_back(total);
                 if !matches!(error, RecordError::Full) {

@@ -22,7 +22,7 @@ const ROWS: usize = 20_000;
 struct Key {
     minute: u32,
     status_class: u8,
-    /// Encoded dimensions.
+    /// Encoded dimensions, of this version.
     dims: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ impl Totals {
         let key = Key {
             minute: u32::try_from(wall_ms / 60_000).unwrap_or(u32::MAX),
             status_class: head.status_class(),
-            dims: dims.0.to_vec(),
+            dims: dims.bytes.to_vec(),
         };
         self.put(key, &counters(&head))
     }
@@ -136,7 +136,7 @@ mod tests {
     use mode_envoy_model::object::Name;
 
     use super::*;
-    use crate::usage::record::{BARE, CallId, TOTAL};
+    use crate::usage::record::{CallId, TOTAL};
 
     fn closed(dims: &Dims) -> Closed<'_> {
         Closed {
@@ -164,7 +164,7 @@ mod tests {
         assert!(totals.take_before(2).is_none());
         let mut out = [0; RECORD_MAX];
         let len = total.encode_into(&mut out).unwrap();
-        let Ok(Record::Total(head, encoded)) = Record::parse(TOTAL, BARE, &out[..len]) else {
+        let Ok(Record::Total(head, encoded)) = Record::parse(TOTAL, VERSION, &out[..len]) else {
             panic!("not a total");
         };
         assert_eq!(encoded.decode().unwrap(), dims);

@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::shared::{Segment, Shared};
 use super::writer::WALL;
@@ -57,6 +57,13 @@ struct Cursor {
     segment: Arc<Segment>,
     offset: usize,
     seq: u64,
+}
+
+/// What one read gives; its payloads share their memory.
+#[derive(Debug, Default)]
+struct Page {
+    records: Vec<(SpoolRecord, usize)>,
+    bytes: BytesMut,
 }
 
 // === impl SpoolReader ===
@@ -128,18 +135,17 @@ impl SpoolReader {
         self.shared.check_usable()?;
         let next = self.next_seq();
         let mut cursor = self.seek(from_seq, next)?;
-        let mut records = Vec::new();
-        let mut bytes = 0_usize;
-        while cursor.seq < next && records.len() < max_records.max(1) {
-            let Some((record, size)) = cursor.record()? else {
+        let mut page = Page::default();
+        while cursor.seq < next && page.records.len() < max_records.max(1) {
+            let Some((record, payload, size)) = cursor.record()? else {
                 cursor = self.successor(&cursor)?;
                 continue;
             };
-            bytes = bytes.saturating_add(record.payload.len());
-            if bytes > max_bytes && !records.is_empty() {
+            let bytes = page.bytes.len().saturating_add(payload.len());
+            if bytes > max_bytes && !page.records.is_empty() {
                 break;
             }
-            records.push(record);
+            page.push(record, payload);
             cursor.offset += size;
             cursor.seq += 1;
         }
@@ -147,7 +153,7 @@ impl SpoolReader {
         if self.cursors.len() > CURSORS {
             self.cursors.remove(0);
         }
-        Ok(records)
+        Ok(page.into_records())
     }
 
     /// Removes the segments all of whose records are below `below_seq`, but never the last one.
@@ -279,6 +285,26 @@ impl SpoolReader {
     }
 }
 
+// === impl Page ===
+
+impl Page {
+    fn push(&mut self, record: SpoolRecord, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.records.push((record, payload.len()));
+    }
+
+    fn into_records(self) -> Vec<SpoolRecord> {
+        let mut bytes = self.bytes.freeze();
+        let records = self.records.into_iter();
+        records
+            .map(|(record, len)| SpoolRecord {
+                payload: bytes.split_to(len),
+                ..record
+            })
+            .collect()
+    }
+}
+
 // === impl Cursor ===
 
 impl Cursor {
@@ -290,8 +316,8 @@ impl Cursor {
         }
     }
 
-    /// The record here and its size, or `None` at the end of what the segment has published.
-    fn record(&self) -> Result<Option<(SpoolRecord, usize)>, SpoolError> {
+    /// The record here without its payload, that, and its size; or `None` at the end of what the segment has published.
+    fn record(&self) -> Result<Option<(SpoolRecord, &[u8], usize)>, SpoolError> {
         let Some(frame) = self.frame()? else {
             return Ok(None);
         };
@@ -303,9 +329,9 @@ impl Cursor {
             kind: frame.kind,
             version: frame.version,
             wall_ms: u64::from_le_bytes(*wall),
-            payload: Bytes::copy_from_slice(payload),
+            payload: Bytes::new(),
         };
-        Ok(Some((record, frame.size())))
+        Ok(Some((record, payload, frame.size())))
     }
 
     /// The record here as it stands in its segment.

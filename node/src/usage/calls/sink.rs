@@ -7,16 +7,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 use mode_envoy_model::usage::batch::SpoolUuid;
 use mode_envoy_storage::call_log::{CallEntry, CallLog, CallLogError, CallLogOptions};
 use mode_envoy_storage::disk::Disk;
-use prost::Message as _;
 
 use super::CallStore;
-use super::record::{hashes_of, record_of};
+use super::record::Kept;
 use crate::metrics as names;
-use crate::usage::record::{CloseHead, EncodedDims, RecordFault, Trail};
+use crate::usage::record::{CloseHead, EncodedDims, EncodedTrail, RecordFault, Trail};
 
 /// Records wait so long for a block to fill.
 const BLOCK_AFTER_MS: u64 = 5_000;
@@ -44,6 +43,7 @@ pub(crate) struct CallSink {
     tidy_ms: u64,
     dirty: bool,
     buffer: Vec<u8>,
+    records: Counter,
 }
 
 /// A Close as it stands in its spool.
@@ -52,7 +52,7 @@ pub(crate) struct SpooledClose<'a> {
     pub(crate) wall_ms: u64,
     pub(crate) head: &'a CloseHead,
     pub(crate) dims: EncodedDims<'a>,
-    pub(crate) trail: Option<&'a [u8]>,
+    pub(crate) trail: Option<EncodedTrail<'a>>,
 }
 
 // === impl CallSink ===
@@ -77,6 +77,7 @@ impl CallSink {
             tidy_ms: now_ms,
             dirty: false,
             buffer: Vec::new(),
+            records: counter!(names::CALL_LOG_RECORDS),
         };
         gauge!(names::CALL_LOG_FAILED).set(0.0);
         match CallLog::open(disk, options, now_ms) {
@@ -190,29 +191,33 @@ impl CallSink {
         if self.log.as_ref().is_some_and(CallLog::wants_block) {
             self.block(close.wall_ms);
         }
-        let trail = close.trail.map(Trail::decode).transpose();
+        let trail = close.trail.map(EncodedTrail::read).transpose();
         let trail = trail.map(Option::unwrap_or_default);
         let trail = trail.unwrap_or_else(|error| {
             tracing::error!(%error, "a call's record is kept without what was asked");
             Trail::default()
         });
-        let dims = close.dims.decode()?;
-        let record = record_of(self.node, close.wall_ms, close.head, &dims, trail);
+        let kept = Kept {
+            node: self.node,
+            wall_ms: close.wall_ms,
+            head: close.head,
+            dims: close.dims.read()?,
+            trail,
+        };
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        // A vector grows as it is asked to.
-        let _ = record.encode(&mut buffer);
-        let (hashes, time_ms) = (hashes_of(&record), record.start_ms);
+        kept.encode_into(&mut buffer);
+        let (hashes, time_ms) = (kept.hashes(), kept.start_ms());
         self.with_log(|log| {
             log.append(&CallEntry {
                 time_ms,
-                hashes: &hashes,
+                hashes: hashes.as_slice(),
                 bytes: &buffer,
             })
         });
+        self.records.increment(1);
+        self.store.tail_of().push(&buffer);
         self.buffer = buffer;
-        counter!(names::CALL_LOG_RECORDS).increment(1);
-        self.store.tail_of().push(record);
         Ok(())
     }
 

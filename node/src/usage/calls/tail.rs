@@ -20,7 +20,8 @@ pub(crate) struct Tail {
     run: u64,
     /// The number of the first one that is kept.
     first: u64,
-    records: VecDeque<wire::CallRecord>,
+    /// Encoded: most are never asked for.
+    records: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
 
@@ -37,14 +38,15 @@ impl Tail {
         }
     }
 
-    pub(super) fn push(&mut self, record: wire::CallRecord) {
-        self.bytes += record.encoded_len();
-        self.records.push_back(record);
+    /// Takes an encoded record.
+    pub(super) fn push(&mut self, record: &[u8]) {
+        self.bytes += record.len();
+        self.records.push_back(record.into());
         while self.bytes > BYTES_MAX {
             let Some(oldest) = self.records.pop_front() else {
                 break;
             };
-            self.bytes -= oldest.encoded_len();
+            self.bytes -= oldest.len();
             self.first += 1;
         }
     }
@@ -77,8 +79,12 @@ impl Tail {
                 break;
             }
             answer.next += 1;
-            if matcher.takes(record) {
-                answer.calls.push(record.clone());
+            // It was encoded in this process.
+            let Ok(record) = wire::CallRecord::decode(&**record) else {
+                continue;
+            };
+            if matcher.takes(&record) {
+                answer.calls.push(record);
             }
         }
         answer
@@ -89,12 +95,13 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn record(number: u64) -> wire::CallRecord {
-        wire::CallRecord {
+    fn record(number: u64) -> Vec<u8> {
+        let record = wire::CallRecord {
             start_ms: number,
             path: "x".repeat(1_000),
             ..wire::CallRecord::default()
-        }
+        };
+        record.encode_to_vec()
     }
 
     fn ask(tail: &Tail, run: u64, after: u64, limit: u32) -> wire::TailCallsResponse {
@@ -113,10 +120,10 @@ mod tests {
     #[test]
     fn a_follower_begins_now_and_is_told_what_comes_in_pages() {
         let mut tail = Tail::new(7);
-        tail.push(record(1));
+        tail.push(&record(1));
         let begun = ask(&tail, 0, 0, 10);
         assert_eq!((begun.run, begun.next, begun.calls.len()), (7, 2, 0));
-        (2..=4).for_each(|number| tail.push(record(number)));
+        (2..=4).for_each(|number| tail.push(&record(number)));
         let page = ask(&tail, 7, begun.next, 2);
         assert_eq!((times(&page), page.more), (vec![2, 3], true));
         let page = ask(&tail, 7, page.next, 2);
@@ -127,7 +134,7 @@ mod tests {
     #[test]
     fn another_run_is_told_from_its_start() {
         let mut tail = Tail::new(8);
-        tail.push(record(1));
+        tail.push(&record(1));
         assert_eq!(times(&ask(&tail, 7, 900, 10)), [1]);
     }
 
@@ -135,7 +142,7 @@ mod tests {
     fn whoever_is_too_slow_is_told_how_much_is_gone() {
         let mut tail = Tail::new(7);
         let begun = ask(&tail, 0, 0, 1);
-        (0..6_000).for_each(|number| tail.push(record(number)));
+        (0..6_000).for_each(|number| tail.push(&record(number)));
         let answer = ask(&tail, 7, begun.next, 1);
         assert!(answer.missed > 1_000, "{}", answer.missed);
         assert_eq!(times(&answer), [answer.missed]);

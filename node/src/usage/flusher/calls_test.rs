@@ -234,7 +234,7 @@ async fn what_is_counted_stays_in_the_spool_until_those_who_follow_a_failed_call
         }
         (1..=200).for_each(|number| node.call(number, true));
         let written = node.core.bytes();
-        assert!(written > 3 * 16 * 1024, "several segments");
+        assert!(written >= 3 * 16 * 1024, "several segments: {written}");
         log.count(&mut node.core);
         assert_eq!(node.core.bytes(), written, "{fails:?}");
         node.feed(wall_ms());

@@ -3,7 +3,7 @@
 //!
 //! A trail stands between a record's head and its dimensions, behind its length. An Open has what is known then; a Close
 //! repeats it and adds the story, so that each can be understood alone. The order of the fields is the format of
-//! version 2 and is frozen; the test of golden bytes in `wire.rs` holds it.
+//! versions 2 and 3 and is frozen; the tests of golden bytes in `wire/wire_test.rs` hold it.
 //!
 //! Invariant: every text is cut to its bound when it is written, so a record fits its room whatever a client sent.
 
@@ -62,27 +62,28 @@ pub struct Try {
     pub latency_us: u64,
 }
 
-/// A trail as it is read back.
+/// A trail as it is read back; its texts are where it was read from.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
-pub(crate) struct Trail {
+pub(crate) struct Trail<'a> {
     pub(crate) started_ms: u64,
     pub(crate) revision: u64,
-    pub(crate) request_id: String,
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) error: String,
-    pub(crate) reason: String,
-    pub(crate) attempts: Vec<TriedOnce>,
+    pub(crate) request_id: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) error: &'a str,
+    pub(crate) reason: &'a str,
+    #[serde(borrow)]
+    pub(crate) attempts: Vec<TriedOnce<'a>>,
 }
 
 /// One attempt as it is read back.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-pub(crate) struct TriedOnce {
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+pub(crate) struct TriedOnce<'a> {
     pub(crate) number: u16,
     /// Empty is in this process.
-    pub(crate) endpoint: String,
+    pub(crate) endpoint: &'a str,
     pub(crate) status: u16,
-    pub(crate) outcome: String,
+    pub(crate) outcome: &'a str,
     pub(crate) latency_us: u64,
 }
 
