@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Ledger;
 use super::ask::{LeaseId, PoolKey};
+use super::pool::Pool;
+use super::window::Lease;
 use crate::limit::Limit;
 
 /// One pool, and a node's own lease of it.
@@ -43,4 +46,50 @@ pub struct LeaseView {
     pub returned: u64,
     /// What is used for good, as far as it is applied.
     pub settled: u64,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// A pool as an incarnation of a node sees it, whether anybody asked for it before or not; nothing where its limit is not
+    /// in force, or does not go through the log.
+    pub fn view(&self, key: &PoolKey, node: u64, incarnation: u64) -> Option<PoolView> {
+        let limit = self.limit_of(key)?;
+        let Some(pool) = self.pools.get(key) else {
+            let pool = Pool::new(0, self.terms(&limit), self.now.wall_ms);
+            return Some(view_of(key, &pool, pool.window.free, None, limit));
+        };
+        let (free, _) = pool.filled(&limit, self.now.clock_ms);
+        let own = pool.window.lease_of(node, incarnation);
+        let elsewhere = pool.window.elsewhere(node, incarnation);
+        let view = view_of(key, pool, free, own, limit);
+        Some(PoolView { elsewhere, ..view })
+    }
+}
+
+fn view_of(
+    key: &PoolKey,
+    pool: &Pool,
+    free: i64,
+    own: Option<&Lease>,
+    limit: Arc<Limit>,
+) -> PoolView {
+    PoolView {
+        key: key.clone(),
+        limit,
+        window: pool.window.start,
+        ends_ms: pool.window.ends,
+        cap: pool.cap,
+        free,
+        elsewhere: 0,
+        central: pool.central,
+        recalls: pool.recalls,
+        epoch: pool.epoch,
+        lease: own.map(|lease| LeaseView {
+            id: lease.id,
+            granted: lease.granted,
+            returned: lease.returned,
+            settled: lease.settled,
+        }),
+    }
 }
