@@ -20,6 +20,8 @@ mod samples;
 mod samples_access;
 #[path = "support/samples_history.rs"]
 mod samples_history;
+#[path = "support/samples_ledger.rs"]
+mod samples_ledger;
 #[path = "support/samples_packed.rs"]
 mod samples_packed;
 
@@ -32,6 +34,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     rotation::each(&mut Golden { seen: &mut seen });
     samples_packed::each(&mut Golden { seen: &mut seen });
     samples_access::each(&mut Golden { seen: &mut seen });
+    samples_ledger::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -159,6 +162,8 @@ pub fn every_item() -> Vec<log::Item> {
         }),
         item::Kind::Register(samples::register()),
         item::Kind::Usage(samples::usage_batch()),
+        item::Kind::Final(samples_ledger::finished()),
+        item::Kind::Evict(samples_ledger::evict()),
     ]
     .into_iter()
     .map(|kind| log::Item { kind: Some(kind) })

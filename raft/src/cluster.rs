@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use mode_envoy_model::batch::Outcome;
+use mode_envoy_model::batch::{Evict, Final, Outcome};
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::state::State;
@@ -340,7 +340,14 @@ impl Handle {
         batch: UsageBatch,
         timeout: Duration,
     ) -> Result<Outcome, ProposeError> {
-        let proposal = Proposal::Usage(batch);
+        self.propose_stream(Proposal::Usage(batch), timeout).await
+    }
+
+    async fn propose_stream(
+        &self,
+        proposal: Proposal,
+        timeout: Duration,
+    ) -> Result<Outcome, ProposeError> {
         match self
             .find_and_propose(proposal, &Caller::node(), timeout)
             .await?
@@ -348,6 +355,22 @@ impl Handle {
             Reply::Stream(outcome) => Ok(outcome),
             Reply::Accepted(_) => Err(unexpected(&Outcome::Malformed)),
         }
+    }
+
+    /// Gives back what an old incarnation of this node had left of limits; what became of that.
+    ///
+    /// # Errors
+    /// After [`ProposeError::Timeout`] ask again: it is done once.
+    pub async fn finish(&self, done: Final, timeout: Duration) -> Result<Outcome, ProposeError> {
+        self.propose_stream(Proposal::Final(done), timeout).await
+    }
+
+    /// Burns what an incarnation of a node has of limits, since nobody will tell what became of it; what became of that.
+    ///
+    /// # Errors
+    /// After [`ProposeError::Timeout`] ask again: it is done once.
+    pub async fn evict(&self, evict: Evict, timeout: Duration) -> Result<Outcome, ProposeError> {
+        self.propose_stream(Proposal::Evict(evict), timeout).await
     }
 
     /// Returns when this node has applied everything that was acknowledged anywhere before the call; the index.

@@ -108,7 +108,11 @@ impl wire::forward_server::Forward for ForwardService {
 
 /// What a node has counted itself, which it may hand in also when the cluster has done without it: it does so as it goes.
 fn is_own_usage(from: NodeId, proposal: &Proposal) -> bool {
-    matches!(proposal, Proposal::Usage(batch) if batch.node == from)
+    match proposal {
+        Proposal::Usage(batch) => batch.node == from,
+        Proposal::Final(done) => done.node == from,
+        _ => false,
+    }
 }
 
 fn read_caller(

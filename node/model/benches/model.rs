@@ -107,6 +107,8 @@ fn entry(seq: u64, wall_ms: u64, series: Vec<SeriesRef>, rows: Vec<UsageRow>) ->
         ranges,
         series,
         rows,
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     Batch {
         lease_clock_ms: 0,

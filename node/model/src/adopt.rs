@@ -89,6 +89,8 @@ impl State {
         let catalog = Arc::make_mut(&mut self.catalog);
         let has_root = catalog.replace_token_hash(&new.old_root, new.new_root);
         catalog.adopt(new.founded.clone(), members);
+        // None of the old nodes will tell what it used of what it had.
+        self.ledger.remove_all_nodes();
         Ok(has_root)
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::event::Event;
+use crate::ledger::ask::LeaseId;
 use crate::requests::ClientRequest;
-use crate::usage::batch::{Register, UsageBatch};
+use crate::usage::batch::{Register, SpoolUuid, UsageBatch};
 
 /// One entry of the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -26,6 +27,30 @@ pub enum Item {
     Register(Register),
     /// Usage that a node has aggregated.
     Usage(UsageBatch),
+    /// Everything that an old incarnation of a node recorded is counted: what it had left of limits comes back.
+    Final(Final),
+    /// Nobody will ever tell what an incarnation of a node used of limits: all that it had counts as used.
+    Evict(Evict),
+}
+
+/// Taken once every spool that the incarnation had is counted to its end.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Final {
+    /// Node.
+    pub node: u64,
+    /// The one that is over.
+    pub incarnation: u64,
+    /// Of each spool that it had, the first record that is not its own.
+    pub ends: Vec<(SpoolUuid, u64)>,
+}
+
+/// What an incarnation of a node has of limits is burned.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Evict {
+    /// Node.
+    pub node: u64,
+    /// Which of its lives.
+    pub incarnation: u64,
 }
 
 /// Accepted as a whole if the state is still at `base_revision`, else void.
@@ -69,8 +94,14 @@ pub enum Outcome {
     Fenced,
     /// Another batch is next; nothing was counted.
     ExpectSeq(u64),
-    /// A range does not start where the last one ended; nothing was counted.
+    /// A range does not start where the last one ended, or a spool is not the stream's; nothing was counted.
     RangeMismatch,
+    /// The batch claims more of this lease than it has, or it is over; nothing was counted, and the incarnation is over.
+    Unbacked(LeaseId),
+    /// What the incarnation had of limits is free again or burned; also if that was so before.
+    Closed,
+    /// Not everything that the incarnation recorded is counted; nothing was changed.
+    Unfinished,
     /// The batch breaks a rule (an unknown series id, a row that names no series, …); nothing was counted.
     Malformed,
 }

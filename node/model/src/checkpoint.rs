@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
+use crate::ledger::Ledger;
+use crate::ledger::parts::{LedgerError, LedgerParts};
 use crate::member::Members;
 use crate::requests::{Answered, Requests};
 use crate::rotation::Rotation;
@@ -48,6 +50,8 @@ pub struct Parts {
     pub cells: Vec<(Resolution, u32, Bucket)>,
     /// Usage by node; absent in the checkpoint of a version that did not count it.
     pub nodes: Option<NodeParts>,
+    /// What is left of limits; empty in the checkpoint of a version that had none.
+    pub ledger: LedgerParts,
 }
 
 /// Usage by node, taken apart.
@@ -110,6 +114,9 @@ pub enum PartsError {
         /// Of the catalog.
         revision: u64,
     },
+    /// The ledger of limits does not hold together.
+    #[error("restoring a checkpoint: {0}; take the checkpoint of another node")]
+    Ledger(#[from] LedgerError),
     /// Records of the catalog contradict one another.
     #[error(
         "restoring a checkpoint: {dropped} records of the catalog contradict others; take the checkpoint of another \
@@ -151,6 +158,7 @@ impl State {
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
             nodes: Some(self.usage.nodes.parts()),
+            ledger: self.ledger.parts(),
         }
     }
 
@@ -203,11 +211,15 @@ impl State {
         if dropped > 0 {
             return Err(PartsError::Contradiction { dropped });
         }
+        let clocks = (parts.lease_clock_ms, parts.wall_ms);
+        let is_removed = |node| catalog.members().is_removed(node);
+        let ledger = Ledger::from_parts(parts.ledger, clocks, usage.streams.iter(), is_removed)?;
         Ok(Self {
             catalog: Arc::new(catalog),
             history,
             requests,
             usage,
+            ledger,
             lease_clock_ms: parts.lease_clock_ms,
             wall_ms: parts.wall_ms,
         })

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Reading order: the objects, what may be asked ([`command`]), what happened ([`event`]), the [`catalog`] they
-//! add up to, the [`history`] that keeps every change set, the [`requests`] that were answered, the [`usage`] cells beside it, the [`state`] that applies
+//! add up to, the [`history`] that keeps every change set, the [`requests`] that were answered, the [`usage`] cells beside it, the [`ledger`] of limits, the [`state`] that applies
 //! batches to all of them, and the [`checkpoint`] that it is taken apart into.
 
 pub mod limits;
@@ -17,6 +17,7 @@ mod check;
 
 pub mod consumer;
 pub mod key;
+pub mod limit;
 pub mod member;
 pub mod model;
 pub mod price;
@@ -31,6 +32,7 @@ pub mod event;
 
 pub mod catalog;
 pub mod history;
+pub mod ledger;
 pub mod requests;
 pub mod rotation;
 pub mod usage;

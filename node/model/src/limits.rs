@@ -129,3 +129,24 @@ pub const NODE_SERIES: u32 = 10_000;
 pub const REPORT_ROWS: usize = 100_000;
 /// Filters of one query.
 pub const QUERY_FILTERS: usize = 100;
+
+// === Limits of use ===
+
+/// Amounts that the cluster shares: one per limit, or per value of its `each`.
+pub const POOLS: usize = 200_000;
+/// Leases of all pools.
+pub const LEASES: usize = 1_000_000;
+/// Leases of one pool in one window.
+pub const POOL_LEASES: usize = 256;
+/// Windows that are over and have leases still.
+pub const WINDOWS_OVER: usize = 200_000;
+/// Old incarnations of one node that have leases still.
+pub const UNFINISHED: usize = 64;
+/// Leases that one usage batch reports on.
+pub const BATCH_USES: usize = 16_384;
+/// Asks of one usage batch.
+pub const BATCH_ASKS: usize = 4_096;
+/// Items of all asks of one usage batch.
+pub const BATCH_ASK_ITEMS: usize = 16_384;
+/// A value of a limit's `each`, qualified, in bytes.
+pub const EACH_VALUE: usize = 2 * DIMENSION + 1;

@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, ChangeSet, Item, Outcome};
 use crate::catalog::Catalog;
+use crate::event::Event;
 use crate::history::History;
+use crate::ledger::Ledger;
 use crate::requests::Requests;
 use crate::usage::Usage;
+use crate::usage::batch::{Register, UsageBatch};
 use crate::usage::cells::minute_of;
 
 /// Everything the cluster agrees on.
@@ -23,6 +26,8 @@ pub struct State {
     pub requests: Requests,
     /// What was used.
     pub usage: Usage,
+    /// What is left of limits, and who has it.
+    pub ledger: Ledger,
     /// The leader's monotone clock, as of the last batch.
     pub lease_clock_ms: u64,
     /// The leader's wall clock, as of the last batch; Unix milliseconds.
@@ -39,6 +44,7 @@ impl State {
             history: History::default(),
             requests: Requests::default(),
             usage: Usage::default(),
+            ledger: Ledger::default(),
             lease_clock_ms: 0,
             wall_ms: 0,
         }
@@ -57,19 +63,61 @@ impl State {
                 }
             }
         }
-        batch
-            .items
-            .iter()
-            .map(|item| self.apply_item(index, item))
-            .collect()
+        self.ledger.pass(self.lease_clock_ms, self.wall_ms);
+        let items = batch.items.iter();
+        let outcomes = items.map(|item| self.apply_item(index, item)).collect();
+        debug_assert_eq!(self.ledger.recent_violation(), None, "books balance");
+        outcomes
     }
 
     fn apply_item(&mut self, index: u64, item: &Item) -> Outcome {
         match item {
             Item::ChangeSet(set) => self.change(index, set),
-            Item::Register(register) => self.usage.register(index, register),
-            Item::Usage(batch) => self.usage.count(batch, self.wall_ms),
+            Item::Register(register) => self.register(index, register),
+            Item::Usage(batch) => self.count(batch),
+            Item::Final(done) => {
+                let stream = self.usage.streams.get(done.node);
+                self.ledger.finish(stream, done)
+            }
+            Item::Evict(evict) => {
+                let stream = self.usage.streams.get(evict.node);
+                self.ledger.evict(stream, evict)
+            }
         }
+    }
+
+    fn register(&mut self, index: u64, register: &Register) -> Outcome {
+        let node = register.node;
+        let old = self.usage.streams.get(node).cloned();
+        let outcome = self.usage.register(index, register);
+        if let Outcome::Registered { incarnation } = outcome
+            && !self.catalog.members().is_removed(node)
+        {
+            self.ledger.registered(node, incarnation, old.as_ref());
+        }
+        outcome
+    }
+
+    /// Usage, leases and asks of a batch count together or not at all.
+    fn count(&mut self, batch: &UsageBatch) -> Outcome {
+        if self.ledger.is_fenced(batch.node, batch.incarnation) {
+            return Outcome::Fenced;
+        }
+        let checked = self.usage.check(batch);
+        let checked =
+            checked.and_then(|()| self.ledger.check(batch.node, &batch.uses, &batch.asks));
+        if let Err(outcome) = checked {
+            if let Outcome::Unbacked(_) = outcome {
+                let stream = self.usage.streams.get(batch.node);
+                self.ledger.fence(batch.node, stream);
+            }
+            return outcome;
+        }
+        self.usage.count(batch, self.wall_ms);
+        self.ledger.settle_all(&batch.uses);
+        self.ledger
+            .grant_all(batch.node, batch.incarnation, &batch.asks);
+        Outcome::Counted
     }
 
     fn change(&mut self, index: u64, set: &ChangeSet) -> Outcome {
@@ -81,6 +129,11 @@ impl State {
         if let Outcome::Changed { revision } = outcome {
             let encoded = Arc::clone(&set.encoded);
             self.history.record(revision, self.wall_ms, encoded);
+            for event in &set.events {
+                if let Event::NodeRemoved(node) = event {
+                    self.ledger.remove_node(*node);
+                }
+            }
         }
         outcome
     }

@@ -68,14 +68,17 @@ impl Usage {
         self.streams.register(index, register)
     }
 
-    /// Counts a batch as a whole, or changes nothing.
-    pub(crate) fn count(&mut self, batch: &UsageBatch, wall_ms: u64) -> Outcome {
-        if let Err(outcome) = self.streams.check(batch) {
-            return outcome;
-        }
+    /// Whether a batch is the one that counts next, and sound; else what it comes to.
+    pub(crate) fn check(&self, batch: &UsageBatch) -> Result<(), Outcome> {
+        self.streams.check(batch)?;
         if !self.well_formed(batch) {
-            return Outcome::Malformed;
+            return Err(Outcome::Malformed);
         }
+        Ok(())
+    }
+
+    /// Counts a batch that [`Self::check`] accepted.
+    pub(crate) fn count(&mut self, batch: &UsageBatch, wall_ms: u64) {
         self.streams.advance(batch);
         let keys: Vec<_> = batch
             .series
@@ -103,7 +106,6 @@ impl Usage {
         if let Some(idle) = idle {
             self.series.drop_unused(idle);
         }
-        Outcome::Counted
     }
 
     /// Drops what is past its retention and packs what is over, when the wall clock has come from one minute to another.

@@ -2,7 +2,9 @@
 
 use mode_envoy_proto::log::v1 as log;
 
-use super::{Golden, every_event, every_item, every_series_ref, members, samples_access};
+use super::{
+    Golden, every_event, every_item, every_series_ref, members, samples_access, samples_ledger,
+};
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
     catalog(golden);
@@ -119,6 +121,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             history: Some(super::samples_history::head()),
             members: Some(members::members()),
             rotation: Some(super::rotation::rotation()),
+            ledger: Some(samples_ledger::meta()),
         },
     );
     let entry = log::SeriesEntry {
@@ -348,6 +351,8 @@ pub(crate) fn usage_batch() -> log::UsageBatch {
         ranges: vec![range()],
         series: every_series_ref(),
         rows: vec![row()],
+        uses: vec![samples_ledger::lease_use()],
+        asks: vec![samples_ledger::ask()],
     }
 }
 

@@ -34,6 +34,8 @@ impl Wire for Item {
             Self::ChangeSet(set) => Kind::ChangeSet(set.to_wire()),
             Self::Register(register) => Kind::Register(register.to_wire()),
             Self::Usage(batch) => Kind::Usage(batch.to_wire()),
+            Self::Final(done) => Kind::Final(done.to_wire()),
+            Self::Evict(evict) => Kind::Evict(evict.to_wire()),
         };
         wire::Item { kind: Some(kind) }
     }
@@ -43,6 +45,8 @@ impl Wire for Item {
             Kind::ChangeSet(set) => Self::ChangeSet(Wire::from_wire(set)?),
             Kind::Register(register) => Self::Register(Wire::from_wire(register)?),
             Kind::Usage(batch) => Self::Usage(Wire::from_wire(batch)?),
+            Kind::Final(done) => Self::Final(Wire::from_wire(done)?),
+            Kind::Evict(evict) => Self::Evict(Wire::from_wire(evict)?),
         })
     }
 }

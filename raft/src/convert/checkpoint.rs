@@ -18,6 +18,7 @@ use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
 mod history;
+mod ledger;
 mod requests;
 mod usage;
 
@@ -70,6 +71,7 @@ pub(crate) fn encode_checkpoint(
         history::write_chunks(history, &mut chunks);
     }
     requests::write_chunks(&parts, &mut chunks);
+    ledger::write_chunks(&parts, &mut chunks);
     usage::write_chunks(&parts, &mut chunks);
     Ok(EncodedCheckpoint { meta, chunks })
 }
@@ -99,6 +101,7 @@ pub(crate) fn decode_checkpoint(
         streams: Vec::new(),
         cells: Vec::new(),
         nodes: None,
+        ledger: ledger::read_meta(meta.ledger)?,
     };
     for (name, bytes) in chunks {
         read_chunk(&mut parts, name, bytes)?;
@@ -131,7 +134,7 @@ fn read_chunk(parts: &mut Parts, name: &str, bytes: &Bytes) -> Result<(), Decode
         "history" => history::read_chunk(parts, bytes)?,
         "requests" => requests::read_chunk(parts, bytes)?,
         kind => {
-            if !usage::read_chunk(parts, kind, bytes)? {
+            if !ledger::read_chunk(parts, kind, bytes)? && !usage::read_chunk(parts, kind, bytes)? {
                 return Err(unknown("the name of a checkpoint's chunk", name));
             }
         }
@@ -175,6 +178,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         history: parts.history.as_ref().map(history::write_head),
         members: Some(parts.members.to_wire()),
         rotation: parts.rotation.as_ref().map(Wire::to_wire),
+        ledger: Some(ledger::write_meta(&parts.ledger)),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Proposals: what a follower forwards to the leader.
 
+use mode_envoy_model::batch::{Evict, Final};
 use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
@@ -24,6 +25,10 @@ pub(crate) enum Proposal {
     Register(Register),
     /// Taken as it is.
     Usage(UsageBatch),
+    /// Taken as it is.
+    Final(Final),
+    /// Taken as it is.
+    Evict(Evict),
 }
 
 impl Wire for Proposal {
@@ -35,6 +40,8 @@ impl Wire for Proposal {
             Self::Command(command) => Kind::Command(command.to_wire()),
             Self::Register(register) => Kind::Register(register.to_wire()),
             Self::Usage(batch) => Kind::Usage(batch.to_wire()),
+            Self::Final(done) => Kind::Final(done.to_wire()),
+            Self::Evict(evict) => Kind::Evict(evict.to_wire()),
         };
         wire::Proposal { kind: Some(kind) }
     }
@@ -46,6 +53,8 @@ impl Wire for Proposal {
                 Kind::Command(command) => Self::Command(Wire::from_wire(command)?),
                 Kind::Register(register) => Self::Register(Wire::from_wire(register)?),
                 Kind::Usage(batch) => Self::Usage(Wire::from_wire(batch)?),
+                Kind::Final(done) => Self::Final(Wire::from_wire(done)?),
+                Kind::Evict(evict) => Self::Evict(Wire::from_wire(evict)?),
             },
         )
     }

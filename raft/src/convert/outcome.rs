@@ -139,6 +139,9 @@ impl Wire for Outcome {
             Self::ExpectSeq(seq) => ("expect_seq", *seq),
             Self::RangeMismatch => ("range_mismatch", 0),
             Self::Malformed => ("malformed", 0),
+            Self::Unbacked(lease) => ("unbacked", *lease),
+            Self::Closed => ("closed", 0),
+            Self::Unfinished => ("unfinished", 0),
         };
         wire::StreamOutcome {
             what: text(what),
@@ -162,6 +165,9 @@ impl Wire for Outcome {
             "expect_seq" => Self::ExpectSeq(message.value),
             "range_mismatch" => Self::RangeMismatch,
             "malformed" => Self::Malformed,
+            "unbacked" => Self::Unbacked(message.value),
+            "closed" => Self::Closed,
+            "unfinished" => Self::Unfinished,
             other => return Err(unknown("StreamOutcome.what", other)),
         })
     }

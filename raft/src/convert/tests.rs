@@ -130,6 +130,9 @@ fn every_answer_goes_there_and_back() {
         Outcome::ExpectSeq(4),
         Outcome::RangeMismatch,
         Outcome::Malformed,
+        Outcome::Unbacked(5),
+        Outcome::Closed,
+        Outcome::Unfinished,
     ];
     for outcome in outcomes {
         assert_eq!(there_and_back(&outcome), outcome);

@@ -203,6 +203,8 @@ impl Wire for UsageBatch {
             ranges: write_list(&self.ranges),
             series: write_list(&self.series),
             rows: write_list(&self.rows),
+            uses: write_list(&self.uses),
+            asks: write_list(&self.asks),
         }
     }
 
@@ -214,6 +216,8 @@ impl Wire for UsageBatch {
             ranges: read_list("UsageBatch.ranges", limits::SPOOLS, message.ranges)?,
             series: read_list("UsageBatch.series", limits::BATCH_SERIES, message.series)?,
             rows: read_list("UsageBatch.rows", limits::BATCH_ROWS, message.rows)?,
+            uses: read_list("UsageBatch.uses", limits::BATCH_USES, message.uses)?,
+            asks: read_list("UsageBatch.asks", limits::BATCH_ASKS, message.asks)?,
         })
     }
 }

@@ -97,6 +97,11 @@ impl<R> EntryDraft<R> {
                 Ok(()) => self.push(Kind::Usage(batch.to_wire()), Queued::Stream),
                 Err(rejected) => refused(rejected),
             },
+            Proposal::Final(done) => match within("ends", done.ends.len(), limits::SPOOLS) {
+                Ok(()) => self.push(Kind::Final(done.to_wire()), Queued::Stream),
+                Err(rejected) => refused(rejected),
+            },
+            Proposal::Evict(evict) => self.push(Kind::Evict(evict.to_wire()), Queued::Stream),
         }
     }
 
@@ -238,7 +243,11 @@ fn check_register(register: &Register) -> Result<(), Rejected> {
 fn check_usage(batch: &UsageBatch) -> Result<(), Rejected> {
     within("ranges", batch.ranges.len(), limits::SPOOLS)?;
     within("series", batch.series.len(), limits::BATCH_SERIES)?;
-    within("rows", batch.rows.len(), limits::BATCH_ROWS)
+    within("rows", batch.rows.len(), limits::BATCH_ROWS)?;
+    within("uses", batch.uses.len(), limits::BATCH_USES)?;
+    within("asks", batch.asks.len(), limits::BATCH_ASKS)?;
+    let items = batch.asks.iter().map(|ask| ask.items.len()).sum();
+    within("items of asks", items, limits::BATCH_ASK_ITEMS)
 }
 
 fn within(path: &str, got: usize, max: usize) -> Result<(), Rejected> {
@@ -327,6 +336,8 @@ mod tests {
             ranges: Vec::new(),
             series: (0..limits::BATCH_SERIES).map(series).collect(),
             rows: Vec::new(),
+            uses: Vec::new(),
+            asks: Vec::new(),
         }
     }
 
@@ -389,6 +400,8 @@ mod tests {
             ranges: vec![range; limits::SPOOLS + 1],
             series: Vec::new(),
             rows: Vec::new(),
+            uses: Vec::new(),
+            asks: Vec::new(),
         };
         let mut draft = draft();
         let drafted = add(&mut draft, &Proposal::Usage(batch));

@@ -354,6 +354,8 @@ pub(crate) fn batch(node: u64, incarnation: u64, seq: u64) -> UsageBatch {
             latency,
             ttft: Histogram::default(),
         }],
+        uses: Vec::new(),
+        asks: Vec::new(),
     }
 }
 

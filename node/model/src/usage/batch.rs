@@ -1,5 +1,6 @@
 //! What a node reports: rows aggregated per (minute, series), and the ranges of its spools that they cover.
 
+use crate::ledger::ask::{Ask, LeaseUse};
 use crate::usage::counters::Counters;
 use crate::usage::histogram::Histogram;
 use crate::usage::series::SeriesKey;
@@ -71,4 +72,8 @@ pub struct UsageBatch {
     pub series: Vec<SeriesRef>,
     /// The rows.
     pub rows: Vec<UsageRow>,
+    /// What became of leases, by their ids: what the ranges used, and what the node gives back.
+    pub uses: Vec<LeaseUse>,
+    /// What the node needs of limits, in this order.
+    pub asks: Vec<Ask>,
 }

@@ -17,6 +17,7 @@ mod run;
 mod source;
 
 pub use calendar::Moment;
+pub(crate) use calendar::day_of_month;
 pub use dimension::Dimension;
 pub(crate) use dimension::class_name;
 pub use plan::Interval;

@@ -161,6 +161,8 @@ impl Stream {
                 ranges,
                 series,
                 rows,
+                uses: Vec::new(),
+                asks: Vec::new(),
             };
             self.life = Life::Sent { batch, keys };
         }
@@ -176,13 +178,15 @@ impl Stream {
             // An earlier send of this very batch was counted; nobody else sends under our incarnation.
             Outcome::ExpectSeq(next) if batch.seq.checked_add(1) == Some(*next) => self.counted(),
             Outcome::Malformed if spell_out(batch, keys) => Meaning::SendAgain,
-            Outcome::Malformed => {
+            Outcome::Malformed | Outcome::Unbacked(_) => {
                 self.life = Life::Unregistered;
                 Meaning::Refused
             }
             Outcome::ExpectSeq(_)
             | Outcome::Fenced
             | Outcome::RangeMismatch
+            | Outcome::Closed
+            | Outcome::Unfinished
             | Outcome::Changed { .. }
             | Outcome::Stale { .. }
             | Outcome::Registered { .. } => {

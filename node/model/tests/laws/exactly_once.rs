@@ -157,6 +157,8 @@ impl World {
             } else {
                 vec![row(144_000, 0, calls)]
             },
+            uses: Vec::new(),
+            asks: Vec::new(),
         });
         self.node.next_seq += 1;
     }

@@ -35,6 +35,8 @@ fn state_with(count: u32, name: impl Fn(u32) -> SeriesKey) -> State {
             }],
             series: numbers.iter().map(|n| SeriesRef::New(name(*n))).collect(),
             rows: (0..).zip(numbers).map(|(at, _)| row(0, at, 1)).collect(),
+            uses: Vec::new(),
+            asks: Vec::new(),
         };
         assert_eq!(
             apply(&mut state, 2, 0, Item::Usage(batch)),

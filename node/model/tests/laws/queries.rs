@@ -150,6 +150,8 @@ fn batch_of(node: u64, seq: u64, facts: &[Fact]) -> UsageBatch {
         }],
         series: series.collect(),
         rows: numbered.collect(),
+        uses: Vec::new(),
+        asks: Vec::new(),
     }
 }
 

@@ -33,6 +33,8 @@ fn small() -> State {
         }],
         series: names.map(SeriesRef::New).to_vec(),
         rows: vec![row(10, 0, 1), row(70, 0, 2), row(70, 1, 4), row(71, 2, 8)],
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     assert_eq!(
         apply(&mut state, 2, 86_400_000, Item::Usage(batch)),

@@ -57,6 +57,7 @@ fn fit(state: &State, batch: &Batch) -> Batch {
                 register.follows = current.map_or(0, |stream| stream.incarnation);
             }
             Item::Usage(usage) => fit_usage(state, usage),
+            Item::Final(_) | Item::Evict(_) => {}
         }
     }
     batch

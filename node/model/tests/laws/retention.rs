@@ -46,6 +46,8 @@ fn count(state: &mut State, wall_ms: u64, key: &str, minute: u32) {
         }],
         series: vec![SeriesRef::New(series(key, "m"))],
         rows: vec![one_call(minute)],
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     assert_eq!(
         apply(state, 9, wall_ms, Item::Usage(batch)),
@@ -220,6 +222,8 @@ fn a_series_that_only_its_number_keeps_is_still_there_for_the_batch_that_names_i
         }],
         series: vec![SeriesRef::New(series("new", "m")), SeriesRef::Known(0)],
         rows: vec![row(minute, 0, 1), row(minute, 1, 5)],
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     let outcome = apply(&mut state, 4, wall_ms, Item::Usage(batch));
     assert_eq!(outcome, Outcome::Counted);

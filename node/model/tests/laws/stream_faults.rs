@@ -21,6 +21,8 @@ fn next() -> (State, UsageBatch) {
         }],
         series: vec![SeriesRef::Known(0)],
         rows: vec![one_call(0)],
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     (state, batch)
 }

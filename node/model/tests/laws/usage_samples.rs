@@ -75,6 +75,8 @@ pub(crate) fn counted(rows: &[UsageRow]) -> State {
         }],
         series: vec![SeriesRef::New(series("k", "m"))],
         rows: rows.to_vec(),
+        uses: Vec::new(),
+        asks: Vec::new(),
     };
     assert_eq!(
         apply(&mut state, 2, 0, Item::Usage(batch)),

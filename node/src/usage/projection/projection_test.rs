@@ -85,7 +85,9 @@ impl World {
             }],
             series: series.collect(),
             rows: numbers.map(row).collect(),
-        };
+            uses: Vec::new(),
+            asks: Vec::new(),
+            };
         assert_eq!(self.apply(Item::Usage(batch)), Outcome::Counted);
     }
 

@@ -383,5 +383,7 @@ pub(super) fn usage_batch(incarnation: u64, known: bool) -> UsageBatch {
             latency,
             ttft: Histogram::default(),
         }],
+        uses: Vec::new(),
+        asks: Vec::new(),
     }
 }

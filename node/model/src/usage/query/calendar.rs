@@ -21,7 +21,7 @@ impl fmt::Display for Moment {
 }
 
 /// How many days of its month come before a day.
-pub(super) const fn day_of_month(day: u32) -> u32 {
+pub(crate) const fn day_of_month(day: u32) -> u32 {
     let (_, _, before) = date(day);
     before
 }

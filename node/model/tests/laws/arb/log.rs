@@ -86,6 +86,8 @@ fn usage_batch() -> impl Strategy<Value = UsageBatch> {
             ranges,
             series,
             rows,
+            uses: Vec::new(),
+            asks: Vec::new(),
         },
     )
 }
