@@ -130,17 +130,17 @@ impl Facts {
         ends.is_some_and(|ends| ends <= now.wall_ms)
     }
 
-    /// When `missing` units can be there, if nobody takes them.
-    pub(crate) fn refilled_at_ms(&self, missing: u64, now: Now) -> Option<u64> {
-        if self.is_bucket() {
-            let length = length_ms(self.limit.per)?;
-            return Some(
-                now.wall_ms
-                    .saturating_add(scaled_up(missing, length, self.limit.amount)),
-            );
+    /// When so many units can be there, if nobody takes them.
+    pub(crate) fn refilled_at_ms(&self, units: u64, now: Now) -> Option<u64> {
+        if !self.is_bucket() {
+            return self.window(now).1;
         }
-        let (_, ends) = self.window(now);
-        ends
+        let (free, waited) = self.seen.as_ref().map_or((signed(self.cap()), 0), |seen| {
+            (seen.view.free, now.boot_ms.saturating_sub(seen.boot_ms))
+        });
+        let missing = count(signed(units).saturating_sub(free));
+        let fills = scaled_up(missing, length_ms(self.limit.per)?, self.limit.amount);
+        Some(now.wall_ms.saturating_add(fills.saturating_sub(waited)))
     }
 
     /// When the window began and when it ends, as it is told.

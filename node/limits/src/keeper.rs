@@ -26,7 +26,7 @@ use self::pool::Pool;
 use self::waiting::{Asked, Waiter, Waiting};
 use crate::facts::Denied;
 use crate::now::Now;
-use crate::number::{count, signed};
+use crate::number::signed;
 use crate::pools::Pools;
 use crate::refusal::{Reason, Refusal};
 use crate::slice::{Slice, Taker};
@@ -161,7 +161,7 @@ impl Keeper {
                 Enqueued::Decided(refuse(&waiter, Reason::Crowded, None, now))
             }
             Attempt::Short(mut waiter) => {
-                waiter.deadline_ms = deadline_ms(&waiter);
+                waiter.deadline_ms = deadline_ms(&waiter, now);
                 self.urgent = true;
                 Enqueued::Waits(self.waiting.add(waiter))
             }
@@ -190,6 +190,7 @@ impl Keeper {
             self.leases.insert(lease.id, view.key.clone());
         }
         let decisions = self.serve(&view.key, now);
+        let returns = returns || self.gives_up_the_tail(&view.key);
         self.urgent |= returns || self.can_ask(&view.key, now);
         decisions
     }
@@ -351,6 +352,16 @@ impl Keeper {
         self.held.entry(slice.key().clone()).or_insert_with(new)
     }
 
+    /// Where so little is left that every call asks for itself, nothing is kept for calls to come.
+    fn gives_up_the_tail(&mut self, key: &PoolKey) -> bool {
+        let waits = self.waiting.queue_len(key) > 0;
+        let tail = |pool: &&mut Pool| !waits && pool.slice.facts().is_central();
+        self.held.get_mut(key).filter(tail).is_some_and(|pool| {
+            pool.give_all_back();
+            pool.has_returns()
+        })
+    }
+
     /// Serves a pool's queue from its head, until something lacks.
     fn serve(&mut self, key: &PoolKey, now: Now) -> Vec<Decision> {
         let mut decisions = Vec::new();
@@ -400,8 +411,7 @@ impl Keeper {
         {
             return None;
         }
-        let short = missing.saturating_sub(count(facts.free(now)));
-        let retry_at_ms = facts.refilled_at_ms(short, now);
+        let retry_at_ms = facts.refilled_at_ms(missing, now);
         let denied = Denied {
             need,
             reason: Reason::Exhausted,
@@ -416,7 +426,7 @@ impl Keeper {
     /// A call has waited too long: the allowance may have something, or it is refused, unless its limit became central
     /// meanwhile and so gives it more time.
     fn give_up(&self, mut waiter: Waiter, now: Now) -> Attempt {
-        let deadline = deadline_ms(&waiter);
+        let deadline = deadline_ms(&waiter, now);
         if deadline > now.boot_ms && !now.is_cut_off() {
             waiter.deadline_ms = deadline;
             return Attempt::Short(waiter);
@@ -488,7 +498,7 @@ impl Keeper {
             .flat_map(|ask| &ask.items)
             .map(|item| item.pool.clone())
             .collect();
-        self.waiting.mark_of(&keys, Asked::InFlight);
+        self.waiting.asks_for(&keys);
         self.asked = Some((keys, now.boot_ms));
         asks
     }
@@ -550,10 +560,12 @@ fn refuse(waiter: &Waiter, reason: Reason, retry_at_ms: Option<u64>, now: Now) -
 }
 
 /// By when a call is decided on.
-fn deadline_ms(waiter: &Waiter) -> u64 {
-    let tail = waiter.limits().any(|(slice, _)| {
+fn deadline_ms(waiter: &Waiter, now: Now) -> u64 {
+    let denied = waiter.asked == Asked::Answered;
+    let tail = waiter.limits().any(|(slice, need)| {
         let facts = slice.facts();
-        facts.is_central() && facts.limit.mode == Mode::Strict
+        let scarce = denied || facts.is_central() || facts.free(now) < signed(need);
+        scarce && facts.limit.mode == Mode::Strict
     });
     waiter.since_ms + if tail { TAIL_WAIT_MS } else { WAIT_MS }
 }

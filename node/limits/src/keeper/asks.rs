@@ -35,6 +35,9 @@ pub(super) struct Asks {
 struct Left {
     here: i64,
     free: i64,
+    /// Calls are merged while more than this is free: another node's ask may be served first, and a merged ask is then
+    /// denied as a whole.
+    merges_above: i64,
     central: bool,
     /// What is not free may be asked for, so that others give back.
     may_go_beyond: bool,
@@ -103,7 +106,7 @@ impl Asks {
         let mut alone = false;
         for (key, need) in &lacking {
             if let Some(left) = self.pools.get_mut(key) {
-                alone |= left.central || left.free < signed(*need);
+                alone |= left.central || left.free < left.merges_above.max(signed(*need));
                 left.free = left.free.saturating_sub(signed(*need));
             }
         }
@@ -137,6 +140,7 @@ impl Asks {
             Left {
                 here: if spendable { signed(facts.left()) } else { 0 },
                 free: facts.free(now),
+                merges_above: facts.free(now) / 2,
                 central: facts.is_central(),
                 may_go_beyond: pools
                     .get(slice.key())

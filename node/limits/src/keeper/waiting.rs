@@ -154,11 +154,12 @@ impl Waiting {
         }
     }
 
-    /// Marks those of the pools' queues.
-    pub(super) fn mark_of(&mut self, keys: &BTreeSet<PoolKey>, to: Asked) {
+    /// What these pools' queues wait for is asked for.
+    pub(super) fn asks_for(&mut self, keys: &BTreeSet<PoolKey>) {
         for ticket in keys.iter().filter_map(|key| self.queues.get(key)).flatten() {
-            if let Some(waiter) = self.calls.get_mut(ticket) {
-                waiter.asked = to;
+            let waiter = self.calls.get_mut(ticket);
+            if let Some(waiter) = waiter.filter(|waiter| waiter.asked == Asked::Not) {
+                waiter.asked = Asked::InFlight;
             }
         }
     }
