@@ -1,0 +1,15 @@
+//! What limits promise, held against a model of the replicated side.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "the model counts small numbers, and draws times from distributions"
+)]
+
+mod arb;
+mod cluster;
+mod ledger;
+
+mod simulation;
