@@ -2,7 +2,7 @@
 //!
 //! Invariants: entries are applied once, in order; an entry that cannot be read stops the node, since skipping it
 //! would make replicas differ; the catalog's watchers are told of it only when it changed, and before the entry
-//! counts as applied, so whoever waited for an index finds the catalog of that index.
+//! counts as applied, so whoever waited for an index finds the catalog of that index. Who keeps limits is told afterwards.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::Stamp;
 use crate::convert::{self, DecodeError};
+use crate::pools::PoolWatch;
 use crate::types::{Applied, Entry, LogId, NodeId, Payload, SnapshotMeta, StoredMembership};
 
 /// The state of this node, read by many and changed by the applying task only. Clones share it.
@@ -25,6 +26,7 @@ struct Inner {
     replica: RwLock<Replica>,
     catalog: watch::Sender<Arc<Catalog>>,
     applied: watch::Sender<u64>,
+    pools: PoolWatch,
 }
 
 /// The state and the place in the log that it is the state of.
@@ -70,6 +72,7 @@ impl SharedState {
                 replica,
                 catalog,
                 applied,
+                pools: PoolWatch::default(),
             }),
         }
     }
@@ -87,6 +90,11 @@ impl SharedState {
     /// Changes when the catalog does.
     pub(crate) fn watch_catalog(&self) -> watch::Receiver<Arc<Catalog>> {
         self.inner.catalog.subscribe()
+    }
+
+    /// Tells which pools of limits change.
+    pub(crate) fn watch_pools(&self) -> PoolWatch {
+        self.inner.pools.clone()
     }
 
     /// Index of the last applied entry; 0 before the first.
@@ -139,6 +147,7 @@ impl SharedState {
         );
         drop(replica);
         self.publish(catalog, index);
+        self.inner.pools.tell_all();
     }
 
     /// Applies one entry.
@@ -159,8 +168,10 @@ impl SharedState {
         }
         replica.applied = Some(entry.log_id);
         let catalog = Arc::clone(&replica.state.catalog);
+        let touched = replica.state.ledger.take_touched();
         drop(replica);
         self.publish(catalog, index);
+        self.inner.pools.tell(touched);
         Ok(Applied { outcomes })
     }
 

@@ -290,6 +290,11 @@ impl Handle {
         self.inner.state.watch_applied()
     }
 
+    /// Tells which pools of limits the applied log changes; one waits at a time.
+    pub fn watch_pools(&self) -> PoolWatch {
+        self.inner.state.watch_pools()
+    }
+
     /// Has the leader decide a command. Where it is accepted, it is applied on the leader; see
     /// [`Self::wait_applied`] for this node.
     ///

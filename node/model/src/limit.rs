@@ -118,3 +118,16 @@ pub struct Limit {
     /// Counted and reported, never a reason to refuse.
     pub shadow: bool,
 }
+
+// === impl Mode ===
+
+impl Mode {
+    /// As documents have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Bounded => "bounded",
+            Self::Local => "local",
+        }
+    }
+}

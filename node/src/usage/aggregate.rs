@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mode_envoy_model::ledger::ask::LeaseId;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::Name;
 use mode_envoy_model::usage::batch::UsageRow;
@@ -14,7 +15,7 @@ use mode_envoy_model::usage::counters::Counters;
 use mode_envoy_model::usage::histogram::Histogram;
 use mode_envoy_model::usage::series::SeriesKey;
 
-use super::record::{CloseHead, Dims, EncodedDims, RecordFault, TotalHead};
+use super::record::{CloseHead, Dims, EncodedDims, RecordFault, Takes, TotalHead};
 
 /// A batch is closed when it has grown to about so many bytes; the log takes twice as much.
 const BYTES: usize = 512 * 1_024;
@@ -30,6 +31,8 @@ pub(crate) struct Aggregate {
     places: HashMap<Vec<u8>, u32>,
     keys: Vec<SeriesKey>,
     rows: BTreeMap<(u32, u32), Sums>,
+    /// What leases of limits paid.
+    spent: BTreeMap<LeaseId, u64>,
     bytes: usize,
     scratch: Vec<u8>,
 }
@@ -49,6 +52,7 @@ impl Aggregate {
         self.bytes < BYTES
             && self.rows.len() < limits::BATCH_ROWS
             && self.keys.len() < limits::BATCH_SERIES
+            && self.spent.len() < limits::BATCH_USES / 2
     }
 
     /// Counts a Close.
@@ -71,6 +75,19 @@ impl Aggregate {
         }
         self.bytes += CLOSE_BYTES + (self.rows.len() - before) * ROW_BYTES;
         Ok(())
+    }
+
+    /// Counts what a Close took of limits.
+    pub(crate) fn spend(&mut self, takes: &Takes) {
+        for (lease, units) in takes.iter() {
+            let spent = self.spent.entry(lease).or_default();
+            *spent = spent.saturating_add(units);
+        }
+    }
+
+    /// What leases of limits paid.
+    pub(crate) const fn spent(&self) -> &BTreeMap<LeaseId, u64> {
+        &self.spent
     }
 
     /// Counts calls that were added up already. Their row says so: nothing is known of them one by one.

@@ -15,11 +15,13 @@ use mode_envoy_model::object::Name;
 use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_storage::codec::CodecError;
 
+mod takes;
 mod trail;
 mod wire;
 
+pub use takes::Takes;
 pub use trail::{Asked, Story, Try};
-pub(crate) use trail::{EARLIER_MAX, Trail, TriedOnce, kept_path};
+pub(crate) use trail::{EARLIER_MAX, RefusedBy, Trail, TriedOnce, kept_path};
 pub(crate) use wire::{
     CARRY, CLOSE, CloseHead, EncodedDims, EncodedTrail, OPEN, RECORD_MAX, Record, TOTAL, TotalHead,
     VERSION,
@@ -93,6 +95,8 @@ pub struct Opened<'a> {
     pub reserved_input: u64,
     /// Bytes of the request's body, as far as they are known.
     pub bytes_in: u64,
+    /// What it takes of limits.
+    pub takes: &'a Takes,
 }
 
 /// An attempt ended, or a call was refused before any attempt.
@@ -146,6 +150,8 @@ pub struct Closed<'a> {
     pub latency_us: u64,
     /// From the request's head to the first byte of the answer's body, in microseconds.
     pub ttft_us: Option<u64>,
+    /// What it took of limits.
+    pub takes: &'a Takes,
 }
 
 /// A record that cannot be understood.
@@ -261,6 +267,7 @@ impl<'a> Closed<'a> {
             bytes_out: 0,
             latency_us: 0,
             ttft_us: None,
+            takes: &Takes::NONE,
         }
     }
 }

@@ -223,8 +223,9 @@ fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
     }
     let mut presumed = 0;
     for ((call, attempt), version, payload) in left.opens.iter() {
-        let (Ok(Record::Open(head, dims)), Ok(trail)) = (
+        let (Ok(Record::Open(head, dims)), Ok(takes), Ok(trail)) = (
             Record::parse(OPEN, version, payload),
+            Record::takes_of(OPEN, version, payload),
             Record::trail_of(OPEN, version, payload),
         ) else {
             continue;
@@ -232,7 +233,7 @@ fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
         let answered = last.get(&call) == Some(&attempt);
         let close = CloseHead::presumed(&head, answered);
         let mut out = vec![0; RECORD_MAX];
-        let Ok((version, len)) = close.encode_with(trail, dims, &mut out) else {
+        let Ok((version, len)) = close.encode_with((&takes, trail), dims, &mut out) else {
             continue;
         };
         let copy = |place: &mut [u8]| {

@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 
 use crate::batch::Outcome;
+use crate::ledger::ask::{Ask, LeaseUse};
 use crate::usage::batch::UsageRow;
 use crate::usage::batch::{Register, SeriesRef, SpoolRange, SpoolUuid, UsageBatch};
 use crate::usage::series::SeriesKey;
@@ -139,13 +140,13 @@ impl Stream {
         })
     }
 
-    /// Binds rows and ranges to the next number; a series that the log knows is sent by its own number. Only a
+    /// Binds rows, ranges and what is said of limits to the next number; a series that the log knows is sent by its own number. Only a
     /// stream that asked for it takes a batch.
     pub fn compose(
         &mut self,
         ranges: Vec<SpoolRange>,
-        keys: Vec<SeriesKey>,
-        rows: Vec<UsageRow>,
+        (keys, rows): (Vec<SeriesKey>, Vec<UsageRow>),
+        (uses, asks): (Vec<LeaseUse>, Vec<Ask>),
         known: impl Fn(&SeriesKey) -> Option<u32>,
     ) {
         if let Life::Ready { incarnation, seq } = self.life {
@@ -161,8 +162,8 @@ impl Stream {
                 ranges,
                 series,
                 rows,
-                uses: Vec::new(),
-                asks: Vec::new(),
+                uses,
+                asks,
             };
             self.life = Life::Sent { batch, keys };
         }

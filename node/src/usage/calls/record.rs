@@ -5,7 +5,7 @@
 
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use crate::usage::record::{CloseHead, DimsRef, Trail, TriedOnce, UsageSource};
+use crate::usage::record::{CloseHead, DimsRef, RefusedBy, Trail, TriedOnce, UsageSource};
 
 /// Bytes of a hash that are kept.
 const HASH_BYTES: usize = 8;
@@ -97,6 +97,11 @@ impl Kept<'_> {
         number(out, 33, head.rejected().into());
         number(out, 34, head.presumed_one().into());
         number(out, 35, head.cut().into());
+        if let Some(refused) = &trail.refused {
+            inner.clear();
+            refusal(&mut inner, refused);
+            bytes(out, 36, &inner);
+        }
     }
 
     /// What it may be looked up by.
@@ -151,6 +156,21 @@ fn attempt(out: &mut Vec<u8>, tried: &TriedOnce<'_>, provider: &str) {
     number(out, 4, tried.status.into());
     text(out, 5, tried.outcome);
     number(out, 6, tried.latency_us);
+}
+
+fn refusal(out: &mut Vec<u8>, refused: &RefusedBy<'_>) {
+    text(out, 1, refused.limit);
+    text(out, 2, refused.value);
+    text(out, 3, refused.why);
+    text(out, 4, refused.mode);
+    number(out, 5, refused.need);
+    number(out, 6, refused.slice);
+    // As proto3 has it, a negative number is its two's complement.
+    number(out, 7, refused.free.cast_unsigned());
+    number(out, 8, refused.elsewhere);
+    number(out, 9, refused.applied_index);
+    number(out, 10, refused.window_begins_ms);
+    number(out, 11, refused.window_ends_ms);
 }
 
 const fn source(source: UsageSource) -> &'static str {

@@ -143,6 +143,9 @@ impl Side {
                     Record::Open(..) => {}
                     Record::Close(head, dims) => {
                         aggregate.add(record.wall_ms, &head, dims).map_err(fault)?;
+                        let (kind, version) = (record.kind, record.version);
+                        let takes = Record::takes_of(kind, version, &record.payload);
+                        aggregate.spend(&takes.map_err(fault)?);
                     }
                     Record::Total(head, dims) => {
                         aggregate.add_total(&head, dims).map_err(fault)?;

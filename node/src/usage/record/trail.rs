@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use mode_envoy_limits::Refusal;
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -16,6 +17,7 @@ const REQUEST_ID_MAX: usize = 128;
 const METHOD_MAX: usize = 16;
 const PATH_MAX: usize = 256;
 const ENDPOINT_MAX: usize = 128;
+const VALUE_MAX: usize = 128;
 /// Attempts told of beside the last one.
 pub(crate) const EARLIER_MAX: usize = 3;
 
@@ -45,6 +47,8 @@ pub struct Story<'a> {
     pub earlier: &'a [Try],
     /// The attempt that the answer comes from, or that failed last.
     pub last: Option<&'a Try>,
+    /// The limit that refused it.
+    pub refused: Option<&'a Refusal>,
 }
 
 /// One attempt at an upstream.
@@ -62,6 +66,27 @@ pub struct Try {
     pub latency_us: u64,
 }
 
+/// The limit that refused a call, and how it stood, as this node knew it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct RefusedBy<'a> {
+    pub(crate) limit: &'a str,
+    /// Of a limit with `each`, whose part.
+    pub(crate) value: &'a str,
+    pub(crate) why: &'a str,
+    pub(crate) mode: &'a str,
+    pub(crate) need: u64,
+    /// What this node had left.
+    pub(crate) slice: u64,
+    /// What nobody had; below 0 where the amount was lowered.
+    pub(crate) free: i64,
+    /// What other nodes held.
+    pub(crate) elsewhere: u64,
+    pub(crate) applied_index: u64,
+    pub(crate) window_begins_ms: u64,
+    /// 0 where there is no end.
+    pub(crate) window_ends_ms: u64,
+}
+
 /// A trail as it is read back; its texts are where it was read from.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 pub(crate) struct Trail<'a> {
@@ -74,6 +99,9 @@ pub(crate) struct Trail<'a> {
     pub(crate) reason: &'a str,
     #[serde(borrow)]
     pub(crate) attempts: Vec<TriedOnce<'a>>,
+    /// Stands behind the others, from version 3 on.
+    #[serde(skip)]
+    pub(crate) refused: Option<RefusedBy<'a>>,
 }
 
 /// One attempt as it is read back.
@@ -138,6 +166,26 @@ impl Story<'_> {
             error: self.error,
             reason: self.reason,
             attempts: Attempts(self),
+        }
+    }
+}
+
+// === impl RefusedBy ===
+
+impl<'a> RefusedBy<'a> {
+    pub(super) fn of(refusal: &'a Refusal) -> Self {
+        Self {
+            limit: &refusal.limit.name,
+            value: cut(&refusal.pool.value, VALUE_MAX),
+            why: refusal.reason.as_str(),
+            mode: refusal.mode().as_str(),
+            need: refusal.need,
+            slice: refusal.slice,
+            free: refusal.free,
+            elsewhere: refusal.elsewhere,
+            applied_index: refusal.applied_index,
+            window_begins_ms: refusal.window_begins_ms,
+            window_ends_ms: refusal.window_ends_ms.unwrap_or(0),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! How records are laid out in a spool: a head, a trail behind its length, then the dimensions.
+//! How records are laid out in a spool: a head, what is taken of limits, a trail behind its length, the dimensions.
 //!
 //! Written is version 3, whose integers are as short as they are small: a call takes half of the pages that it took, and
 //! each page that is written costs a fault, a write and a place in the disk's queue. Versions 1, without a trail, and 2,
-//! both of integers of fixed width, are read as well: they stand in the spools of nodes that were updated. The order of
+//! both without limits and of integers of fixed width, are read as well: they stand in the spools of nodes that were updated. The order of
 //! the heads' fields is the same in all and is frozen; the tests of golden bytes hold it. What is a `bool` outside is a
 //! bit of `flags` here.
 
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use mode_envoy_model::usage::counters::{COUNTERS, Counters};
 use mode_envoy_storage::codec::{self, CodecError, compact};
 
-use super::trail::{AskedOut, StoryOut};
-use super::{CallId, Closed, Dims, DimsRef, Opened, RecordFault, Story, Trail, UsageSource};
+use super::trail::{AskedOut, RefusedBy, StoryOut};
+use super::{CallId, Closed, Dims, DimsRef, Opened, RecordFault, Story, Takes, Trail, UsageSource};
 
 #[cfg(test)]
 mod wire_test;
@@ -102,6 +102,7 @@ pub(crate) enum Record<'a> {
 /// A payload, taken apart.
 struct Parts<'a, H> {
     head: H,
+    takes: Takes,
     trail: Option<EncodedTrail<'a>>,
     dims: EncodedDims<'a>,
 }
@@ -130,7 +131,7 @@ impl Opened<'_> {
             reserved_input: self.reserved_input,
             bytes_in: self.bytes_in,
         };
-        encode(&head, &self.asked.out(), self.dims, out)
+        encode((&head, self.takes), &self.asked.out(), self.dims, out)
     }
 }
 
@@ -138,8 +139,10 @@ impl Opened<'_> {
 
 impl Closed<'_> {
     pub(crate) fn encode_into(&self, out: &mut [u8]) -> Result<usize, CodecError> {
-        let trail: (AskedOut<'_>, StoryOut<'_>) = (self.asked.out(), self.story.out());
-        encode(&self.head(), &trail, self.dims, out)
+        let refused = self.story.refused.map(RefusedBy::of);
+        let trail: (AskedOut<'_>, StoryOut<'_>, Option<RefusedBy<'_>>) =
+            (self.asked.out(), self.story.out(), refused);
+        encode((&self.head(), self.takes), &trail, self.dims, out)
     }
 
     fn head(&self) -> CloseHead {
@@ -194,15 +197,18 @@ impl CloseHead {
         }
     }
 
-    /// Appends trail and dimensions of an Open as they were read; returns the version of what was written, and its
-    /// length.
+    /// Appends what is taken, trail and dimensions of an Open as they were read; returns the version of what was written,
+    /// and its length.
     pub(crate) fn encode_with(
         &self,
-        trail: Option<EncodedTrail<'_>>,
+        (takes, trail): (&Takes, Option<EncodedTrail<'_>>),
         dims: EncodedDims<'_>,
         out: &mut [u8],
     ) -> Result<(u8, usize), CodecError> {
         let mut at = encode_as(dims.compact, self, out)?;
+        if dims.compact {
+            at += takes.encode_into(out.get_mut(at..).unwrap_or_default())?;
+        }
         if let Some(asked) = trail {
             let start = at + TRAIL_LEN;
             let story = start + copy(asked.bytes, out, start)?;
@@ -211,7 +217,11 @@ impl CloseHead {
                 ..Story::default()
             };
             let rest = out.get_mut(story..).unwrap_or_default();
-            let end = story + encode_as(asked.compact, &told.out(), rest)?;
+            let mut end = story + encode_as(asked.compact, &told.out(), rest)?;
+            if asked.compact {
+                let none = Option::<RefusedBy<'_>>::None;
+                end += compact::encode_into(&none, out.get_mut(end..).unwrap_or_default())?;
+            }
             copy(&trail_len(end - start), out, at)?;
             at = end;
         }
@@ -286,7 +296,7 @@ impl TotalHead {
         Counters::of(self.counters)
     }
 
-    /// Appends dimensions of this version that are encoded already.
+    /// Appends dimensions of this version that are encoded already. A sum takes nothing of limits.
     pub(crate) fn encode_with(&self, dims: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
         let at = compact::encode_into(self, out)?;
         Ok(at + copy(dims, out, at)?)
@@ -319,7 +329,16 @@ impl<'a> EncodedDims<'a> {
 impl<'a> EncodedTrail<'a> {
     /// The trail of a Close; its texts stay where they are.
     pub(crate) fn read(self) -> Result<Trail<'a>, RecordFault> {
-        borrow(self.compact, self.bytes)
+        if !self.compact {
+            return borrow(false, self.bytes);
+        }
+        let fault = |source| RecordFault::Undecodable {
+            kind: CLOSE,
+            source,
+        };
+        let (mut trail, rest): (Trail<'a>, _) = compact::split(self.bytes).map_err(fault)?;
+        trail.refused = borrow(true, rest)?;
+        Ok(trail)
     }
 }
 
@@ -356,6 +375,15 @@ impl<'a> Record<'a> {
             _ => Parts::<OpenHead>::of(kind, version, payload)?.trail,
         })
     }
+
+    /// What a payload that was understood takes of limits: nothing, before version 3.
+    pub(crate) fn takes_of(kind: u8, version: u8, payload: &[u8]) -> Result<Takes, RecordFault> {
+        Ok(match kind {
+            CLOSE => Parts::<CloseHead>::of(kind, version, payload)?.takes,
+            TOTAL => Takes::default(),
+            _ => Parts::<OpenHead>::of(kind, version, payload)?.takes,
+        })
+    }
 }
 
 // === impl Parts ===
@@ -374,11 +402,18 @@ impl<'a, H: Deserialize<'a>> Parts<'a, H> {
         };
         let fault = |source| RecordFault::Undecodable { kind, source };
         let is_compact = version == VERSION;
-        let (head, rest) = if is_compact {
-            compact::split(payload).map_err(fault)?
+        let (head, takes, rest) = if is_compact {
+            let (head, rest) = compact::split(payload).map_err(fault)?;
+            let (takes, rest) = if kind == TOTAL {
+                (Takes::default(), rest)
+            } else {
+                Takes::split(rest).map_err(fault)?
+            };
+            (head, takes, rest)
         } else {
             let (head, rest) = payload.split_at_checked(head_len).ok_or_else(short)?;
-            (codec::borrow(head).map_err(fault)?, rest)
+            let head = codec::borrow(head).map_err(fault)?;
+            (head, Takes::default(), rest)
         };
         let (trail, rest) = if version == BARE || kind == TOTAL {
             (None, rest)
@@ -393,17 +428,23 @@ impl<'a, H: Deserialize<'a>> Parts<'a, H> {
             bytes: rest,
             compact: is_compact,
         };
-        Ok(Self { head, trail, dims })
+        Ok(Self {
+            head,
+            takes,
+            trail,
+            dims,
+        })
     }
 }
 
 fn encode<H: Serialize, T: Serialize>(
-    head: &H,
+    (head, takes): (&H, &Takes),
     trail: &T,
     dims: &Dims,
     out: &mut [u8],
 ) -> Result<usize, CodecError> {
-    let at = compact::encode_into(head, out)?;
+    let mut at = compact::encode_into(head, out)?;
+    at += takes.encode_into(out.get_mut(at..).unwrap_or_default())?;
     let start = at + TRAIL_LEN;
     let end = start + compact::encode_into(trail, out.get_mut(start..).unwrap_or_default())?;
     copy(&trail_len(end - start), out, at)?;
