@@ -21,8 +21,9 @@ mod wire;
 pub use trail::{Asked, Story, Try};
 pub(crate) use trail::{EARLIER_MAX, Trail, TriedOnce, kept_path};
 pub(crate) use wire::{
-    BARE, CARRY, CLOSE, CloseHead, EncodedDims, OPEN, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
+    BARE, CloseHead, EncodedDims, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
 };
+pub use wire::{CARRY, CLOSE, OPEN};
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
