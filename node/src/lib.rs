@@ -35,6 +35,7 @@ pub mod supervisor;
 
 #[cfg(not(feature = "sim"))]
 pub mod gateway;
+pub mod limits;
 #[cfg(not(feature = "sim"))]
 pub mod upstream;
 pub mod usage;

@@ -16,6 +16,10 @@ pub const GATEWAY_CONNECTIONS: &str = "mode_envoy_gateway_connections";
 pub const UPSTREAM_ATTEMPTS: &str = "mode_envoy_upstream_attempts_total";
 /// Usage batches by what the log answered. Label `outcome`.
 pub const USAGE_BATCHES: &str = "mode_envoy_usage_batches_total";
+/// Calls that wait for a limit to be granted by the log.
+pub const LIMIT_WAITING: &str = "mode_envoy_limit_waiting_calls";
+/// Calls that waited for a limit, by what became of them. Label `outcome`.
+pub const LIMIT_WAITED: &str = "mode_envoy_limit_waited_total";
 /// Usage rows that were counted.
 pub const USAGE_ROWS: &str = "mode_envoy_usage_rows_total";
 /// Bytes of the usage spools on disk.

@@ -35,4 +35,5 @@ mod end_to_end_test;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use chance::wall_ms;
 pub use queries::Queries;

@@ -45,6 +45,7 @@ use crate::forward::Forwarder;
 use crate::identity::{ClusterId, PeerPki};
 use crate::machine;
 use crate::members::{Departure, Leadership};
+use crate::pools::PoolWatch;
 use crate::proposal::{Accepted, Authorize, Caller, ProposeError};
 use crate::proposer::{Proposer, Reply};
 use crate::reads::ReadIndex;

@@ -13,8 +13,8 @@
 //! * a call that waits is decided on once, at its deadline at the latest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Weak};
 
 use mode_envoy_model::ledger::ask::{Ask, AskItem, LeaseId, LeaseUse, PoolKey};
 use mode_envoy_model::ledger::view::PoolView;
@@ -25,6 +25,7 @@ use self::demand::Demand;
 use self::pool::Pool;
 use self::waiting::{Asked, Waiter, Waiting};
 use crate::facts::Denied;
+use crate::lease::Lease;
 use crate::now::Now;
 use crate::number::signed;
 use crate::pools::Pools;
@@ -71,6 +72,8 @@ pub struct Keeper {
     urgent: bool,
     next_plan_ms: u64,
     forgets_ms: u64,
+    /// Leases that the log no longer takes returns of, while calls may hold some of them.
+    fenced: Vec<Weak<Lease>>,
 }
 
 /// What goes into the next batch.
@@ -135,6 +138,7 @@ impl Keeper {
             urgent: false,
             next_plan_ms: 0,
             forgets_ms: 0,
+            fenced: Vec::new(),
         };
         (keeper, pools)
     }
@@ -193,6 +197,11 @@ impl Keeper {
         let returns = returns || self.gives_up_the_tail(&view.key);
         self.urgent |= returns || self.can_ask(&view.key, now);
         decisions
+    }
+
+    /// The pools that it deals with.
+    pub fn pools(&self) -> Vec<PoolKey> {
+        self.held.keys().cloned().collect()
     }
 
     /// A limit is no more, and so its pools: whoever waits for them waits for nothing.
@@ -295,7 +304,14 @@ impl Keeper {
         self.asked = None;
         self.leases.clear();
         self.waiting.mark(Asked::InFlight, Asked::Not);
-        self.held.values_mut().for_each(Pool::fenced);
+        let leases = self.held.values_mut().flat_map(Pool::fenced);
+        self.fenced.extend(leases);
+    }
+
+    /// Whether no call holds anything any more of what was fenced: all that was spent of it is recorded.
+    pub fn is_rid_of_what_was_fenced(&mut self) -> bool {
+        self.fenced.retain(|lease| lease.strong_count() > 0);
+        self.fenced.is_empty()
     }
 
     /// What is due by now without the log: calls that waited too long, and grants whose time is over.

@@ -180,7 +180,7 @@ impl Ledger {
     }
 
     /// How many nodes there are to share with.
-    fn nodes(&self) -> u64 {
+    pub fn nodes(&self) -> u64 {
         (self.index.current.len() as u64).max(1)
     }
 

@@ -5,7 +5,7 @@
 //! * a lease whose window is over, or that another replaced, is returned as calls give it back, and kept until all of it
 //!   is spent or returned.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use mode_envoy_model::ledger::ask::{LeaseId, LeaseUse};
 use mode_envoy_model::ledger::view::{LeaseView, PoolView};
@@ -223,12 +223,14 @@ impl Pool {
         self.publish(|facts| facts.gone = true);
     }
 
-    /// The log no longer takes returns of what this node held: another incarnation of it will be granted anew.
-    pub(super) fn fenced(&mut self) {
-        self.current = None;
-        self.retired.clear();
+    /// The log no longer takes returns of what this node held: another incarnation of it will be granted anew. The leases
+    /// that calls may hold some of.
+    pub(super) fn fenced(&mut self) -> Vec<Weak<Lease>> {
+        let held = self.retired.drain(..).chain(self.current.take());
+        let leases = held.map(|held| Arc::downgrade(&held.lease)).collect();
         self.expiries.clear();
         self.publish(|_| {});
+        leases
     }
 
     /// What is left of a bucket's oldest grants goes back when their time is over.

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mode_envoy_model::batch::Outcome;
-use mode_envoy_model::usage::batch::{Register, SpoolRange, UsageBatch};
+use mode_envoy_model::ledger::ask::{Ask, LeaseId, LeaseUse};
+use mode_envoy_model::usage::batch::{Register, SpoolRange, SpoolUuid, UsageBatch};
 use mode_envoy_model::usage::series::SeriesKey;
 use mode_envoy_model::usage::streams;
 use mode_envoy_storage::spool;
@@ -36,7 +37,12 @@ pub(crate) struct Core {
     calls: Option<CallSink>,
     /// Which spool is read first, so that none starves.
     turn: usize,
+    /// Spools that are counted to their end are kept: the log is to be told so of an earlier life.
+    keeps_drained: bool,
 }
+
+/// What a batch says of limits.
+pub(crate) type Said = (Vec<LeaseUse>, Vec<Ask>);
 
 /// What a node's spools hold up to, by worker.
 pub(crate) type Marks = BTreeMap<u32, u64>;
@@ -52,6 +58,7 @@ impl Core {
             sides: spools.into_iter().map(Side::new).collect(),
             calls: None,
             turn: 0,
+            keeps_drained: false,
         }
     }
 
@@ -154,9 +161,11 @@ impl Core {
         self.sides.iter().map(Side::fill).max_by_key(share)
     }
 
-    /// Composes a batch of what is durable and not yet counted; `false` if there is nothing.
+    /// Composes a batch of what is durable and not yet counted, and of what there is to say of limits, given what leases
+    /// paid for what is counted; `false` if there is nothing.
     pub(crate) fn compose(
         &mut self,
+        say: impl FnOnce(&BTreeMap<LeaseId, u64>) -> Said,
         known: impl Fn(&SeriesKey) -> Option<u32>,
     ) -> Result<bool, FlushFailure> {
         let mut aggregate = Aggregate::default();
@@ -174,11 +183,12 @@ impl Core {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        if ranges.is_empty() {
+        let said = say(aggregate.spent());
+        if ranges.is_empty() && said.0.is_empty() && said.1.is_empty() {
             return Ok(false);
         }
-        let (keys, rows) = aggregate.into_parts();
-        self.stream.compose(ranges, keys, rows, known);
+        self.stream
+            .compose(ranges, aggregate.into_parts(), said, known);
         Ok(true)
     }
 
@@ -198,6 +208,26 @@ impl Core {
             .iter()
             .map(|side| (side.worker(), side.next_seq()))
             .collect()
+    }
+
+    /// The same, by the spools' identities.
+    pub(crate) fn ends(&self) -> Vec<(SpoolUuid, u64)> {
+        let end = |side: &Side| (side.spool.reader.uuid(), side.next_seq());
+        self.sides.iter().map(end).collect()
+    }
+
+    /// How far each spool is counted.
+    pub(crate) fn acked(&self) -> impl Iterator<Item = (SpoolUuid, u64)> {
+        let acked = |side: &Side| {
+            let acked_to = self.stream.acked_to(side.worker());
+            (side.spool.reader.uuid(), acked_to)
+        };
+        self.sides.iter().map(acked)
+    }
+
+    /// Whether spools that are counted to their end are kept.
+    pub(crate) fn keep_drained(&mut self, keep: bool) {
+        self.keeps_drained = keep;
     }
 
     /// Whether everything below the marks is counted. A spool that is gone was counted to its end.
@@ -253,6 +283,9 @@ impl Core {
 
     /// Removes the spools of workers that exist no more and are counted to their end.
     fn remove_drained(&mut self) -> Result<(), FlushFailure> {
+        if self.keeps_drained {
+            return Ok(());
+        }
         let (stream, calls) = (&self.stream, self.calls.as_ref());
         let drained = |side: &mut Side| {
             let gone = side.spool.notice.is_none();
