@@ -20,6 +20,8 @@ mod samples;
 mod samples_access;
 #[path = "support/samples_history.rs"]
 mod samples_history;
+#[path = "support/samples_limits.rs"]
+mod samples_limits;
 #[path = "support/samples_packed.rs"]
 mod samples_packed;
 
@@ -32,6 +34,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     rotation::each(&mut Golden { seen: &mut seen });
     samples_packed::each(&mut Golden { seen: &mut seen });
     samples_access::each(&mut Golden { seen: &mut seen });
+    samples_limits::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -143,6 +146,7 @@ pub fn every_event() -> Vec<log::Event> {
     .into_iter()
     .chain(members::events())
     .chain(rotation::events())
+    .chain(samples_limits::events())
     .map(|kind| log::Event { kind: Some(kind) })
     .collect()
 }

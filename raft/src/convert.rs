@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod command;
 mod event;
+mod limits;
 mod members;
 mod objects;
 mod outcome;

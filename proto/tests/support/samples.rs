@@ -2,7 +2,9 @@
 
 use mode_envoy_proto::log::v1 as log;
 
-use super::{Golden, every_event, every_item, every_series_ref, members, samples_access};
+use super::{
+    Golden, every_event, every_item, every_series_ref, members, samples_access, samples_limits,
+};
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
     catalog(golden);
@@ -91,6 +93,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
         Kind::Route(route()),
         Kind::Key(key()),
         Kind::Token(token()),
+        Kind::Limit(samples_limits::numbered()),
     ]
     .map(|kind| log::CatalogObject {
         revision: 42,
@@ -119,6 +122,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             history: Some(super::samples_history::head()),
             members: Some(members::members()),
             rotation: Some(super::rotation::rotation()),
+            last_limit_id: 7,
         },
     );
     let entry = log::SeriesEntry {
