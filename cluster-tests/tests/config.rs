@@ -176,7 +176,7 @@ async fn faults_of_a_document_are_found_before_anything_changes() -> Result<()> 
         "{checked}"
     );
 
-    let later = "limits:\n  - {name: rpm}\n";
+    let later = "prompts:\n  - {name: summarize}\n";
     let refused = node.run(&["apply", "-f", "-"], later).await?.fails(1)?;
     ensure!(
         refused.contains("not in this version") && refused.contains("1:1"),

@@ -295,7 +295,7 @@ async fn the_history_tells_who_did_what(cluster: &Cluster, good: u64) -> Result<
         .ok(&format!("history --limit 1 --before {}", good + 2))
         .await?;
     ensure!(older.contains("route acme/more created"), "{older}");
-    let none = node.refuses("history limits").await?;
+    let none = node.refuses("history prompts").await?;
     ensure!(none.contains("kinds are"), "{none}");
 
     let audit = node

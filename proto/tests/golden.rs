@@ -22,6 +22,8 @@ mod samples_access;
 mod samples_history;
 #[path = "support/samples_ledger.rs"]
 mod samples_ledger;
+#[path = "support/samples_limits.rs"]
+mod samples_limits;
 #[path = "support/samples_packed.rs"]
 mod samples_packed;
 
@@ -35,6 +37,7 @@ fn every_log_message_has_the_bytes_it_always_had() {
     samples_packed::each(&mut Golden { seen: &mut seen });
     samples_access::each(&mut Golden { seen: &mut seen });
     samples_ledger::each(&mut Golden { seen: &mut seen });
+    samples_limits::each(&mut Golden { seen: &mut seen });
     assert_eq!(
         seen,
         declared(),
@@ -146,6 +149,7 @@ pub fn every_event() -> Vec<log::Event> {
     .into_iter()
     .chain(members::events())
     .chain(rotation::events())
+    .chain(samples_limits::events())
     .map(|kind| log::Event { kind: Some(kind) })
     .collect()
 }

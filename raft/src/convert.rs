@@ -9,6 +9,7 @@ mod checkpoint;
 mod command;
 mod event;
 mod ledger;
+mod limits;
 mod members;
 mod objects;
 mod outcome;

@@ -3,7 +3,8 @@
 //! Maps are persistent and values sit behind `Arc`, so a copy is cheap and two revisions share what did not change;
 //! `Arc::ptr_eq` on a value says that it did not. Invariants:
 //! - `evolve` is total and deterministic; the indexes are a function of the objects, whatever the order of events;
-//! - a hash or an id belongs to one key at most, a hash to one token at most: an event that says otherwise is void;
+//! - a hash or an id belongs to one key at most, a hash to one token at most, a number to one limit at most: an event that
+//!   says otherwise is void;
 //! - after every accepted command, what objects refer to is there ([`Catalog::invariants`] checks it).
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use imbl::OrdMap;
 
 use crate::consumer::Consumer;
 use crate::key::{Key, SecretHash};
+use crate::limit::{Limit, LimitId};
 use crate::limits;
 use crate::member::Members;
 use crate::model::Model;
@@ -30,12 +32,16 @@ pub(crate) mod faults;
 mod hosts;
 mod invariants;
 mod keys;
+mod limiting;
+mod limits_held;
 mod members;
 mod put;
 mod references;
 mod replace;
 mod routing;
 mod scope;
+
+use limits_held::LimitsHeld;
 
 pub use replace::{Prunable, WayBack};
 
@@ -72,6 +78,8 @@ pub enum Record {
     Service(Arc<Service>),
     /// Which requests go to a service.
     Route(Arc<Route>),
+    /// How much may be used, and its number.
+    Limit(LimitId, Arc<Limit>),
     /// An API key.
     Key(Arc<Key>),
     /// An admin token.
@@ -93,6 +101,7 @@ pub struct Catalog {
     models: Global<Model>,
     services: Global<Service>,
     routes: Owned<Route>,
+    limits: LimitsHeld,
     keys: Owned<Key>,
     tokens: Global<Token>,
     key_by_hash: OrdMap<SecretHash, (Name, Name)>,
@@ -128,6 +137,7 @@ impl Catalog {
             models: OrdMap::new(),
             services: OrdMap::new(),
             routes: OrdMap::new(),
+            limits: LimitsHeld::default(),
             keys: OrdMap::new(),
             tokens: OrdMap::new(),
             key_by_hash: OrdMap::new(),
@@ -311,6 +321,10 @@ impl Catalog {
             Kind::Model => self.model(name).map(|v| wrap(v, Object::Model)),
             Kind::Service => self.service(name).map(|v| wrap(v, Object::Service)),
             Kind::Route => self.route(tenant, name).map(|v| wrap(v, Object::Route)),
+            Kind::Limit => {
+                let held = self.limits.get(tenant, name);
+                held.map(|held| wrap(&held.limit, Object::Limit))
+            }
         }
     }
 
@@ -329,6 +343,10 @@ impl Catalog {
             Kind::Model => self.models().map(|v| wrap(v, Object::Model)).collect(),
             Kind::Service => self.services().map(|v| wrap(v, Object::Service)).collect(),
             Kind::Route => self.routes().map(|v| wrap(v, Object::Route)).collect(),
+            Kind::Limit => {
+                let held = self.limits.iter().map(|(_, held)| held);
+                held.map(|held| wrap(&held.limit, Object::Limit)).collect()
+            }
         }
     }
 
@@ -340,12 +358,14 @@ impl Catalog {
         let models = self.models().map(|v| share(v, Record::Model));
         let services = self.services().map(|v| share(v, Record::Service));
         let routes = self.routes().map(|v| share(v, Record::Route));
+        let limits = self.limits.iter().map(|(_, held)| held.record());
         let keys = self.keys().map(|v| share(v, Record::Key));
         let tokens = self.tokens().map(|v| share(v, Record::Token));
         let owned = tenants.chain(consumers).chain(providers).chain(models);
         owned
             .chain(services)
             .chain(routes)
+            .chain(limits)
             .chain(keys)
             .chain(tokens)
     }

@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, Founded, Record};
 use crate::history::{History, HistoryParts};
 use crate::ledger::Ledger;
 use crate::ledger::parts::{LedgerError, LedgerParts};
+use crate::limit::LimitId;
 use crate::member::Members;
 use crate::requests::{Answered, Requests};
 use crate::rotation::Rotation;
@@ -38,6 +39,8 @@ pub struct Parts {
     pub history: Option<HistoryParts>,
     /// Who joined and who was removed since the formation.
     pub members: Members,
+    /// The largest number that a limit was ever given.
+    pub last_limit_id: LimitId,
     /// The replacement of the cluster secret that is under way.
     pub rotation: Option<Rotation>,
     /// The requests that retries are answered from, the oldest first.
@@ -152,6 +155,7 @@ impl State {
             records: self.catalog.records().collect(),
             history: Some(self.history.parts()),
             members: self.catalog.members().clone(),
+            last_limit_id: self.catalog.last_limit_id(),
             rotation: self.catalog.rotation().cloned(),
             requests: self.requests.iter().cloned().collect(),
             series: series.collect(),
@@ -206,6 +210,7 @@ impl State {
         } = parts;
         let catalog = Catalog::restore(founded, format_version, revision, parts.records)
             .with_members(parts.members)
+            .with_last_limit_id(parts.last_limit_id)
             .with_rotation(parts.rotation);
         let dropped = expected.saturating_sub(catalog.records().count());
         if dropped > 0 {

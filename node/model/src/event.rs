@@ -2,6 +2,7 @@
 
 use crate::consumer::Consumer;
 use crate::key::{Key, SecretHash};
+use crate::limit::{Limit, LimitId};
 use crate::member::{JoinToken, JoinedNode};
 use crate::model::Model;
 use crate::object::Name;
@@ -58,6 +59,20 @@ pub enum Event {
     RouteDeleted {
         /// Owner.
         tenant: Name,
+        /// Name.
+        name: Name,
+    },
+    /// A limit was created or replaced.
+    LimitPut {
+        /// A new number, or the one that it had where what was used still counts.
+        id: LimitId,
+        /// The limit.
+        limit: Limit,
+    },
+    /// A limit was deleted.
+    LimitDeleted {
+        /// Owner; absent: the operator.
+        tenant: Option<Name>,
         /// Name.
         name: Name,
     },

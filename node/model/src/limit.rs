@@ -4,7 +4,11 @@
 
 use crate::object::Name;
 
-/// Number of a limit, given when it is made and again when its unit, its time, its window or its `each` change; never used twice.
+pub mod matching;
+mod validate;
+
+/// Number of a limit, given when it is made and again when what was used cannot count any more ([`Limit::counts_as`]); never used
+/// twice.
 pub type LimitId = u64;
 
 /// What is counted.
@@ -97,7 +101,7 @@ pub struct Match {
 /// A limit.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limit {
-    /// Unique.
+    /// Unique among the limits of its tenant, or of the operator.
     pub name: Name,
     /// Whose limit it is; then it matches nothing but requests of this tenant. Absent: the operator's own.
     pub tenant: Option<Name>,
@@ -119,15 +123,153 @@ pub struct Limit {
     pub shadow: bool,
 }
 
+// === impl Unit ===
+
+impl Unit {
+    /// Those of this version.
+    pub const ALL: [Self; 2] = [Self::Requests, Self::Concurrent];
+
+    /// As documents say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Concurrent => "concurrent",
+        }
+    }
+}
+
+// === impl Per ===
+
+impl Per {
+    /// From the shortest to the longest.
+    pub const ALL: [Self; 6] = [
+        Self::Second,
+        Self::Minute,
+        Self::Hour,
+        Self::Day,
+        Self::Month,
+        Self::Total,
+    ];
+
+    /// As documents say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::Total => "total",
+        }
+    }
+}
+
 // === impl Mode ===
 
 impl Mode {
-    /// As documents have it.
-    pub const fn as_str(self) -> &'static str {
+    /// Every mode, the strictest first.
+    pub const ALL: [Self; 3] = [Self::Strict, Self::Bounded, Self::Local];
+
+    /// As documents say it.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Strict => "strict",
             Self::Bounded => "bounded",
             Self::Local => "local",
         }
+    }
+
+    /// The mode of a limit that names none.
+    pub const fn default_of(unit: Unit, per: Per) -> Self {
+        match (unit, per) {
+            (Unit::Concurrent, _) | (_, Per::Day | Per::Month | Per::Total) => Self::Strict,
+            (Unit::Requests, Per::Second | Per::Minute | Per::Hour) => Self::Bounded,
+        }
+    }
+}
+
+// === impl Dimension ===
+
+impl Dimension {
+    /// Every dimension, in the order of their fields.
+    pub const ALL: [Self; 7] = [
+        Self::Tenant,
+        Self::Team,
+        Self::Consumer,
+        Self::Key,
+        Self::Route,
+        Self::Api,
+        Self::Model,
+    ];
+
+    /// As documents say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Team => "team",
+            Self::Consumer => "consumer",
+            Self::Key => "key",
+            Self::Route => "route",
+            Self::Api => "api",
+            Self::Model => "model",
+        }
+    }
+
+    /// Whether each tenant gives names of its own, so that a name means nothing without its tenant.
+    pub const fn is_tenants_own(self) -> bool {
+        matches!(self, Self::Team | Self::Consumer | Self::Key | Self::Route)
+    }
+}
+
+// === impl Match ===
+
+impl Match {
+    /// The value that a request must have in one dimension, if any.
+    pub const fn value(&self, dimension: Dimension) -> Option<&Name> {
+        match dimension {
+            Dimension::Tenant => self.tenant.as_ref(),
+            Dimension::Team => self.team.as_ref(),
+            Dimension::Consumer => self.consumer.as_ref(),
+            Dimension::Key => self.key.as_ref(),
+            Dimension::Route => self.route.as_ref(),
+            Dimension::Api => self.api.as_ref(),
+            Dimension::Model => self.model.as_ref(),
+        }
+    }
+
+    /// The same, to be set.
+    pub const fn value_mut(&mut self, dimension: Dimension) -> &mut Option<Name> {
+        match dimension {
+            Dimension::Tenant => &mut self.tenant,
+            Dimension::Team => &mut self.team,
+            Dimension::Consumer => &mut self.consumer,
+            Dimension::Key => &mut self.key,
+            Dimension::Route => &mut self.route,
+            Dimension::Api => &mut self.api,
+            Dimension::Model => &mut self.model,
+        }
+    }
+}
+
+// === impl Limit ===
+
+impl Limit {
+    /// The only tenant whose requests it can match.
+    pub fn only_tenant(&self) -> Option<&Name> {
+        self.tenant.as_ref().or(self.matches.tenant.as_ref())
+    }
+
+    /// Whether what was used under this limit counts under the other one: the same is counted, of the same, in the same time.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        let is_bucket = |limit: &Self| matches!(limit.window, Window::Bucket { .. });
+        (self.unit, self.per, self.each) == (other.unit, other.per, other.each)
+            && is_bucket(self) == is_bucket(other)
+            && (&self.tenant, &self.matches) == (&other.tenant, &other.matches)
+    }
+
+    /// Whether a tenant is named in it, as owner or subject.
+    pub(crate) fn names_tenant(&self, name: &str) -> bool {
+        let is = |tenant: &Option<Name>| tenant.as_deref() == Some(name);
+        is(&self.tenant) || is(&self.matches.tenant)
     }
 }

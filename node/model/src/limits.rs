@@ -19,6 +19,12 @@ pub const MODELS: usize = 10_000;
 pub const SERVICES: usize = 10_000;
 /// Routes of a cluster.
 pub const ROUTES: usize = 10_000;
+/// Limits of a cluster.
+pub const LIMITS: usize = 10_000;
+/// Limits that one request may match.
+pub const MATCHED_LIMITS: usize = 16;
+/// How many of these may be its tenant's own, so that no tenant takes the place of the operator's.
+pub const MATCHED_OWN_LIMITS: usize = 8;
 /// API keys of a cluster.
 pub const KEYS: usize = 200_000;
 /// Admin tokens of a cluster.
@@ -86,6 +92,11 @@ pub const ORIGIN: usize = 64;
 pub const WRAPPED_KEY: usize = 1_024;
 /// The ciphertext of one secret.
 pub const CIPHERTEXT: usize = 16_384;
+
+// === Amounts ===
+
+/// Largest amount of a limit, and most that its bucket holds: sums of a cluster's worth of them fit 64 bits.
+pub const LIMIT_AMOUNT: u64 = 1_000_000_000_000_000;
 
 // === Times and prices ===
 

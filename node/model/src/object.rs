@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::command::Violation;
 use crate::consumer::Consumer;
+use crate::limit::Limit;
 use crate::limits;
 use crate::model::Model;
 use crate::provider::Provider;
@@ -32,6 +33,8 @@ pub enum Kind {
     Service,
     /// Which requests go to a service.
     Route,
+    /// How much may be used.
+    Limit,
 }
 
 /// A declarative object.
@@ -49,6 +52,8 @@ pub enum Object {
     Service(Service),
     /// Which requests go to a service.
     Route(Route),
+    /// How much may be used.
+    Limit(Limit),
 }
 
 /// Where an object is: its kind, its tenant if the kind has one, its name.
@@ -56,7 +61,7 @@ pub enum Object {
 pub struct ObjectRef {
     /// Kind.
     pub kind: Kind,
-    /// Owner, for the kinds that have one.
+    /// Owner, where it has one.
     pub tenant: Option<Name>,
     /// Name.
     pub name: Name,
@@ -66,13 +71,14 @@ pub struct ObjectRef {
 
 impl Kind {
     /// Every kind, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tenant,
         Self::Consumer,
         Self::Provider,
         Self::Model,
         Self::Service,
         Self::Route,
+        Self::Limit,
     ];
 
     /// The singular, as messages use it.
@@ -84,6 +90,7 @@ impl Kind {
             Self::Model => "model",
             Self::Service => "service",
             Self::Route => "route",
+            Self::Limit => "limit",
         }
     }
 
@@ -96,6 +103,7 @@ impl Kind {
             Self::Model => "models",
             Self::Service => "services",
             Self::Route => "routes",
+            Self::Limit => "limits",
         }
     }
 
@@ -106,9 +114,15 @@ impl Kind {
             .find(|k| k.singular() == text || k.plural() == text)
     }
 
-    /// Whether objects of this kind belong to a tenant.
+    /// Whether every object of this kind belongs to a tenant.
     pub const fn has_tenant(self) -> bool {
         matches!(self, Self::Consumer | Self::Route)
+    }
+
+    /// Whether an object of this kind can belong to a tenant. A limit without one is the operator's, and another one than a
+    /// tenant's of the same name.
+    pub const fn takes_tenant(self) -> bool {
+        self.has_tenant() || matches!(self, Self::Limit)
     }
 }
 
@@ -130,6 +144,7 @@ impl Object {
             Self::Model(o) => (Kind::Model, None, &o.name),
             Self::Service(o) => (Kind::Service, None, &o.name),
             Self::Route(o) => (Kind::Route, Some(&o.tenant), &o.name),
+            Self::Limit(o) => (Kind::Limit, o.tenant.as_ref(), &o.name),
         };
         ObjectRef {
             kind,
@@ -147,6 +162,7 @@ impl Object {
             Self::Model(o) => o.validate(),
             Self::Service(o) => o.validate(),
             Self::Route(o) => o.validate(),
+            Self::Limit(o) => o.validate(),
         }
     }
 }

@@ -38,6 +38,13 @@ pub struct Route {
     pub strip_prefix: Option<Arc<str>>,
 }
 
+/// Names of the routes that the gateway itself answers: chat completions, embeddings and models.
+pub const BUILT_IN_NAMES: [&str; 3] = [
+    "openai.chat_completions",
+    "openai.embeddings",
+    "openai.models",
+];
+
 /// What a path that stands for everything below it ends in.
 pub const REST: &str = "/{*rest}";
 
@@ -138,6 +145,11 @@ impl Route {
             check.fault("strip_prefix", "every path of the route must begin with it");
         }
     }
+}
+
+/// Whether a route of this name is built in.
+pub fn is_built_in_name(name: &str) -> bool {
+    BUILT_IN_NAMES.contains(&name)
 }
 
 /// Whether this is an exact path or a prefix that ends in [`REST`].

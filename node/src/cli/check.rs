@@ -36,8 +36,7 @@ pub(super) fn run(args: &CheckArgs, format: Format) -> anyhow::Result<Ended> {
                 .map(|v| inputs.locate(&v.path, &v.problem))
                 .collect();
             faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-            let assumed: Vec<_> = checked.assumed.iter().map(ToString::to_string).collect();
-            (faults, assumed, drafts.len())
+            (faults, checked.assumed, drafts.len())
         }
     };
     if format == Format::Table {

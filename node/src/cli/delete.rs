@@ -12,13 +12,13 @@ use super::output::{Format, Table, answer, data};
 /// Deletes an object.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DeleteArgs {
-    /// tenant, consumer, provider, model, service or route
+    /// tenant, consumer, provider, model, service, route or limit
     #[arg(value_name = "KIND")]
     kind: String,
     /// Its name
     #[arg(value_name = "NAME")]
     name: String,
-    /// Its tenant, where the kind has one
+    /// Its tenant, where it has one
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
 }

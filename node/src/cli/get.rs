@@ -2,6 +2,7 @@
 
 use clap::Args;
 use mode_envoy_ai::price::TokenPrice;
+use mode_envoy_model::limit::{Dimension, Limit, Per, Unit, Window};
 use mode_envoy_model::object::{Kind, Object};
 use mode_envoy_model::price::Price;
 use mode_envoy_model::provider::Protocol;
@@ -17,7 +18,7 @@ use crate::control::document::{Draft, read, tree};
 /// Prints objects of one kind.
 #[derive(Args, Clone, Debug)]
 pub(super) struct GetArgs {
-    /// tenants, consumers, providers, models, services or routes
+    /// tenants, consumers, providers, models, services, routes or limits
     #[arg(value_name = "KIND")]
     kind: String,
     /// One object; all of them where absent
@@ -68,6 +69,9 @@ fn table(kind: Kind, drafts: &[Draft]) -> Table {
         Kind::Service => &["name", "endpoints", "access"],
         Kind::Route => &[
             "tenant", "name", "hosts", "paths", "methods", "auth", "service",
+        ],
+        Kind::Limit => &[
+            "tenant", "name", "match", "each", "amount", "unit", "per", "window", "mode", "shadow",
         ],
     };
     Table {
@@ -143,7 +147,39 @@ fn row(draft: &Draft) -> Vec<String> {
                 o.service.to_string(),
             ]
         }
+        Object::Limit(o) => limit_row(o),
     }
+}
+
+fn limit_row(limit: &Limit) -> Vec<String> {
+    let fixed = Dimension::ALL.into_iter().filter_map(|dimension| {
+        let name = limit.matches.value(dimension)?;
+        Some(format!("{}={name}", dimension.word()))
+    });
+    let fixed: Vec<_> = fixed.collect();
+    let each = limit.each.map(Dimension::word).unwrap_or_default();
+    let has_time = limit.unit != Unit::Concurrent;
+    let window = match limit.window {
+        Window::Bucket { burst } => format!("bucket of {burst}"),
+        Window::Calendar if has_time && limit.per != Per::Total => "calendar".to_owned(),
+        Window::Calendar => String::new(),
+    };
+    vec![
+        limit.tenant.as_deref().unwrap_or_default().to_owned(),
+        limit.name.to_string(),
+        if fixed.is_empty() {
+            "any".to_owned()
+        } else {
+            fixed.join(" ")
+        },
+        each.to_owned(),
+        limit.amount.to_string(),
+        limit.unit.word().to_owned(),
+        if has_time { limit.per.word() } else { "" }.to_owned(),
+        window,
+        limit.mode.word().to_owned(),
+        if limit.shadow { "yes" } else { "" }.to_owned(),
+    ]
 }
 
 fn price_text(price: &Price) -> String {

@@ -185,7 +185,8 @@ pub(super) fn parse_kind(text: &str) -> Result<Kind, ControlError> {
 
 fn object_ref(kind: &str, name: &str, tenant: &str) -> Result<ObjectRef, ControlError> {
     let kind = parse_kind(kind)?;
-    let tenant = match (kind.has_tenant(), tenant) {
+    let tenant = match (kind.takes_tenant(), tenant) {
+        (true, "") if !kind.has_tenant() => None,
         (true, "") => {
             let problem = format!("a {kind} belongs to a tenant: name it (--tenant)");
             return Err(ControlError::invalid("tenant", problem));
@@ -274,7 +275,7 @@ mod tests {
             ("routes", "orders", "", "tenant"),
             ("services", "orders", "acme", "tenant"),
             ("tenants", "", "", "name"),
-            ("limits", "x", "", "kind"),
+            ("prompts", "x", "", "kind"),
         ] {
             let refused = object_ref(kind, name, tenant).unwrap_err().to_string();
             assert!(

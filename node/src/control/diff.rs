@@ -60,7 +60,9 @@ fn compared(
     catalog: &Catalog,
     objects: Vec<Object>,
 ) -> Result<Compared, ControlError> {
-    let beside = catalog.prunable(&objects).beside;
+    let beside = catalog
+        .prunable_within(who.tenant.as_deref(), &objects)
+        .beside;
     let wanted: BTreeMap<ObjectRef, Object> =
         objects.iter().map(|o| (o.reference(), o.clone())).collect();
     let command = Command::Put {

@@ -15,6 +15,7 @@
 mod compare;
 mod fields;
 mod kinds;
+mod limit;
 mod locate;
 mod node;
 mod read;

@@ -58,7 +58,7 @@ impl Control {
     ) -> Result<Exported, ControlError> {
         check(who.role, Action::Read)?;
         let kind = parse_kind(kind)?;
-        if !kind.has_tenant() && !tenant.is_empty() {
+        if !kind.takes_tenant() && !tenant.is_empty() {
             let problem = format!("a {kind} belongs to the cluster; leave the tenant out");
             return Err(ControlError::invalid("tenant", problem));
         }

@@ -22,6 +22,7 @@ use mode_envoy_ai::error::{ErrorBody, ErrorCode};
 use mode_envoy_ai::openai::embeddings::EmbeddingsRequest;
 use mode_envoy_ai::openai::models as bodies;
 use mode_envoy_ai::openai::request::{ChatRequest, RequestError};
+use mode_envoy_model::route::BUILT_IN_NAMES;
 
 use super::body::Source;
 use super::call::Call;
@@ -37,9 +38,9 @@ pub(crate) use self::stream::{AiStream, Next};
 
 /// The longest plain answer that is read before it is relayed.
 const PLAIN_BYTES_MAX: usize = 32 << 20;
-const CHAT: &str = "openai.chat_completions";
-const EMBEDDINGS: &str = "openai.embeddings";
-const MODELS: &str = "openai.models";
+const CHAT: &str = BUILT_IN_NAMES[0];
+const EMBEDDINGS: &str = BUILT_IN_NAMES[1];
+const MODELS: &str = BUILT_IN_NAMES[2];
 /// When the models were created is not known; clients only want a number.
 const CREATED_UNIX: u64 = 0;
 

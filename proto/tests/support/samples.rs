@@ -4,6 +4,7 @@ use mode_envoy_proto::log::v1 as log;
 
 use super::{
     Golden, every_event, every_item, every_series_ref, members, samples_access, samples_ledger,
+    samples_limits,
 };
 
 pub(crate) fn each(golden: &mut Golden<'_>) {
@@ -93,6 +94,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
         Kind::Route(route()),
         Kind::Key(key()),
         Kind::Token(token()),
+        Kind::Limit(samples_limits::numbered()),
     ]
     .map(|kind| log::CatalogObject {
         revision: 42,
@@ -122,6 +124,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             members: Some(members::members()),
             rotation: Some(super::rotation::rotation()),
             ledger: Some(samples_ledger::meta()),
+            last_limit_id: 7,
         },
     );
     let entry = log::SeriesEntry {

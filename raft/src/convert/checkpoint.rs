@@ -95,6 +95,7 @@ pub(crate) fn decode_checkpoint(
         records: Vec::new(),
         history,
         members: optional(meta.members)?.unwrap_or_default(),
+        last_limit_id: meta.last_limit_id,
         rotation: optional(meta.rotation)?,
         requests: Vec::new(),
         series: Vec::new(),
@@ -177,6 +178,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         founded,
         history: parts.history.as_ref().map(history::write_head),
         members: Some(parts.members.to_wire()),
+        last_limit_id: parts.last_limit_id,
         rotation: parts.rotation.as_ref().map(Wire::to_wire),
         ledger: Some(ledger::write_meta(&parts.ledger)),
     })
@@ -238,6 +240,7 @@ fn write_record((revision, record): &(u64, Record)) -> wire::CatalogObject {
         Record::Model(o) => Kind::Model(o.to_wire()),
         Record::Service(o) => Kind::Service(o.to_wire()),
         Record::Route(o) => Kind::Route(o.to_wire()),
+        Record::Limit(id, o) => Kind::Limit(super::limits::write_numbered(*id, o)),
         Record::Key(o) => Kind::Key(o.to_wire()),
         Record::Token(o) => Kind::Token(o.to_wire()),
     };
@@ -255,6 +258,10 @@ fn read_record(object: wire::CatalogObject) -> Result<(u64, Record), DecodeError
         Kind::Model(o) => Record::Model(Arc::new(Wire::from_wire(o)?)),
         Kind::Service(o) => Record::Service(Arc::new(Wire::from_wire(o)?)),
         Kind::Route(o) => Record::Route(Arc::new(Wire::from_wire(o)?)),
+        Kind::Limit(o) => {
+            let (id, limit) = super::limits::read_numbered(o)?;
+            Record::Limit(id, Arc::new(limit))
+        }
         Kind::Key(o) => Record::Key(Arc::new(Wire::from_wire(o)?)),
         Kind::Token(o) => Record::Token(Arc::new(Wire::from_wire(o)?)),
     };

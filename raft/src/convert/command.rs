@@ -72,6 +72,7 @@ impl Wire for Object {
             Self::Model(o) => Kind::Model(o.to_wire()),
             Self::Service(o) => Kind::Service(o.to_wire()),
             Self::Route(o) => Kind::Route(o.to_wire()),
+            Self::Limit(o) => Kind::Limit(o.to_wire()),
         };
         wire::Object { kind: Some(kind) }
     }
@@ -85,6 +86,7 @@ impl Wire for Object {
             Kind::Model(o) => Self::Model(Wire::from_wire(o)?),
             Kind::Service(o) => Self::Service(Wire::from_wire(o)?),
             Kind::Route(o) => Self::Route(Wire::from_wire(o)?),
+            Kind::Limit(o) => Self::Limit(Wire::from_wire(o)?),
         })
     }
 }

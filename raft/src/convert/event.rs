@@ -10,7 +10,10 @@ use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
 use wire::event::Kind;
 
-use super::{DecodeError, Wire, fixed, members, missing, optional, read_list, text, write_list};
+use super::{
+    DecodeError, Wire, fixed, members, missing, none_if_empty, optional, read_list, text,
+    write_list,
+};
 
 /// A record of the history is of a version that this one does not read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -70,6 +73,12 @@ impl Wire for Event {
             Self::RouteDeleted { tenant, name } => {
                 Kind::RouteDeleted(object_name(Some(tenant), name))
             }
+            Self::LimitPut { id, limit } => {
+                Kind::LimitPut(super::limits::write_numbered(*id, limit))
+            }
+            Self::LimitDeleted { tenant, name } => {
+                Kind::LimitDeleted(object_name(tenant.as_ref(), name))
+            }
             Self::KeyPut(key) => Kind::KeyPut(key.to_wire()),
             Self::KeyRevoked { tenant, name } => Kind::KeyRevoked(object_name(Some(tenant), name)),
             Self::TokenPut(token) => Kind::TokenPut(token.to_wire()),
@@ -112,6 +121,14 @@ impl Wire for Event {
             Kind::RoutePut(object) => Self::RoutePut(Wire::from_wire(object)?),
             Kind::RouteDeleted(at) => Self::RouteDeleted {
                 tenant: at.tenant.into(),
+                name: at.name.into(),
+            },
+            Kind::LimitPut(numbered) => {
+                let (id, limit) = super::limits::read_numbered(numbered)?;
+                Self::LimitPut { id, limit }
+            }
+            Kind::LimitDeleted(at) => Self::LimitDeleted {
+                tenant: none_if_empty(at.tenant),
                 name: at.name.into(),
             },
             Kind::KeyPut(key) => Self::KeyPut(Wire::from_wire(key)?),

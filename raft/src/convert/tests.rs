@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mode_envoy_model::batch::{Batch, ChangeSet, Item, Outcome};
 use mode_envoy_model::command::{Change, ChangeKind, Rejected, RejectedCode, Violation};
+use mode_envoy_model::event::Event;
 use mode_envoy_model::key::Key;
+use mode_envoy_model::limit::Limit;
 use mode_envoy_model::object::Kind;
 use mode_envoy_model::provider::Provider;
 use mode_envoy_model::state::State;
@@ -362,6 +364,16 @@ fn what_is_unknown_or_broken_is_refused_by_name() {
             .to_string()
             .contains("99")
     );
+    let limit = log::Limit {
+        unit: 99,
+        ..log::Limit::default()
+    };
+    let error = Limit::from_wire(limit).unwrap_err().to_string();
+    assert!(error.contains("Limit.unit has the value 99"), "{error}");
+    let kind = log::event::Kind::LimitPut(log::NumberedLimit::default());
+    let error = Event::from_wire(log::Event { kind: Some(kind) }).unwrap_err();
+    let what = "NumberedLimit.id";
+    assert_eq!(error, DecodeError::Missing { what });
     let error = read_append_request(peer::AppendEntriesRequest::default()).unwrap_err();
     assert!(
         error.to_string().starts_with("AppendEntriesRequest.ballot"),

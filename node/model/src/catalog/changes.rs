@@ -27,6 +27,9 @@ impl Catalog {
             Event::ModelPut(o) => global(Kind::Model, &o.name),
             Event::ServicePut(o) => global(Kind::Service, &o.name),
             Event::RoutePut(o) => self.put_change(Kind::Route, Some(&o.tenant), &o.name),
+            Event::LimitPut { limit, .. } => {
+                self.put_change(Kind::Limit, limit.tenant.as_ref(), &limit.name)
+            }
             Event::KeyPut(key) => {
                 let what = created_unless(self.key(&key.tenant, &key.name).is_some());
                 change("key", Some(&key.tenant), &key.name, what)
@@ -42,6 +45,7 @@ impl Catalog {
             Event::TokenRevoked(name) => deleted("token", None, name),
             Event::ConsumerDeleted { tenant, name } => deleted("consumer", Some(tenant), name),
             Event::RouteDeleted { tenant, name } => deleted("route", Some(tenant), name),
+            Event::LimitDeleted { tenant, name } => deleted("limit", tenant.as_ref(), name),
             Event::KeyRevoked { tenant, name } => deleted("key", Some(tenant), name),
             Event::JoinTokenPut(_) => members::token_change(ChangeKind::Created),
             Event::NodeJoined { node, .. } => members::node_change(node.id, ChangeKind::Created),

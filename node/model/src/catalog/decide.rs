@@ -134,7 +134,11 @@ impl Catalog {
     }
 
     fn decide_delete(&self, at: &ObjectRef) -> Result<Decision, Rejected> {
-        if at.kind.has_tenant() != at.tenant.is_some() {
+        let fits = match at.tenant {
+            Some(_) => at.kind.takes_tenant(),
+            None => !at.kind.has_tenant(),
+        };
+        if !fits {
             let problem = if at.kind.has_tenant() {
                 format!("a {} belongs to a tenant; add `--tenant`", at.kind)
             } else {
@@ -285,6 +289,10 @@ pub(super) fn deleted(at: &ObjectRef) -> Event {
         Kind::Model => Event::ModelDeleted(name),
         Kind::Service => Event::ServiceDeleted(name),
         Kind::Route => Event::RouteDeleted { tenant, name },
+        Kind::Limit => Event::LimitDeleted {
+            tenant: at.tenant.clone(),
+            name,
+        },
     }
 }
 

@@ -46,6 +46,7 @@ impl Catalog {
             Event::ModelPut(o) => put(Record::Model(Arc::new(o.clone()))),
             Event::ServicePut(o) => put(Record::Service(Arc::new(o.clone()))),
             Event::RoutePut(o) => put(Record::Route(Arc::new(o.clone()))),
+            Event::LimitPut { id, limit } => put(Record::Limit(*id, Arc::new(limit.clone()))),
             Event::KeyPut(o) => put(Record::Key(Arc::new(o.clone()))),
             Event::TokenPut(o) => put(Record::Token(Arc::new(o.clone()))),
             Event::TenantDeleted(name) => drop(self.tenants.remove(name)),
@@ -60,6 +61,7 @@ impl Catalog {
                 self.routes
                     .remove(&(Name::clone(tenant), Name::clone(name)));
             }
+            Event::LimitDeleted { tenant, name } => self.limits.remove(tenant.as_ref(), name),
             Event::KeyRevoked { tenant, name } => {
                 self.remove_key(&(Name::clone(tenant), Name::clone(name)));
             }
@@ -118,6 +120,7 @@ impl Catalog {
                 let at = (Name::clone(&value.tenant), Name::clone(&value.name));
                 self.routes.insert(at, Versioned { revision, value });
             }
+            Record::Limit(id, value) => self.limits.put(id, Versioned { revision, value }),
             Record::Key(value) => self.set_key(revision, value),
             Record::Token(value) => self.set_token(revision, value),
         }

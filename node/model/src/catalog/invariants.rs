@@ -20,6 +20,7 @@ impl Catalog {
         self.keys_are_sound(&mut broken);
         self.tokens_are_sound(&mut broken);
         self.routes_are_distinct(&mut broken);
+        self.limits_are_sound(&mut broken);
         self.counts_are_bounded(&mut broken);
         broken
     }
@@ -141,6 +142,21 @@ impl Catalog {
         }
     }
 
+    fn limits_are_sound(&self, broken: &mut Vec<String>) {
+        for (id, limit) in self.limits() {
+            if id == 0 || id > self.last_limit_id() {
+                broken.push(format!("limit {} has the number {id}", limit.name));
+            }
+            if self.limit_by_id(id) != Some(limit) {
+                broken.push(format!("limit {} is not found by its number", limit.name));
+            }
+        }
+        broken.extend(
+            self.crowded()
+                .map(|who| format!("{who} matches too many limits")),
+        );
+    }
+
     fn counts_are_bounded(&self, broken: &mut Vec<String>) {
         let counts = [
             ("tenants", self.tenants.len(), limits::TENANTS),
@@ -149,6 +165,7 @@ impl Catalog {
             ("models", self.models.len(), limits::MODELS),
             ("services", self.services.len(), limits::SERVICES),
             ("routes", self.routes.len(), limits::ROUTES),
+            ("limits", self.limits.len(), limits::LIMITS),
             ("keys", self.keys.len(), limits::KEYS),
             ("tokens", self.tokens.len(), limits::TOKENS),
         ];

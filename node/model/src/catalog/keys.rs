@@ -32,6 +32,7 @@ impl Catalog {
         self.check_owner(key)?;
         self.check_unique(key)?;
         room("keys", self.keys.len(), limits::KEYS)?;
+        self.check_matched_by_key(key)?;
         Ok(decision(
             vec![Event::KeyPut(key.clone())],
             change(key, ChangeKind::Created),

@@ -48,7 +48,7 @@ impl Catalog {
             .filter(|(_, change)| change.what != ChangeKind::Unchanged)
             .map(|(object, _)| object)
             .collect();
-        let mut events: Vec<Event> = changed.iter().map(|object| put_event(object)).collect();
+        let mut events = self.put_events(&changed);
         let delete = self.in_order_of_deletion(delete);
 
         let mut faults = Faults::default();
@@ -79,6 +79,7 @@ impl Catalog {
         }
         draft.check_routing(&changed, &mut faults);
         draft.check_hosts(&changed, &mut faults);
+        draft.check_matched(&changed, &mut faults);
         draft.check_counts(&mut faults);
         faults.done()?;
         changes.extend(delete.iter().map(deletion));
@@ -136,6 +137,24 @@ impl Catalog {
         })
     }
 
+    /// What puts these objects; a limit that is new, or under which what was used does not count, gets a number.
+    fn put_events(&self, objects: &[&Object]) -> Vec<Event> {
+        let mut last = self.limits.last_id();
+        let event = |object: &&Object| match object {
+            Object::Tenant(o) => Event::TenantPut(o.clone()),
+            Object::Consumer(o) => Event::ConsumerPut(o.clone()),
+            Object::Provider(o) => Event::ProviderPut(o.clone()),
+            Object::Model(o) => Event::ModelPut(o.clone()),
+            Object::Service(o) => Event::ServicePut(o.clone()),
+            Object::Route(o) => Event::RoutePut(o.clone()),
+            Object::Limit(o) => Event::LimitPut {
+                id: self.limits.id_for(o, &mut last),
+                limit: o.clone(),
+            },
+        };
+        objects.iter().map(event).collect()
+    }
+
     fn check_counts(&self, faults: &mut Faults) {
         let counts = [
             (Kind::Tenant, self.tenants.len(), limits::TENANTS),
@@ -144,6 +163,7 @@ impl Catalog {
             (Kind::Model, self.models.len(), limits::MODELS),
             (Kind::Service, self.services.len(), limits::SERVICES),
             (Kind::Route, self.routes.len(), limits::ROUTES),
+            (Kind::Limit, self.limits.len(), limits::LIMITS),
         ];
         for (kind, count, limit) in counts {
             if count > limit {
@@ -175,16 +195,5 @@ fn check_distinct(objects: &[Object], faults: &mut Faults) {
             let problem = "it is there twice; keep one".to_owned();
             faults.add(RejectedCode::Invalid, Violation { path, problem });
         }
-    }
-}
-
-fn put_event(object: &Object) -> Event {
-    match object {
-        Object::Tenant(o) => Event::TenantPut(o.clone()),
-        Object::Consumer(o) => Event::ConsumerPut(o.clone()),
-        Object::Provider(o) => Event::ProviderPut(o.clone()),
-        Object::Model(o) => Event::ModelPut(o.clone()),
-        Object::Service(o) => Event::ServicePut(o.clone()),
-        Object::Route(o) => Event::RoutePut(o.clone()),
     }
 }

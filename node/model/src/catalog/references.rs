@@ -3,8 +3,11 @@
 use crate::catalog::Catalog;
 use crate::catalog::faults::Faults;
 use crate::command::{RejectedCode, Violation};
+use crate::consumer::Consumer;
+use crate::limit::Limit;
 use crate::model::{AccessEntry, Model};
-use crate::object::{Kind, Object, ObjectRef};
+use crate::object::{Kind, Name, Object, ObjectRef};
+use crate::route::is_built_in_name;
 
 /// Users that a refusal names; what is beyond is only counted.
 const NAMED_USERS: usize = 3;
@@ -14,7 +17,11 @@ const NAMED_USERS: usize = 3;
 impl Catalog {
     /// Adds a fault for everything an object refers to that is not there.
     pub(super) fn check_references(&self, object: &Object, faults: &mut Faults) {
-        for (field, missing) in self.missing_references(object) {
+        let mut missing = self.missing_references(object);
+        if let Object::Limit(limit) = object {
+            self.missing_names_of_limit(limit, &mut missing);
+        }
+        for (field, missing) in missing {
             let path = format!("{}.{field}", object.reference().path());
             let problem = format!("there is no {missing}; define it, or correct the name");
             faults.add(RejectedCode::NotFound, Violation { path, problem });
@@ -47,6 +54,7 @@ impl Catalog {
                     missing.push(("service".to_owned(), format!("service {}", route.service)));
                 }
             }
+            Object::Limit(limit) => self.missing_of_limit(limit, &mut missing),
         }
         missing
     }
@@ -112,6 +120,8 @@ impl Catalog {
                 keys.for_each(|k| user(format!("key {name}/{}", k.value.name)));
                 let services = self.services().filter(|s| s.value.access.contains(name));
                 services.for_each(|s| user(format!("the access list of service {}", s.value.name)));
+                let limits = self.limits().filter(|(_, l)| l.names_tenant(name));
+                limits.for_each(|(_, l)| user(limit_text(l)));
                 self.each_admitting(|entry| entry.tenant == *name, user);
             }
             Kind::Consumer => {
@@ -122,6 +132,8 @@ impl Catalog {
                 keys.for_each(|k| user(format!("key {tenant}/{}", k.value.name)));
                 let ours =
                     |e: &AccessEntry| e.tenant == tenant && e.consumer.as_ref() == Some(name);
+                let named = |l: &Limit| l.matches.consumer.as_ref() == Some(name);
+                self.each_limit_on(&tenant, named, &mut user);
                 self.each_admitting(ours, user);
             }
             Kind::Provider => {
@@ -133,7 +145,96 @@ impl Catalog {
                 let routes = self.routes().filter(|r| r.value.service == *name);
                 routes.for_each(|r| user(format!("route {}/{}", r.value.tenant, r.value.name)));
             }
-            Kind::Model | Kind::Route => {}
+            Kind::Model => {
+                let limits = self.limits();
+                let named = limits.filter(|(_, l)| l.matches.model.as_ref() == Some(name));
+                named.for_each(|(_, l)| user(limit_text(l)));
+            }
+            Kind::Route => {
+                let tenant = at.tenant.clone().unwrap_or_default();
+                // A built-in route of the same name is there whatever happens to this one.
+                let named =
+                    |l: &Limit| l.matches.route.as_ref() == Some(name) && !is_built_in_name(name);
+                self.each_limit_on(&tenant, named, &mut user);
+            }
+            Kind::Limit => {}
+        }
+    }
+
+    /// Limits that match nothing but a tenant's requests, and of these such ones.
+    fn each_limit_on(
+        &self,
+        tenant: &Name,
+        such: impl Fn(&Limit) -> bool,
+        user: &mut impl FnMut(String),
+    ) {
+        for (_, limit) in self.limits() {
+            if limit.only_tenant() == Some(tenant) && such(limit) {
+                user(limit_text(limit));
+            }
+        }
+    }
+
+    fn missing_of_limit(&self, limit: &Limit, missing: &mut Vec<(String, String)>) {
+        let mut need = |field: &str, there: bool, what: String| {
+            if !there {
+                missing.push((field.to_owned(), what));
+            }
+        };
+        let matches = &limit.matches;
+        for (field, tenant) in [("tenant", &limit.tenant), ("match.tenant", &matches.tenant)] {
+            if let Some(tenant) = tenant {
+                need(
+                    field,
+                    self.tenant(tenant).is_some(),
+                    format!("tenant {tenant}"),
+                );
+            }
+        }
+        if let Some(model) = &matches.model {
+            need(
+                "match.model",
+                self.model(model).is_some(),
+                format!("model {model}"),
+            );
+        }
+        // Without a tenant, these are refused as such.
+        let Some(tenant) = limit.only_tenant() else {
+            return;
+        };
+        if let Some(name) = &matches.consumer {
+            let there = self.consumer(tenant, name).is_some();
+            need("match.consumer", there, format!("consumer {tenant}/{name}"));
+        }
+        if let Some(name) = &matches.route {
+            let there = is_built_in_name(name) || self.route(tenant, name).is_some();
+            need("match.route", there, format!("route {tenant}/{name}"));
+        }
+    }
+
+    /// What must be there when a limit is put, and may go later: a key is revoked whatever names it, and a team is only what
+    /// consumers say. A limit that names one then matches nothing.
+    fn missing_names_of_limit(&self, limit: &Limit, missing: &mut Vec<(String, String)>) {
+        let tenant = limit.only_tenant();
+        if let (Some(tenant), Some(name)) = (tenant, &limit.matches.key)
+            && self.key(tenant, name).is_none()
+        {
+            missing.push(("match.key".to_owned(), format!("key {tenant}/{name}")));
+        }
+        let Some(team) = &limit.matches.team else {
+            return;
+        };
+        let has = |consumer: &Consumer| {
+            consumer.team.as_ref() == Some(team) && tenant.is_none_or(|t| *t == consumer.tenant)
+        };
+        if !self.consumers().any(|consumer| has(&consumer.value)) {
+            let of = tenant
+                .map(|t| format!(" of tenant {t}"))
+                .unwrap_or_default();
+            missing.push((
+                "match.team".to_owned(),
+                format!("consumer{of} in a team {team}"),
+            ));
         }
     }
 
@@ -144,5 +245,13 @@ impl Catalog {
                 user(format!("the access list of model {}", model.value.name));
             }
         }
+    }
+}
+
+/// A limit, as a refusal names it.
+fn limit_text(limit: &Limit) -> String {
+    match &limit.tenant {
+        Some(tenant) => format!("limit {tenant}/{}", limit.name),
+        None => format!("limit {}", limit.name),
     }
 }

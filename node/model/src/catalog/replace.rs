@@ -55,6 +55,15 @@ impl Catalog {
             Kind::Model => self.models.keys().map(global).collect(),
             Kind::Service => self.services.keys().map(global).collect(),
             Kind::Route => self.routes.keys().map(owned).collect(),
+            Kind::Limit => {
+                let places = self.limits.iter().map(|(place, _)| place);
+                let at = |(tenant, name): &(Name, Name)| ObjectRef {
+                    kind,
+                    tenant: (!tenant.is_empty()).then(|| Name::clone(tenant)),
+                    name: Name::clone(name),
+                };
+                places.map(at).collect()
+            }
         }
     }
 
@@ -69,11 +78,12 @@ impl Catalog {
             Kind::Model => self.model(name).is_some(),
             Kind::Service => self.service(name).is_some(),
             Kind::Route => self.route(owner, name).is_some(),
+            Kind::Limit => self.limits.get(owner, name).is_some(),
         }
     }
 
     /// What is there beside these objects, of their kinds and tenants. A tenant itself is never among it: what the
-    /// objects do not name is not theirs to delete.
+    /// objects do not name is not theirs to delete. The operator's own limits are, where the objects have one.
     pub fn prunable(&self, objects: &[Object]) -> Prunable {
         let kept: BTreeSet<ObjectRef> = objects.iter().map(Object::reference).collect();
         let kinds: BTreeSet<Kind> = kept.iter().map(|at| at.kind).collect();
@@ -84,10 +94,16 @@ impl Catalog {
                 _ => at.tenant.as_ref(),
             })
             .collect();
+        let operators = |at: &ObjectRef| at.kind == Kind::Limit && at.tenant.is_none();
+        let has_operators = kept.iter().any(operators);
         let mut found = Prunable::default();
         for kind in kinds.into_iter().filter(|kind| *kind != Kind::Tenant) {
             for at in self.references(kind) {
-                if at.tenant.as_ref().is_some_and(|t| !tenants.contains(t)) {
+                let elsewhere = match &at.tenant {
+                    Some(tenant) => !tenants.contains(tenant),
+                    None => operators(&at) && !has_operators,
+                };
+                if elsewhere {
                     continue;
                 }
                 found.of += 1;
@@ -97,6 +113,14 @@ impl Catalog {
             }
         }
         found
+    }
+
+    /// The same, for a token of `tenant`: the operator's limits, which it may name as they are, are never beside its own.
+    pub fn prunable_within(&self, tenant: Option<&str>, objects: &[Object]) -> Prunable {
+        match tenant {
+            Some(_) => self.prunable(&without_operators(objects)),
+            None => self.prunable(objects),
+        }
     }
 
     /// What makes the declarative objects of this catalog those of `old`, an earlier one.
@@ -182,6 +206,12 @@ impl Catalog {
         }
         Object::Provider(Provider { keys, ..old })
     }
+}
+
+/// The objects that are not the operator's limits.
+pub(super) fn without_operators(objects: &[Object]) -> Vec<Object> {
+    let operators = |o: &&Object| matches!(o, Object::Limit(limit) if limit.tenant.is_none());
+    objects.iter().filter(|o| !operators(o)).cloned().collect()
 }
 
 /// To whom a provider's keys are sent.

@@ -4,6 +4,7 @@ use mode_envoy_model::command::Command;
 use mode_envoy_model::consumer::Consumer;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::key::Key;
+use mode_envoy_model::limit::{Dimension, Limit, Match, Mode, Per, Unit, Window};
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 use mode_envoy_model::price::Price;
@@ -187,13 +188,69 @@ pub(crate) fn object() -> impl Strategy<Value = Object> {
         model().prop_map(Object::Model),
         service().prop_map(Object::Service),
         route().prop_map(Object::Route),
+        limit().prop_map(Object::Limit),
     ]
 }
 
+fn matches() -> impl Strategy<Value = Match> {
+    let seldom = || option::weighted(0.2, name());
+    let route = prop_oneof![9 => seldom(), 1 => Just(Some("openai.embeddings".into()))];
+    (
+        option::weighted(0.6, name()),
+        (seldom(), seldom(), seldom()),
+        route,
+        option::weighted(0.01, name()),
+        seldom(),
+    )
+        .prop_map(|(tenant, (team, consumer, key), route, api, model)| Match {
+            tenant,
+            team,
+            consumer,
+            key,
+            route,
+            api,
+            model,
+        })
+}
+
+pub(crate) fn limit() -> impl Strategy<Value = Limit> {
+    let time = prop_oneof![
+        4 => Just((Unit::Requests, Per::Minute, Window::Calendar)),
+        2 => Just((Unit::Requests, Per::Second, Window::Bucket { burst: 3 })),
+        2 => Just((Unit::Concurrent, Per::Total, Window::Calendar)),
+        1 => select(Per::ALL.to_vec()).prop_map(|per| (Unit::Requests, per, Window::Bucket { burst: 1 })),
+    ];
+    let names = (select(vec!["a", "b", "c"]), option::weighted(0.4, name()));
+    let each = option::weighted(0.4, select(Dimension::ALL.to_vec()));
+    (
+        names,
+        matches(),
+        each,
+        time,
+        0_u64..9,
+        select(Mode::ALL.to_vec()),
+    )
+        .prop_map(
+            |((name, tenant), matches, each, (unit, per, window), amount, mode)| Limit {
+                name: name.into(),
+                tenant,
+                matches,
+                each,
+                unit,
+                amount,
+                per,
+                window,
+                mode,
+                shadow: amount % 2 == 0,
+            },
+        )
+}
+
 fn object_ref() -> impl Strategy<Value = ObjectRef> {
-    (select(Kind::ALL.to_vec()), name(), name()).prop_map(|(kind, tenant, name)| ObjectRef {
+    let place = (select(Kind::ALL.to_vec()), any::<bool>());
+    (place, name(), name()).prop_map(|((kind, owned), tenant, name)| ObjectRef {
         kind,
-        tenant: kind.has_tenant().then_some(tenant),
+        tenant: (kind.has_tenant() || owned && kind.takes_tenant()).then_some(tenant),
         name,
     })
 }
@@ -240,7 +297,10 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             Object::Model(o) => Event::ModelPut(o),
             Object::Service(o) => Event::ServicePut(o),
             Object::Route(o) => Event::RoutePut(o),
+            Object::Limit(limit) => Event::LimitPut { id: 1, limit },
         }),
+        3 => (0_u64..5, limit()).prop_map(|(id, limit)| Event::LimitPut { id, limit }),
+        1 => (option::of(name()), name()).prop_map(|(tenant, name)| Event::LimitDeleted { tenant, name }),
         4 => key().prop_map(Event::KeyPut),
         2 => token().prop_map(Event::TokenPut),
         1 => (any::<[u8; 16]>(), vec(any::<u8>(), 0..3))

@@ -45,6 +45,7 @@ proptest! {
         );
         let restored = restored
             .with_members(one.members().clone())
+            .with_last_limit_id(one.last_limit_id())
             .with_rotation(one.rotation().cloned());
         prop_assert_eq!(&one, &restored);
     }

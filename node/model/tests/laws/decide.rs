@@ -2,19 +2,28 @@
 
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
+use mode_envoy_model::limit::Dimension;
 use mode_envoy_model::limits;
 use mode_envoy_model::model::Model;
 use mode_envoy_model::object::{Kind, Object};
 use mode_envoy_model::provider::SealedSecret;
 use mode_envoy_model::route::Route;
 
+use crate::limits::limit;
 use crate::samples::*;
 
 #[test]
 fn references_may_point_within_the_list_in_any_order() {
-    let catalog = catalog();
+    let mut catalog = catalog();
     assert_eq!(catalog.revision(), 2);
     assert_eq!(catalog.route("acme", "orders").map(|r| r.revision), Some(2));
+    let fields = [(Dimension::Tenant, "new"), (Dimension::Consumer, "app")];
+    let limit = Object::Limit(limit("l", &fields));
+    run(
+        &mut catalog,
+        &put(vec![limit, consumer("new", "app"), tenant("new")]),
+    )
+    .unwrap();
     for kind in Kind::ALL {
         assert!(!catalog.objects(kind).is_empty(), "{kind}");
     }

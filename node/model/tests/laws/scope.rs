@@ -193,6 +193,10 @@ fn a_refusal_that_rests_on_other_tenants_does_not_say_on_what() {
     assert_eq!(refused.code, RejectedCode::NotFound, "{refused}");
 }
 
+fn of_operator(object: &Object) -> bool {
+    matches!(object, Object::Limit(limit) if limit.tenant.is_none())
+}
+
 proptest! {
     #[test]
     fn a_tenant_is_never_told_of_another_one(commands in vec(arb::command(), 1..30)) {
@@ -211,7 +215,9 @@ proptest! {
         for command in &commands {
             let within = catalog.decide_within(Some("a"), command, NOW);
             let whole = catalog.decide(command, NOW);
-            if within.is_ok() {
+            // A tenant's prune leaves the operator's limits out, whatever the document names of them.
+            let leaves_out = matches!(command, Command::Prune { objects, .. } if objects.iter().any(of_operator));
+            if within.is_ok() && !leaves_out {
                 prop_assert_eq!(&within, &whole);
             }
             let _ = run(&mut catalog, command);

@@ -1,5 +1,6 @@
-//! What a token of one tenant may change: consumers and keys of the tenant, and its routes on its own hosts to services
-//! that are shared with it.
+//! What a token of one tenant may change: consumers, keys and limits of the tenant, and its routes on its own hosts to services
+//! that are shared with it. A limit of its own only ever refuses its own requests; the operator's limits on it are seen, and
+//! stay as they are.
 //!
 //! Everything else is not there, whether it is or not: a refusal repeats what the caller wrote and tells nothing more. An
 //! object that stays as it is may be named, so that what was exported can be applied again.
@@ -12,6 +13,10 @@ use mode_envoy_model::route::Route;
 
 /// What a message may repeat of a name.
 const NAME_SHOWN: usize = 64;
+
+/// What is said of a limit that is not the tenant's own.
+const OPERATORS: &str = "this limit is the operator's, not the tenant's: a token of the tenant leaves it as it is; ask who runs the \
+                         cluster";
 
 /// What was found against a command.
 #[derive(Default)]
@@ -67,7 +72,7 @@ pub(super) fn check_command(
             }
             found.done()
         }
-        Command::Delete(at) => check_delete(own, at),
+        Command::Delete(at) => check_delete(own, catalog, at),
         Command::CreateKey(key) if *key.tenant == *own => Ok(()),
         Command::CreateKey(key) => Err(no_tenant("tenant", &key.tenant)),
         Command::RotateKey { tenant, .. } | Command::RevokeKey { tenant, .. } => {
@@ -121,12 +126,23 @@ fn check_object(own: &str, catalog: &Catalog, object: &Object, found: &mut Found
             }
         }
         Object::Consumer(consumer) if *consumer.tenant == *own => {}
+        Object::Limit(limit) if limit.tenant.as_deref() == Some(own) => {}
+        Object::Limit(limit) if limit.tenant.is_none() => {
+            let problem = match sees_limit(own, catalog, &limit.name) {
+                true if unchanged() => return,
+                true => OPERATORS.to_owned(),
+                false => {
+                    format!("a token of the tenant makes limits of the tenant: add `tenant: {own}`")
+                }
+            };
+            found.add(RejectedCode::Forbidden, label, problem);
+        }
         Object::Route(route) if *route.tenant == *own => {
             if !unchanged() {
                 check_route(own, catalog, route, &label, found);
             }
         }
-        Object::Consumer(_) | Object::Route(_) => {
+        Object::Consumer(_) | Object::Route(_) | Object::Limit(_) => {
             let tenant = at.tenant.as_deref().unwrap_or_default();
             let problem = format!(
                 "there is no tenant {}; define it, or correct the name",
@@ -177,13 +193,21 @@ fn check_route(own: &str, catalog: &Catalog, route: &Route, label: &str, found: 
     }
 }
 
-fn check_delete(own: &str, at: &ObjectRef) -> Result<(), Rejected> {
+/// Whether a limit of the operator's can match the tenant's requests, and so is known to it.
+fn sees_limit(own: &str, catalog: &Catalog, name: &str) -> bool {
+    catalog.of_tenant(own).limit(None, name).is_some()
+}
+
+fn check_delete(own: &str, catalog: &Catalog, at: &ObjectRef) -> Result<(), Rejected> {
     let owner = match at.kind {
         Kind::Tenant => Some(&at.name),
         _ => at.tenant.as_ref(),
     };
     match (at.kind, owner.is_some_and(|owner| **owner == *own)) {
-        (Kind::Consumer | Kind::Route, true) => Ok(()),
+        (Kind::Consumer | Kind::Route | Kind::Limit, true) => Ok(()),
+        (Kind::Limit, false) if at.tenant.is_none() && sees_limit(own, catalog, &at.name) => {
+            Err(refuse(RejectedCode::Forbidden, label(at), OPERATORS))
+        }
         (Kind::Tenant, true) => {
             let problem =
                 "a token of the tenant does not delete the tenant itself; ask who runs the cluster";

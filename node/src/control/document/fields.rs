@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use mode_envoy_model::limits::LIMIT_AMOUNT;
+
 use super::node::{Entry, Node, Value};
 use super::{Faults, Position};
 
@@ -84,6 +86,39 @@ impl<'a> Fields<'a> {
             return None;
         }
         self.text(name, faults).map(Arc::from)
+    }
+
+    /// Takes a whole number.
+    pub(super) fn number(&mut self, name: &'static str, faults: &mut Faults) -> Option<u64> {
+        let node = self.take(name)?;
+        let problem = match &node.value {
+            Value::Number(text) => match text.parse() {
+                Ok(number) => return Some(number),
+                Err(_) => format!("{text} is not a whole number from 1 to {LIMIT_AMOUNT}"),
+            },
+            Value::Text(_) => {
+                "this is a text where a whole number is expected; write digits without quotes"
+                    .to_owned()
+            }
+            Value::Null | Value::Bool(_) | Value::List(_) | Value::Map(_) => {
+                format!("this is {} where a whole number is expected", node.what())
+            }
+        };
+        self.fault_at(node.at, name, problem, faults);
+        None
+    }
+
+    /// Takes true or false; false where it is absent.
+    pub(super) fn flag(&mut self, name: &'static str, faults: &mut Faults) -> bool {
+        let Some(node) = self.take(name) else {
+            return false;
+        };
+        if let Value::Bool(value) = node.value {
+            return value;
+        }
+        let problem = format!("this is {} where true or false is expected", node.what());
+        self.fault_at(node.at, name, problem, faults);
+        false
     }
 
     /// Takes a list of texts; empty where it is absent.

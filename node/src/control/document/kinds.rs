@@ -11,6 +11,7 @@ use mode_envoy_model::service::{Endpoint, Service};
 use mode_envoy_model::tenant::Tenant;
 
 use super::fields::Fields;
+use super::limit;
 use super::node::Node;
 use super::secret::{SecretRef, read_secret};
 use super::timeouts::read_timeouts;
@@ -52,6 +53,8 @@ pub(super) fn read_object(
     let name = fields.required("name", faults);
     let tenant = if kind.has_tenant() {
         fields.required("tenant", faults)
+    } else if kind.takes_tenant() {
+        fields.text("tenant", faults).map(Name::from)
     } else {
         None
     };
@@ -73,6 +76,7 @@ pub(super) fn read_object(
         Kind::Model => model(fields, name, faults).map(Object::Model),
         Kind::Service => service(fields, name, faults).map(Object::Service),
         Kind::Route => route(fields, tenant, name, faults).map(Object::Route),
+        Kind::Limit => limit::read(fields, tenant, name, faults).map(Object::Limit),
     };
     Some(Draft {
         object: object?,
@@ -336,7 +340,7 @@ fn auth(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Auth> {
 }
 
 /// A fault for a word that is not one of the choices.
-fn choice(
+pub(super) fn choice(
     fields: &Fields<'_>,
     name: &str,
     word: &str,

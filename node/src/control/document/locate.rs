@@ -71,6 +71,8 @@ fn object_label(kind: Kind, item: &Node) -> Option<String> {
     };
     let tenant = if kind.has_tenant() {
         Some(text("tenant")?)
+    } else if kind.takes_tenant() {
+        text("tenant")
     } else {
         None
     };

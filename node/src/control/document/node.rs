@@ -27,7 +27,7 @@ pub(super) struct Node {
 pub(super) enum Value {
     Null,
     Bool(bool),
-    /// As it parsed; nothing in a document of this version is a number, so only messages show it.
+    /// As it parsed; one that is not whole has a point or an exponent.
     Number(String),
     Text(String),
     List(Vec<Node>),
@@ -63,6 +63,10 @@ impl Node {
         Self::of(Value::Text(text.into()))
     }
 
+    pub(super) fn number(number: u64) -> Self {
+        Self::of(Value::Number(number.to_string()))
+    }
+
     /// A document that holds nothing.
     pub(super) const fn empty() -> Self {
         Self::of(Value::Map(Vec::new()))
@@ -96,7 +100,11 @@ impl Serialize for Node {
         match &self.value {
             Value::Null => serializer.serialize_unit(),
             Value::Bool(value) => serializer.serialize_bool(*value),
-            Value::Number(text) | Value::Text(text) => serializer.serialize_str(text),
+            Value::Number(text) => match text.parse::<u64>() {
+                Ok(number) => serializer.serialize_u64(number),
+                Err(_) => serializer.serialize_str(text),
+            },
+            Value::Text(text) => serializer.serialize_str(text),
             Value::List(items) => serializer.collect_seq(items),
             Value::Map(entries) => {
                 let mut map = serializer.serialize_map(Some(entries.len()))?;
@@ -157,7 +165,8 @@ impl<'de> Visitor<'de> for BareVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Number(value.to_string()))
+        // So that 600.0 and 6e2 are told from 600.
+        Ok(Value::Number(format!("{value:?}")))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -11,7 +11,6 @@ use super::{Document, Faults, Locator, Position, label};
 
 /// Kinds that a later version brings.
 const KINDS_LATER: &[&str] = &[
-    "limits",
     "prompts",
     "apis",
     "products",

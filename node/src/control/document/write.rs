@@ -9,6 +9,7 @@ use mode_envoy_model::provider::{Protocol, Provider};
 use mode_envoy_model::route::{Auth, Route};
 use mode_envoy_model::service::Service;
 
+use super::limit::limit_node;
 use super::node::{Entry, Node, Value, render};
 use super::secret::{SecretRef, SecretSource, secret_node};
 use super::timeouts::timeouts_node;
@@ -85,6 +86,7 @@ pub(super) fn object_node(draft: &Draft) -> Node {
         Object::Model(model) => model_node(model),
         Object::Service(service) => service_node(service),
         Object::Route(route) => route_node(route),
+        Object::Limit(limit) => limit_node(limit),
     }
 }
 

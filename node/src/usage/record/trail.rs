@@ -178,7 +178,7 @@ impl<'a> RefusedBy<'a> {
             limit: &refusal.limit.name,
             value: cut(&refusal.pool.value, VALUE_MAX),
             why: refusal.reason.as_str(),
-            mode: refusal.mode().as_str(),
+            mode: refusal.mode().word(),
             need: refusal.need,
             slice: refusal.slice,
             free: refusal.free,

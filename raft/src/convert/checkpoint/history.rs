@@ -102,6 +102,10 @@ fn put(stored: &Stored) -> Option<Event> {
         Stored::Model(o) => Event::ModelPut((**o).clone()),
         Stored::Service(o) => Event::ServicePut((**o).clone()),
         Stored::Route(o) => Event::RoutePut((**o).clone()),
+        Stored::Limit(id, o) => Event::LimitPut {
+            id: *id,
+            limit: (**o).clone(),
+        },
         Stored::Key(_) | Stored::Token(_) => return None,
     })
 }

@@ -8,6 +8,7 @@ use mode_envoy_model::command::Command;
 use mode_envoy_model::consumer::Consumer;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::key::Key;
+use mode_envoy_model::limit::{Dimension, Limit, Match, Mode, Per, Unit, Window};
 use mode_envoy_model::member::{JoinToken, JoinedNode};
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
@@ -209,6 +210,51 @@ pub(super) fn events() -> Vec<Event> {
         Event::RotationEnded,
         Event::RotationAborted,
     ]
+    .into_iter()
+    .chain(limit_events())
+    .collect()
+}
+
+/// Every unit, time, window, mode and dimension.
+fn limits() -> Vec<Limit> {
+    let units = Unit::ALL.into_iter().cycle();
+    let modes = Mode::ALL.into_iter().cycle();
+    let each = Dimension::ALL.into_iter().map(Some).chain([None]);
+    let pers = Per::ALL.into_iter().cycle();
+    let all = each.zip(pers).zip(units.zip(modes));
+    let limit = |(at, ((each, per), (unit, mode))): (u64, ((_, _), (_, _)))| {
+        let mut matches = Match::default();
+        if let Some(dimension) = each {
+            *matches.value_mut(dimension) = Some("x".into());
+        }
+        Limit {
+            name: "rpm".into(),
+            tenant: at.is_multiple_of(2).then(|| "acme".into()),
+            matches,
+            each,
+            unit,
+            amount: at,
+            per,
+            window: if at.is_multiple_of(3) {
+                Window::Calendar
+            } else {
+                Window::Bucket { burst: at }
+            },
+            mode,
+            shadow: at.is_multiple_of(2),
+        }
+    };
+    (1..).zip(all).map(limit).collect()
+}
+
+fn limit_events() -> Vec<Event> {
+    let deleted = [None, Some("acme".into())].map(|tenant| Event::LimitDeleted {
+        tenant,
+        name: "rpm".into(),
+    });
+    let puts = (1..).zip(limits());
+    let puts = puts.map(|(id, limit)| Event::LimitPut { id, limit });
+    deleted.into_iter().chain(puts).collect()
 }
 
 fn join_token(hash: u8, used: Option<(u64, [u8; 32])>) -> JoinToken {
@@ -310,9 +356,13 @@ pub(super) fn commands() -> Vec<Command> {
             dry_run: true,
         },
     ];
+    commands.push(Command::Put {
+        objects: limits().into_iter().map(Object::Limit).collect(),
+        dry_run: false,
+    });
     commands.extend(member_commands());
     commands.extend(Kind::ALL.map(|kind| {
-        let tenant = kind.has_tenant().then(|| "acme".into());
+        let tenant = kind.takes_tenant().then(|| "acme".into());
         Command::Delete(ObjectRef {
             kind,
             tenant,
