@@ -15,6 +15,7 @@ mod exactly_once;
 mod folding;
 mod histogram;
 mod history;
+mod ledger;
 mod members;
 mod queries;
 mod questions;
