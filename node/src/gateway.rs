@@ -81,6 +81,7 @@ pub struct Shared {
     network: Network,
     freshness: Freshness,
     tls: Option<Arc<rustls::ServerConfig>>,
+    limiter: Limiter,
 }
 
 /// A gateway that serves.

@@ -201,7 +201,11 @@ impl Keeper {
 
     /// The pools that it deals with.
     pub fn pools(&self) -> Vec<PoolKey> {
-        self.held.keys().cloned().collect()
+        let in_log = self
+            .held
+            .iter()
+            .filter(|(_, pool)| !pool.slice.facts().is_local());
+        in_log.map(|(key, _)| key.clone()).collect()
     }
 
     /// A limit is no more, and so its pools: whoever waits for them waits for nothing.

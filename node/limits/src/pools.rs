@@ -47,7 +47,7 @@ impl Pools {
         if let Some(slice) = slices.get(key).map(Arc::clone) {
             drop(slices);
             if slice.facts().limit != *limit {
-                slice.publish(|facts| facts.limit = Arc::clone(limit));
+                slice.publish(|facts| (facts.limit, facts.gone) = (Arc::clone(limit), false));
             }
             return Ok(slice);
         }

@@ -218,7 +218,9 @@ impl State {
         }
         let clocks = (parts.lease_clock_ms, parts.wall_ms);
         let is_removed = |node| catalog.members().is_removed(node);
-        let ledger = Ledger::from_parts(parts.ledger, clocks, usage.streams.iter(), is_removed)?;
+        let mut ledger =
+            Ledger::from_parts(parts.ledger, clocks, usage.streams.iter(), is_removed)?;
+        ledger.set_limits(catalog.limits());
         Ok(Self {
             catalog: Arc::new(catalog),
             history,

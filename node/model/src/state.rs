@@ -129,13 +129,24 @@ impl State {
         if let Outcome::Changed { revision } = outcome {
             let encoded = Arc::clone(&set.encoded);
             self.history.record(revision, self.wall_ms, encoded);
-            for event in &set.events {
-                if let Event::NodeRemoved(node) = event {
-                    self.ledger.remove_node(*node);
-                }
-            }
+            self.follow(&set.events);
         }
         outcome
+    }
+
+    /// What changes of the configuration mean for the books of limits.
+    fn follow(&mut self, events: &[Event]) {
+        let mut limits_change = false;
+        for event in events {
+            match event {
+                Event::NodeRemoved(node) => self.ledger.remove_node(*node),
+                Event::LimitPut { .. } | Event::LimitDeleted { .. } => limits_change = true,
+                _ => {}
+            }
+        }
+        if limits_change {
+            self.ledger.set_limits(self.catalog.limits());
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::settings::GatewayLimits;
 use super::table::{Endpoint, Table};
 use super::view::View;
 use crate::freshness::Freshness;
+use crate::limits::Limiter;
 use crate::upstream::{Conn, Pool, Timeouts, UpstreamError};
 use crate::usage::recorder::Recorder;
 
@@ -29,6 +30,7 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     pub(crate) freshness: Freshness,
     pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) limiter: Limiter,
     current: RefCell<Current>,
 }
 
@@ -55,7 +57,8 @@ impl Worker {
         recorder: Recorder,
     ) -> Option<Self> {
         let mut cache = Cache::new(table);
-        let view = Rc::new(View::new(Arc::clone(cache.load())));
+        let limiter = shared.limiter;
+        let view = Rc::new(View::new(Arc::clone(cache.load()), limiter.clone()));
         Some(Self {
             limits,
             pool: Rc::new(Pool::new(shared.network)),
@@ -66,6 +69,7 @@ impl Worker {
             connections: Rc::default(),
             freshness: shared.freshness,
             tls: shared.tls.map(TlsAcceptor::from),
+            limiter,
         })
     }
 
@@ -74,7 +78,7 @@ impl Worker {
         let current = &mut *self.current.borrow_mut();
         let table = current.cache.load();
         if !Arc::ptr_eq(table, current.view.table()) {
-            current.view = Rc::new(View::new(Arc::clone(table)));
+            current.view = Rc::new(View::new(Arc::clone(table), self.limiter.clone()));
         }
         Rc::clone(&current.view)
     }

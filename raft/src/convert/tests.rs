@@ -1,6 +1,7 @@
 //! One of everything goes there and back; what is not of this version is refused by name.
 
 mod history;
+mod ledger;
 mod packed;
 mod samples;
 

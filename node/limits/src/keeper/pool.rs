@@ -220,7 +220,8 @@ impl Pool {
     pub(super) fn gone(&mut self) {
         self.retired.extend(self.current.take());
         self.expiries.clear();
-        self.publish(|facts| facts.gone = true);
+        // One that every node keeps alone from now on is no more in the log only.
+        self.publish(|facts| facts.gone = !facts.is_local());
     }
 
     /// The log no longer takes returns of what this node held: another incarnation of it will be granted anew. The leases

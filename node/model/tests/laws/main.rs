@@ -16,6 +16,7 @@ mod folding;
 mod histogram;
 mod history;
 mod limits;
+mod ledger;
 mod members;
 mod queries;
 mod questions;
