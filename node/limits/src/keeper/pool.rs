@@ -49,6 +49,7 @@ pub(super) struct Pool {
     expiries: Expiries,
     last_grant: u64,
     recalls: u64,
+    recalled: bool,
     epoch: u64,
     applied: u64,
     /// When units were asked for that only others had.
@@ -125,6 +126,7 @@ impl Pool {
             expiries: Expiries::default(),
             last_grant: 0,
             recalls: 0,
+            recalled: false,
             epoch: 0,
             applied: 0,
             beyond_ms: None,
@@ -138,16 +140,15 @@ impl Pool {
         }
         let first = self.applied == 0;
         self.applied = index;
-        let before = self
-            .slice
-            .facts()
-            .seen
-            .as_ref()
-            .map(|seen| seen.view.window);
-        self.take_over(view, now);
-        if !first && view.recalls > self.recalls {
+        let seen = self.slice.facts().seen.clone();
+        let before = seen.as_ref().map(|seen| seen.view.window);
+        let lowered = seen.is_some_and(|seen| view.cap < seen.view.cap);
+        if lowered {
+            // Nothing more is admitted under the amount before.
             self.give_all_back();
         }
+        self.take_over(view, now);
+        self.recalled |= !first && view.recalls > self.recalls;
         if before.is_some_and(|window| window != view.window) && view.limit.shadow {
             self.slice.owes_nothing();
         }
@@ -196,6 +197,15 @@ impl Pool {
         if let Window::Bucket { .. } = view.limit.window {
             let until = now.boot_ms.saturating_add(spend_ms(&view.limit));
             self.expiries.granted(units, until);
+        }
+    }
+
+    /// What was recalled goes back once those that waited for it are served, and so does the rest of a tail.
+    pub(super) fn give_back(&mut self, tail: bool) {
+        let recalled = std::mem::take(&mut self.recalled);
+        if let Some(held) = self.current.as_mut().filter(|_| recalled || tail) {
+            // What was used already is paid with the next batch.
+            held.put_aside(self.slice.owed());
         }
     }
 

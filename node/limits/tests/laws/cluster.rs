@@ -342,10 +342,7 @@ impl Cluster {
 
     fn applies(&mut self, node: usize, index: u64, views: &[PoolView], own: bool) {
         let now = self.now(node);
-        let mut decisions = Vec::new();
-        for view in views {
-            decisions.extend(self.nodes[node].keeper.applied(view, index, now));
-        }
+        let mut decisions = self.nodes[node].keeper.applied(views, index, now);
         if own {
             self.nodes[node].flight = None;
             // What this node has applied is what the ledger was just after its batch, or a little later.

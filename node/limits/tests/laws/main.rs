@@ -12,4 +12,10 @@ mod arb;
 mod cluster;
 mod ledger;
 
+mod headers;
+mod histories;
+mod modes;
+mod node;
 mod simulation;
+mod threads;
+mod waiting;
