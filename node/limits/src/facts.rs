@@ -92,9 +92,10 @@ impl Facts {
         self.seen.as_ref().map_or(whole, |seen| seen.view.cap)
     }
 
-    /// What other nodes hold.
+    /// What other nodes hold and could give back; a bucket takes nothing back, since it fills meanwhile.
     pub(crate) fn elsewhere(&self) -> u64 {
-        self.seen.as_ref().map_or(0, |seen| seen.view.elsewhere)
+        let seen = self.seen.as_ref().filter(|_| !self.is_bucket());
+        seen.map_or(0, |seen| seen.view.elsewhere)
     }
 
     /// What nobody has, as far as can be known without asking: a window that is over gives all of it anew, a bucket has

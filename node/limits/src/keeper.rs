@@ -37,10 +37,12 @@ mod demand;
 mod pool;
 mod waiting;
 
-pub use self::asks::{ASK_ITEMS, ASKS};
+pub use self::asks::{ASK_ITEMS, ASKS, BATCH_ITEMS};
 pub use self::decide::{TAIL_WAIT_MS, WAIT_MS};
 pub use self::waiting::Ticket;
 
+/// Of how many leases one batch tells, about; what is left is told by the next.
+pub const USES: usize = 16_000;
 /// How many calls wait.
 pub const WAITERS: usize = 10_000;
 /// While a lease is in use, a batch is composed this often.
@@ -209,7 +211,9 @@ impl Keeper {
 
     /// A limit is no more, and so its pools: whoever waits for them waits for nothing.
     pub fn gone(&mut self, key: &PoolKey, now: Now) -> Vec<Decision> {
-        if let Some(slice) = self.pools.find(key) {
+        // What every node keeps alone is nothing that the log knows of.
+        let slice = self.pools.find(key);
+        if let Some(slice) = slice.filter(|slice| !slice.facts().is_local()) {
             self.pool(&slice, now).gone();
             self.urgent = true;
         }
@@ -242,7 +246,9 @@ impl Keeper {
         let mut more = Vec::new();
         for pool in self.held.values_mut() {
             pool.follow(now);
-            pool.uses(now, &mut more);
+            if uses.len() + more.len() < USES {
+                pool.uses(now, &mut more);
+            }
         }
         for LeaseUse {
             lease,
@@ -367,7 +373,10 @@ impl Keeper {
 
     /// So little is left that every call asks for itself: nothing is kept for calls to come.
     fn is_tail(&self, key: &PoolKey) -> bool {
-        let central = |pool: &Pool| pool.slice.facts().is_central();
+        let central = |pool: &Pool| {
+            let facts = pool.slice.facts();
+            facts.is_central() && !facts.is_bucket()
+        };
         self.held.get(key).is_some_and(central) && !self.waiting.needs(key)
     }
 
@@ -425,6 +434,11 @@ impl Keeper {
         let mut asks = asks.finish(|key| self.figures(key));
         let room = ASKS.saturating_sub(asks.len());
         asks.extend(asks::wants(items).take(room));
+        let mut items = 0;
+        asks.retain(|ask| {
+            items += ask.items.len();
+            items <= BATCH_ITEMS
+        });
         if asks.is_empty() {
             return asks;
         }

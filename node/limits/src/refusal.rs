@@ -96,7 +96,7 @@ impl Refusal {
             need,
             slice: slice.left(facts, now),
             free: seen.map_or(0, |seen| seen.view.free),
-            elsewhere: facts.elsewhere(),
+            elsewhere: seen.map_or(0, |seen| seen.view.elsewhere),
             applied_index: seen.map_or(0, |seen| seen.applied),
         }
     }

@@ -16,7 +16,7 @@ use crate::calendar::length_ms;
 use crate::facts::{Facts, Seen};
 use crate::lease::Lease;
 use crate::now::Now;
-use crate::number::{count, scaled_down, signed};
+use crate::number::{count, scaled_down, scaled_up, signed};
 use crate::slice::Slice;
 
 /// How far ahead a node holds what it will need: of what is for a day or longer, and of the rest.
@@ -28,6 +28,8 @@ const PLENTY_HORIZON_MS: u64 = 30_000;
 const PLENTY_S: u64 = 60;
 /// A bucket's grants are to be spent within this, and within a quarter of the time in which its burst fills.
 const BUCKET_SPEND_MS: u64 = 250;
+/// Where less than this flows in meanwhile, every call asks for itself.
+const BUCKET_UNITS: u64 = 16;
 /// What a bucket's grants lose of their time, so that they are back before it is over.
 const EXPIRES_EARLY_MS: u64 = 10;
 /// So much less than this of the last grant is little.
@@ -397,6 +399,10 @@ impl Pool {
 
 /// Pays from a lease what was used without one.
 fn pay(slice: &Slice, held: &mut Held) -> u64 {
+    if held.lease.unit == Unit::Concurrent {
+        // Nothing was used for good; the lease now has what was lacking.
+        slice.owes_nothing();
+    }
     let owed = slice.owed();
     let paid = if owed == 0 {
         0
@@ -426,5 +432,9 @@ fn spend_ms(limit: &Limit) -> u64 {
     let (Window::Bucket { burst }, Some(length)) = (limit.window, length_ms(limit.per)) else {
         return 0;
     };
-    BUCKET_SPEND_MS.min(scaled_down(burst, length, limit.amount) / 4)
+    let spend = BUCKET_SPEND_MS.min(scaled_down(burst, length, limit.amount) / 4);
+    if scaled_up(limit.amount, spend, length) < BUCKET_UNITS {
+        return 0;
+    }
+    spend
 }

@@ -203,11 +203,11 @@ impl Cluster {
             .collect();
         let needs: Vec<_> = slices.iter().map(|(slice, need)| (slice, *need)).collect();
         match take_all(&needs, now) {
-            Ok(taken) => self.admitted(arrival, taken, 0),
+            Ok(taken) => self.admitted(&arrival, taken, 0),
             Err(NotTaken::Refused(refusal)) => self.refused(refusal.reason),
             Err(NotTaken::TooMany) => panic!("too many limits"),
             Err(NotTaken::Cold(_)) => match self.nodes[node].keeper.enqueue(&needs, now) {
-                Enqueued::Decided(Verdict::Admitted(taken)) => self.admitted(arrival, *taken, 0),
+                Enqueued::Decided(Verdict::Admitted(taken)) => self.admitted(&arrival, *taken, 0),
                 Enqueued::Decided(Verdict::Refused(refusal)) => self.refused(refusal.reason),
                 Enqueued::Waits(ticket) => {
                     let since = self.now_us;
@@ -229,11 +229,11 @@ impl Cluster {
         )
     }
 
-    fn admitted(&mut self, arrival: Arrival, taken: Reservation, waited_us: u64) {
+    fn admitted(&mut self, arrival: &Arrival, taken: Reservation, waited_us: u64) {
         let charges: Vec<_> = taken.charges().collect();
         self.outcome.unleased += u64::from(charges.len() < arrival.needs.len());
         for charge in &charges {
-            let key = self.limit_of(charge.lease, &arrival);
+            let key = self.limit_of(charge.lease, arrival);
             *self
                 .outcome
                 .admitted
@@ -364,7 +364,7 @@ impl Cluster {
                 .remove(&ticket)
                 .expect("decided once");
             match verdict {
-                Verdict::Admitted(taken) => self.admitted(arrival, *taken, self.now_us - since),
+                Verdict::Admitted(taken) => self.admitted(&arrival, *taken, self.now_us - since),
                 Verdict::Refused(refusal) => self.refused(refusal.reason),
             }
         }

@@ -91,7 +91,9 @@ proptest! {
             let outstanding = lease.map_or(0, |lease| lease.granted - lease.returned - lease.settled);
             prop_assert!(held + unsaid <= outstanding, "{held} + {unsaid} of {outstanding}");
         }
-        open.into_iter().for_each(|taken| node.end(taken));
+        for taken in open {
+            node.end(taken);
+        }
         // A limit that is used no more comes back whole, but for what one call may need.
         for step in 1..8 {
             node.commit(at(ms + step * 30_000));

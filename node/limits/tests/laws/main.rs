@@ -7,6 +7,12 @@
     clippy::cast_sign_loss,
     reason = "the model counts small numbers, and draws times from distributions"
 )]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of a test may panic like the test itself"
+)]
 
 mod arb;
 mod cluster;

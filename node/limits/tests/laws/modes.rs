@@ -247,6 +247,22 @@ fn a_shadow_limit_refuses_nobody_and_says_whom_it_would_have_refused() {
     );
     assert!(node.ledger.outstanding(&key(0)) <= 1);
 
+    let open = Limit {
+        shadow: true,
+        ..concurrent(4, Mode::Strict)
+    };
+    let mut node = one(open);
+    let mut kept = Vec::new();
+    for step in 0..10 {
+        kept.push(node.take(&[1], at(step * 10)).expect("never refused"));
+        node.commit(at(step * 10 + 5));
+    }
+    let over = kept.iter().filter(|taken| taken.exceeded().count() > 0);
+    assert!(
+        (2..=6).contains(&over.count()),
+        "six came when four were open; two of them beside what the log knew"
+    );
+
     let local = Limit {
         shadow: true,
         ..limit(9, Per::Minute, Mode::Local)
@@ -357,19 +373,19 @@ fn another_incarnation_spends_nothing_of_the_one_before() {
 
 #[test]
 fn what_is_not_used_for_long_goes_back_but_for_one_call() {
-    let mut node = one(limit(100_000, Per::Minute, Mode::Strict));
+    let mut node = one(limit(100_000, Per::Hour, Mode::Strict));
     node.warm(&[300], at(0));
     node.warm(&[2], at(100));
     let (plan, _) = node.commit(at(5_000));
     assert!(plan.uses.is_empty(), "{plan:?}");
-    let (plan, _) = node.commit(at(59_000));
+    let (plan, _) = node.commit(at(70_000));
     assert_eq!(
         plan.uses.iter().map(|used| used.returned).sum::<u64>(),
-        298,
+        299,
         "{plan:?}"
     );
     assert!(
-        node.keeper.next_due_ms(at(59_000)) >= at(59_900).boot_ms,
+        node.keeper.next_due_ms(at(70_000)) >= at(70_900).boot_ms,
         "then there is nothing to do"
     );
 }
@@ -402,7 +418,7 @@ fn a_call_that_waits_behind_others_is_served_after_them() {
     let mut node = one(limit(100, Per::Minute, Mode::Strict));
     let wait = |node: &mut Node, needs: &[u64]| match node.enqueue(needs, at(0)) {
         mode_envoy_limits::Enqueued::Waits(ticket) => ticket,
-        other => panic!("{other:?}"),
+        decided @ mode_envoy_limits::Enqueued::Decided(_) => panic!("{decided:?}"),
     };
     let (first, second) = (wait(&mut node, &[60]), wait(&mut node, &[60]));
     let (plan, decisions) = node.commit(at(1));

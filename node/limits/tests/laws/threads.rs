@@ -29,9 +29,8 @@ fn what_all_threads_admit_is_what_was_granted_and_not_returned() {
         for thread in 0..THREADS {
             let (slices, spent, ever, clock, stop) = (&slices, &spent, &ever, &clock, &stop);
             scope.spawn(move || {
-                calls(slices, Chance(thread), clock, stop, |taken| {
-                    settled(taken, spent, ever)
-                })
+                let end = |taken| settled(taken, spent, ever);
+                calls(slices, Chance(thread), clock, stop, end);
             });
         }
         let mut chance = Chance(99);

@@ -226,7 +226,7 @@ fn more_than_ten_thousand_do_not_wait() {
     }
     match node.enqueue(&[1], at(0)) {
         Enqueued::Decided(verdict) => {
-            assert_eq!(result(verdict).unwrap_err().reason, Reason::Crowded)
+            assert_eq!(result(verdict).unwrap_err().reason, Reason::Crowded);
         }
         Enqueued::Waits(_) => panic!("it waits"),
     }
