@@ -1,7 +1,7 @@
 //! The data plane: everything that clients call.
 //!
 //! ```text
-//! accept -> head -> route -> identify -> open -> send -> relay -> close            pipeline.rs, one file per phase
+//! accept -> head -> route -> identify -> limit -> open -> send -> relay -> close   pipeline.rs, one file per phase
 //!           \________ one Table from beginning to end ________/   any error -> error.rs
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! connections and its own usage spool. Workers share the table (swapped whole), the resolver and the counters.
 //!
 //! Invariants:
-//! * nothing here waits for the cluster: a request is decided from memory;
+//! * nothing here waits for the cluster but a call whose limit has nothing left on this node: a request is decided from memory;
 //! * no call reaches an upstream before it is recorded, and each is recorded as ended once;
 //! * bytes are never held for a later frame, and what one read returned leaves in one write.
 
@@ -26,6 +26,7 @@ mod head;
 mod hygiene;
 mod identify;
 mod ids;
+mod limit;
 mod listener;
 mod meters;
 mod pipeline;
@@ -60,6 +61,7 @@ use tokio::time::{Instant, timeout};
 
 use self::worker::Worker;
 use crate::freshness::Freshness;
+use crate::limits::Limiter;
 use crate::upstream::Network;
 pub use crate::upstream::NetworkError as SharedError;
 use crate::usage::recorder::Recorder;
@@ -100,16 +102,18 @@ struct EndOfWorker(watch::Sender<usize>);
 // === impl Shared ===
 
 impl Shared {
-    /// Reads the roots that https upstreams are checked against; `freshness` says whether keys may be taken.
+    /// Reads the roots that https upstreams are checked against; `freshness` says whether keys may be taken, `limiter` how
+    /// much may be used.
     ///
     /// # Errors
     ///
     /// [`SharedError`] where the file that `SSL_CERT_FILE` names cannot be used.
-    pub fn new(freshness: Freshness) -> Result<Self, SharedError> {
+    pub fn new(freshness: Freshness, limiter: Limiter) -> Result<Self, SharedError> {
         Ok(Self {
             network: Network::new()?,
             freshness,
             tls: None,
+            limiter,
         })
     }
 

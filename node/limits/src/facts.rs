@@ -92,9 +92,10 @@ impl Facts {
         self.seen.as_ref().map_or(whole, |seen| seen.view.cap)
     }
 
-    /// What other nodes hold.
+    /// What other nodes hold and could give back; a bucket takes nothing back, since it fills meanwhile.
     pub(crate) fn elsewhere(&self) -> u64 {
-        self.seen.as_ref().map_or(0, |seen| seen.view.elsewhere)
+        let seen = self.seen.as_ref().filter(|_| !self.is_bucket());
+        seen.map_or(0, |seen| seen.view.elsewhere)
     }
 
     /// What nobody has, as far as can be known without asking: a window that is over gives all of it anew, a bucket has
@@ -135,9 +136,9 @@ impl Facts {
         if !self.is_bucket() {
             return self.window(now).1;
         }
-        let (free, waited) = self.seen.as_ref().map_or((signed(self.cap()), 0), |seen| {
-            (seen.view.free, now.boot_ms.saturating_sub(seen.boot_ms))
-        });
+        let seen = self.seen.as_ref();
+        let free = seen.map_or_else(|| signed(self.cap()), |seen| seen.view.free);
+        let waited = seen.map_or(0, |seen| now.boot_ms.saturating_sub(seen.boot_ms));
         let missing = count(signed(units).saturating_sub(free));
         let fills = scaled_up(missing, length_ms(self.limit.per)?, self.limit.amount);
         Some(now.wall_ms.saturating_add(fills.saturating_sub(waited)))

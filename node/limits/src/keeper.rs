@@ -18,33 +18,32 @@ use std::sync::{Arc, Weak};
 
 use mode_envoy_model::ledger::ask::{Ask, AskItem, LeaseId, LeaseUse, PoolKey};
 use mode_envoy_model::ledger::view::PoolView;
-use mode_envoy_model::limit::Mode;
 
 use self::asks::{Asks, Figures};
+use self::decide::{Attempt, attempt, deadline_ms, give_up, refuse};
 use self::demand::Demand;
 use self::pool::Pool;
 use self::waiting::{Asked, Waiter, Waiting};
-use crate::facts::Denied;
 use crate::lease::Lease;
 use crate::now::Now;
 use crate::number::signed;
 use crate::pools::Pools;
 use crate::refusal::{Reason, Refusal};
 use crate::slice::{Slice, Taker};
-use crate::taking::{NotTaken, Reservation, take_as};
+use crate::taking::Reservation;
 
 mod asks;
+mod decide;
 mod demand;
 mod pool;
 mod waiting;
 
-pub use self::asks::{ASK_ITEMS, ASKS};
+pub use self::asks::{ASK_ITEMS, ASKS, BATCH_ITEMS};
+pub use self::decide::{TAIL_WAIT_MS, WAIT_MS};
 pub use self::waiting::Ticket;
 
-/// How long a call waits for the log.
-pub const WAIT_MS: u64 = 30;
-/// The same where it asks for one of the last units of a strict limit, which others may have to give back.
-pub const TAIL_WAIT_MS: u64 = 150;
+/// Of how many leases one batch tells, about; what is left is told by the next.
+pub const USES: usize = 16_000;
 /// How many calls wait.
 pub const WAITERS: usize = 10_000;
 /// While a lease is in use, a batch is composed this often.
@@ -52,10 +51,6 @@ const BUSY_EVERY_MS: u64 = 100;
 const IDLE_EVERY_MS: u64 = 1_000;
 /// While calls wait, what others of this node gave back is looked for this often.
 const SERVED_EVERY_MS: u64 = 10;
-/// After units that others hold were not given back, that long nobody waits for them.
-const HELD_ELSEWHERE_MS: u64 = 100;
-/// What a client is told then.
-const TRY_AGAIN_MS: u64 = 1_000;
 
 /// Deals with the log.
 #[derive(Debug)]
@@ -159,7 +154,7 @@ impl Keeper {
             short: 0,
             asked: Asked::Not,
         };
-        match self.attempt(waiter, Taker::Newcomer, now) {
+        match attempt(&self.held, waiter, Taker::Newcomer, now) {
             Attempt::Decided(verdict) => Enqueued::Decided(verdict),
             Attempt::Short(waiter) if self.waiting.len() >= WAITERS => {
                 Enqueued::Decided(refuse(&waiter, Reason::Crowded, None, now))
@@ -177,26 +172,45 @@ impl Keeper {
         self.waiting.remove(ticket);
     }
 
-    /// The log has applied something about a pool, in the entry of that index.
-    pub fn applied(&mut self, view: &PoolView, index: u64, now: Now) -> Vec<Decision> {
+    /// The log has applied something about these pools, in the entry of that index: all of them at once, since a call may
+    /// wait for several.
+    pub fn applied(&mut self, views: &[PoolView], index: u64, now: Now) -> Vec<Decision> {
+        let mut keys = Vec::new();
+        for view in views {
+            if self.takes_over(view, index, now) {
+                keys.push(&view.key);
+            }
+        }
+        let mut decisions = Vec::new();
+        for key in &keys {
+            decisions.extend(self.serve(key, now));
+        }
+        for key in keys {
+            let tail = self.is_tail(key);
+            if let Some(pool) = self.held.get_mut(key) {
+                pool.give_back(tail);
+                self.urgent |= pool.has_returns();
+            }
+            self.urgent |= self.can_ask(key, now);
+        }
+        decisions
+    }
+
+    /// Whether a pool is one of this node's.
+    fn takes_over(&mut self, view: &PoolView, index: u64, now: Now) -> bool {
         let known = self.held.contains_key(&view.key);
         if !known && view.lease.is_none() && self.pools.find(&view.key).is_none() {
-            return Vec::new();
+            return false;
         }
         // Where no more pools are taken a lease stays unused, and so is nobody's loss but the amount's.
         let Ok(slice) = self.pools.open(&view.key, &view.limit) else {
-            return Vec::new();
+            return false;
         };
-        let pool = self.pool(&slice, now);
-        pool.applied(view, index, now);
-        let returns = pool.has_returns();
+        self.pool(&slice, now).applied(view, index, now);
         if let Some(lease) = view.lease {
             self.leases.insert(lease.id, view.key.clone());
         }
-        let decisions = self.serve(&view.key, now);
-        let returns = returns || self.gives_up_the_tail(&view.key);
-        self.urgent |= returns || self.can_ask(&view.key, now);
-        decisions
+        true
     }
 
     /// The pools that it deals with.
@@ -210,7 +224,9 @@ impl Keeper {
 
     /// A limit is no more, and so its pools: whoever waits for them waits for nothing.
     pub fn gone(&mut self, key: &PoolKey, now: Now) -> Vec<Decision> {
-        if let Some(slice) = self.pools.find(key) {
+        // What every node keeps alone is nothing that the log knows of.
+        let slice = self.pools.find(key);
+        if let Some(slice) = slice.filter(|slice| !slice.facts().is_local()) {
             self.pool(&slice, now).gone();
             self.urgent = true;
         }
@@ -243,7 +259,9 @@ impl Keeper {
         let mut more = Vec::new();
         for pool in self.held.values_mut() {
             pool.follow(now);
-            pool.uses(now, &mut more);
+            if uses.len() + more.len() < USES {
+                pool.uses(now, &mut more);
+            }
         }
         for LeaseUse {
             lease,
@@ -281,7 +299,7 @@ impl Keeper {
     pub fn counted(
         &mut self,
         index: u64,
-        mut view: impl FnMut(&PoolKey) -> Option<PoolView>,
+        view: impl FnMut(&PoolKey) -> Option<PoolView>,
         now: Now,
     ) -> Vec<Decision> {
         let (keys, planned_ms) = self.asked.take().unwrap_or((BTreeSet::new(), now.boot_ms));
@@ -290,12 +308,13 @@ impl Keeper {
             .saturating_sub(planned_ms)
             .max(self.rtt_ms * 7 / 8);
         self.waiting.mark(Asked::InFlight, Asked::Answered);
-        let mut decisions = Vec::new();
-        for key in &keys {
-            match view(key) {
-                Some(view) => decisions.extend(self.applied(&view, index, now)),
-                None => decisions.extend(self.gone(key, now)),
-            }
+        let views: Vec<PoolView> = keys.iter().filter_map(view).collect();
+        let mut decisions = self.applied(&views, index, now);
+        for key in keys
+            .iter()
+            .filter(|key| views.iter().all(|view| view.key != **key))
+        {
+            decisions.extend(self.gone(key, now));
         }
         let short: Vec<PoolKey> = self.waiting.queues().cloned().collect();
         self.urgent |= short.iter().any(|key| self.can_ask(key, now));
@@ -334,7 +353,7 @@ impl Keeper {
             self.urgent |= self.can_ask(key, now);
         }
         while let Some((ticket, waiter)) = self.waiting.overdue(now.boot_ms) {
-            match self.give_up(waiter, now) {
+            match give_up(&self.held, waiter, now) {
                 Attempt::Decided(verdict) => decisions.push(Decision { ticket, verdict }),
                 Attempt::Short(waiter) => self.waiting.insert(ticket, waiter, true),
             }
@@ -372,14 +391,13 @@ impl Keeper {
         self.held.entry(slice.key().clone()).or_insert_with(new)
     }
 
-    /// Where so little is left that every call asks for itself, nothing is kept for calls to come.
-    fn gives_up_the_tail(&mut self, key: &PoolKey) -> bool {
-        let waits = self.waiting.queue_len(key) > 0;
-        let tail = |pool: &&mut Pool| !waits && pool.slice.facts().is_central();
-        self.held.get_mut(key).filter(tail).is_some_and(|pool| {
-            pool.give_all_back();
-            pool.has_returns()
-        })
+    /// So little is left that every call asks for itself: nothing is kept for calls to come.
+    fn is_tail(&self, key: &PoolKey) -> bool {
+        let central = |pool: &Pool| {
+            let facts = pool.slice.facts();
+            facts.is_central() && !facts.is_bucket()
+        };
+        self.held.get(key).is_some_and(central) && !self.waiting.needs(key)
     }
 
     /// Serves a pool's queue from its head, until something lacks.
@@ -389,7 +407,7 @@ impl Keeper {
             let Some((ticket, waiter)) = self.waiting.pop(key) else {
                 break;
             };
-            match self.attempt(waiter, Taker::Waiter, now) {
+            match attempt(&self.held, waiter, Taker::Waiter, now) {
                 Attempt::Decided(verdict) => decisions.push(Decision { ticket, verdict }),
                 Attempt::Short(waiter) => {
                     let here = waiter.short().is_some_and(|(slice, _)| slice.key() == key);
@@ -401,80 +419,6 @@ impl Keeper {
             }
         }
         decisions
-    }
-
-    fn attempt(&self, mut waiter: Waiter, taker: Taker, now: Now) -> Attempt {
-        match take_as(waiter.limits(), taker, now) {
-            Ok(taken) => Attempt::Decided(Verdict::Admitted(Box::new(taken))),
-            Err(NotTaken::Refused(refusal)) => Attempt::Decided(Verdict::Refused(refusal)),
-            Err(NotTaken::TooMany) => {
-                Attempt::Decided(refuse(&waiter, Reason::NeverFits, None, now))
-            }
-            Err(NotTaken::Cold(short)) => {
-                waiter.short = short;
-                match self.hopeless(&waiter, now) {
-                    Some(refusal) => Attempt::Decided(Verdict::Refused(Box::new(refusal))),
-                    None => Attempt::Short(waiter),
-                }
-            }
-        }
-    }
-
-    /// Nobody holds anything that the call could get: it need not wait, nor need others ask.
-    fn hopeless(&self, waiter: &Waiter, now: Now) -> Option<Refusal> {
-        let (slice, need) = waiter.short()?;
-        let facts = slice.facts();
-        facts.seen.as_ref()?;
-        let coming = self.held.get(slice.key()).map_or(0, Pool::coming_back);
-        let missing = need.saturating_sub(facts.left().saturating_add(coming));
-        if facts.queued && facts.left() >= need || missing == 0 || !facts.is_exhausted(missing, now)
-        {
-            return None;
-        }
-        let retry_at_ms = facts.refilled_at_ms(missing, now);
-        let denied = Denied {
-            need,
-            reason: Reason::Exhausted,
-            until_ms: retry_at_ms.unwrap_or(u64::MAX),
-            retry_at_ms,
-        };
-        slice.publish(|facts| facts.denied = Some(denied));
-        let refusal = Refusal::new(slice, &facts, need, Reason::Exhausted, now);
-        Some(refusal.retry_at(retry_at_ms).of(waiter.short))
-    }
-
-    /// A call has waited too long: the allowance may have something, or it is refused, unless its limit became central
-    /// meanwhile and so gives it more time.
-    fn give_up(&self, mut waiter: Waiter, now: Now) -> Attempt {
-        let deadline = deadline_ms(&waiter, now);
-        if deadline > now.boot_ms && !now.is_cut_off() {
-            waiter.deadline_ms = deadline;
-            return Attempt::Short(waiter);
-        }
-        if waiter.asked != Asked::Answered {
-            return match take_as(waiter.limits(), Taker::Last, now) {
-                Ok(taken) => Attempt::Decided(Verdict::Admitted(Box::new(taken))),
-                Err(NotTaken::Refused(refusal)) => Attempt::Decided(Verdict::Refused(refusal)),
-                Err(NotTaken::Cold(_) | NotTaken::TooMany) => {
-                    Attempt::Decided(refuse(&waiter, Reason::Unanswered, None, now))
-                }
-            };
-        }
-        let waiter = match self.attempt(waiter, Taker::Waiter, now) {
-            Attempt::Short(waiter) => waiter,
-            decided @ Attempt::Decided(_) => return decided,
-        };
-        let soon = now.wall_ms.saturating_add(TRY_AGAIN_MS);
-        if let Some((slice, need)) = waiter.short() {
-            let denied = Denied {
-                need,
-                reason: Reason::HeldElsewhere,
-                until_ms: now.wall_ms.saturating_add(HELD_ELSEWHERE_MS),
-                retry_at_ms: Some(soon),
-            };
-            slice.publish(|facts| facts.denied = Some(denied));
-        }
-        Attempt::Decided(refuse(&waiter, Reason::HeldElsewhere, Some(soon), now))
     }
 
     /// Pools that owe something want to pay, whether or not a call waits.
@@ -510,6 +454,11 @@ impl Keeper {
         let mut asks = asks.finish(|key| self.figures(key));
         let room = ASKS.saturating_sub(asks.len());
         asks.extend(asks::wants(items).take(room));
+        let mut items = 0;
+        asks.retain(|ask| {
+            items += ask.items.len();
+            items <= BATCH_ITEMS
+        });
         if asks.is_empty() {
             return asks;
         }
@@ -559,35 +508,6 @@ impl Keeper {
                 .is_some_and(|pool| pool.leases().any(|id| id == *lease))
         });
     }
-}
-
-enum Attempt {
-    Decided(Verdict),
-    Short(Waiter),
-}
-
-fn refuse(waiter: &Waiter, reason: Reason, retry_at_ms: Option<u64>, now: Now) -> Verdict {
-    let refusal = waiter.short().map(|(slice, need)| {
-        Refusal::new(slice, &slice.facts(), need, reason, now)
-            .retry_at(retry_at_ms)
-            .of(waiter.short)
-    });
-    match refusal {
-        Some(refusal) => Verdict::Refused(Box::new(refusal)),
-        // A call without limits has nothing to be refused by.
-        None => Verdict::Admitted(Box::new(Reservation::empty())),
-    }
-}
-
-/// By when a call is decided on.
-fn deadline_ms(waiter: &Waiter, now: Now) -> u64 {
-    let denied = waiter.asked == Asked::Answered;
-    let tail = waiter.limits().any(|(slice, need)| {
-        let facts = slice.facts();
-        let scarce = denied || facts.is_central() || facts.free(now) < signed(need);
-        scarce && facts.limit.mode == Mode::Strict
-    });
-    waiter.since_ms + if tail { TAIL_WAIT_MS } else { WAIT_MS }
 }
 
 /// What a slice owes and may yet pay: a shadow limit that has nothing to give counts no more than that.

@@ -46,7 +46,9 @@ impl Pools {
         let mut slices = self.lock();
         if let Some(slice) = slices.get(key).map(Arc::clone) {
             drop(slices);
-            if slice.facts().limit != *limit {
+            let facts = slice.facts();
+            if facts.limit != *limit || facts.gone {
+                drop(facts);
                 slice.publish(|facts| (facts.limit, facts.gone) = (Arc::clone(limit), false));
             }
             return Ok(slice);

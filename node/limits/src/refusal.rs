@@ -96,7 +96,7 @@ impl Refusal {
             need,
             slice: slice.left(facts, now),
             free: seen.map_or(0, |seen| seen.view.free),
-            elsewhere: facts.elsewhere(),
+            elsewhere: seen.map_or(0, |seen| seen.view.elsewhere),
             applied_index: seen.map_or(0, |seen| seen.applied),
         }
     }
@@ -120,8 +120,8 @@ impl Refusal {
     }
 
     /// Whole seconds for `Retry-After`, at least 1; absent where nobody can say.
-    pub fn retry_after_s(&self, now: Now) -> Option<u64> {
-        let wait = |at: u64| at.saturating_sub(now.wall_ms).div_ceil(1_000).max(1);
+    pub fn retry_after_s(&self, wall_ms: u64) -> Option<u64> {
+        let wait = |at: u64| at.saturating_sub(wall_ms).div_ceil(1_000).max(1);
         self.retry_at_ms.map(wait)
     }
 }

@@ -16,6 +16,7 @@ use super::own::Own;
 use super::{App, AppError, announce};
 use crate::config::ListenerKind;
 use crate::freshness::Freshness;
+use crate::limits::{self, Limiter};
 use crate::gateway::{self, Gateway, GatewaySettings, Shared, Table};
 use crate::metrics as names;
 use crate::supervisor::TaskKind;
@@ -37,7 +38,7 @@ pub(super) async fn start_usage(
     member: &Handle,
     (flush, settle): (FlushRequests, SettleRequests),
     calls: CallStore,
-) -> Result<Vec<Recorder>, AppError> {
+) -> Result<(Vec<Recorder>, Limiter), AppError> {
     let settings = SpoolSettings {
         disk: Arc::new(RealDisk),
         dir: app.settings.data_dir.join(SPOOL_DIR),
@@ -67,12 +68,14 @@ pub(super) async fn start_usage(
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
     let core = Core::new(member.node_id(), dir, recovered.spools).with_calls(sink);
-    let flusher = Flusher::new(core, member.clone(), (flush, settle), app.alarms.clone());
+    let (limiter, limits) = limits::channel(member.contact());
+    let asked = (flush, settle, limits);
+    let flusher = Flusher::new(core, member.clone(), asked, app.alarms.clone());
     let stopping = app.supervisor.stopping();
     app.supervisor
         .spawn_thread("usage", TaskKind::Essential, move || flusher.run(&stopping))
         .map_err(|source| AppError::Threads("usage flusher", source))?;
-    Ok(recovered.recorders)
+    Ok((recovered.recorders, limiter))
 }
 
 /// Eight segments at least, of whole pages, so that a small spool is emptied in small steps too.
@@ -101,7 +104,7 @@ pub(super) async fn start_gateway(
     app: &App,
     own: &Own,
     member: &Handle,
-    recorders: Vec<Recorder>,
+    (recorders, limiter): (Vec<Recorder>, Limiter),
     freshness: Freshness,
 ) -> Result<Gateway, AppError> {
     let table = Arc::new(ArcSwap::from_pointee(Table::empty()));
@@ -111,7 +114,7 @@ pub(super) async fn start_gateway(
     let addr = app.bound.gateway;
     let settings = GatewaySettings::new(addr, recorders.len(), member.node_id());
     let tls = app.gateway_tls.as_ref().map(ListenerTls::config);
-    let shared = Shared::new(freshness)?.with_tls(tls);
+    let shared = Shared::new(freshness, limiter)?.with_tls(tls);
     let gateway = gateway::start(settings, table, recorders, shared)
         .map_err(|source| AppError::Gateway { addr, source })?;
     announce(

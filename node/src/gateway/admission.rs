@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::request::Parts;
 use mode_envoy_model::catalog::Catalog;
+use mode_envoy_raft::Contact;
 use mode_envoy_storage::spool::{self, SpoolOptions};
 
 use super::call::{Call, End};
@@ -20,6 +21,7 @@ use super::table::Table;
 use super::worker::Worker;
 use super::{Shared, head, proxy};
 use crate::freshness::Freshness;
+use crate::limits;
 use crate::usage::recorder::{Notice, Recorder};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -43,7 +45,7 @@ impl Admission {
         let (writer, _, _) = spool::open(options).map_err(io::Error::other)?;
         let recorder = Recorder::new(writer, Arc::<Notice>::default());
         let table = Table::compile(catalog, None, &Table::empty()).map_err(io::Error::other)?;
-        let shared = Shared::new(Freshness::connected()).map_err(io::Error::other)?;
+        let shared = Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).map_err(io::Error::other)?;
         let table = Arc::new(ArcSwap::from_pointee(table));
         let worker = Worker::new(GatewayLimits::default(), table, shared, recorder)
             .ok_or_else(|| io::Error::other("the system gives no random bytes"))?;

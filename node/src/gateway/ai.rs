@@ -29,6 +29,7 @@ use super::call::Call;
 use super::error::Error;
 use super::head::{Subject, content_length};
 use super::identify::identify;
+use super::limit;
 use super::pipeline::Answer;
 use super::table::{KeyEntry, ModelEntry};
 use super::upload::read_whole;
@@ -107,6 +108,7 @@ async fn ask(
     if model.provider.unusable {
         return Err(Error::ProviderUnusable);
     }
+    limit::take(call).await?;
     call.open(bytes_in as u64, Some(request.text_bytes()))?;
     let asked = Asked { request, model };
     let received = send::send(call, &asked, parts).await?;
@@ -118,12 +120,13 @@ fn in_dialect(error: &RequestError) -> Error {
 }
 
 /// `GET /v1/models`: those that the key may call.
-pub(crate) fn models(
+pub(crate) async fn models(
     call: &mut Call,
     parts: &Parts,
     subject: &Subject<'_>,
 ) -> Result<Answer, Error> {
     let key = authenticate(call, parts, subject, MODELS)?;
+    limit::take(call).await?;
     call.open(0, None)?;
     let view = Rc::clone(call.view());
     let names = view
@@ -135,7 +138,7 @@ pub(crate) fn models(
 }
 
 /// `GET /v1/models/{id}`.
-pub(crate) fn model(
+pub(crate) async fn model(
     call: &mut Call,
     parts: &Parts,
     subject: &Subject<'_>,
@@ -143,6 +146,7 @@ pub(crate) fn model(
 ) -> Result<Answer, Error> {
     let key = authenticate(call, parts, subject, MODELS)?;
     let model = model_of(call, &key, id)?;
+    limit::take(call).await?;
     call.open(0, None)?;
     Ok(json(bodies::one(&model.name, CREATED_UNIX)))
 }

@@ -1,7 +1,7 @@
 //! One call from its head to its record: who, what, how long, how much.
 //!
 //! ```text
-//! arrived --open--> open --end--> ended          Close with what was used
+//! arrived --limits, open--> open --end--> ended  Close with what was used
 //!    |                |
 //!    +---refuse-------+--- drop: the client left ---> 499, or cut
 //! ```
@@ -9,6 +9,7 @@
 //! Invariants:
 //! * nothing is sent to an upstream before `open` has recorded the call;
 //! * every call is closed once: by its end, its error, or its drop;
+//! * what a call takes of limits is in its Open and its Close, and is held until that is recorded;
 //! * a call that the client left is recorded with what its provider may have charged.
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 use mode_envoy_ai::usage::{Usage, UsageSource as Counted};
 use mode_envoy_ai::{estimate, price};
+use mode_envoy_limits::{Refusal, Reservation};
 use tokio::time::Instant;
 
 use super::error::{Error, reason};
@@ -25,13 +27,14 @@ use super::hygiene::REQUEST_ID;
 use super::ids;
 use super::table::{Endpoint, KeyEntry, ModelEntry};
 use super::tries::Tries;
-use super::view::View;
+use super::view::{Known, View};
 use super::wall_ms;
 use super::worker::Worker;
 use crate::freshness::Standing;
 use crate::supervisor::Chain;
 use crate::upstream::{ResponseHead, UpstreamError};
-use crate::usage::record::{Asked, CallId, Closed, Dims, Opened, Story, UsageSource, kept_path};
+use crate::usage::record::{Asked, CallId, Closed, Opened, Story, Takes, UsageSource, kept_path};
+use crate::usage::recorder::RecordError;
 
 /// What a client that left before its answer began is recorded with.
 const CLIENT_LEFT: u16 = 499;
@@ -54,7 +57,12 @@ pub(crate) struct Call {
     started_ms: u64,
     /// How far this node's configuration could be trusted then.
     standing: Standing,
-    dims: Rc<Dims>,
+    known: Rc<Known>,
+    /// What it holds of limits.
+    holds: Option<Reservation>,
+    takes: Takes,
+    /// The limit that refused it.
+    refused_by: Option<Box<Refusal>>,
     stage: Stage,
     tries: Tries,
     /// The code and the word of the error that the gateway answered with.
@@ -102,7 +110,10 @@ impl Call {
             request_id: label.unwrap_or_else(|| ids::header_value(id)),
             method: parts.method.clone(),
             path: kept_path(parts.uri.path()),
-            dims: view.empty(),
+            known: view.empty(),
+            holds: None,
+            takes: Takes::NONE,
+            refused_by: None,
             worker: Rc::clone(worker),
             view,
             id,
@@ -166,26 +177,37 @@ impl Call {
         tracing::warn!(
             error = Chain(error).to_string(),
             request_id = self.request_id.to_str().unwrap_or_default(),
-            tenant = &*self.dims.tenant,
-            route = &*self.dims.route,
-            provider = &*self.dims.provider,
+            tenant = &*self.known.dims.tenant,
+            route = &*self.known.dims.route,
+            provider = &*self.known.dims.provider,
             "a call failed"
         );
     }
 
     /// Says whom and what the call is about, as far as that is known.
-    pub(crate) fn about(&mut self, dims: Rc<Dims>) {
-        self.dims = dims;
+    pub(crate) fn about(&mut self, known: Rc<Known>) {
+        self.known = known;
+    }
+
+    /// What the call is about.
+    pub(crate) fn known(&self) -> &Rc<Known> {
+        &self.known
+    }
+
+    /// It has taken this of its limits, and holds it until it has ended.
+    pub(crate) fn holds(&mut self, taken: Reservation) {
+        self.takes = Takes::of(&taken);
+        self.holds = Some(taken);
     }
 
     /// Says whom and which built-in route the call is about.
     pub(crate) fn about_builtin(&mut self, key: &KeyEntry, route: &'static str) {
-        self.dims = self.view.of_builtin(key, route);
+        self.known = self.view.of_builtin(key, route);
     }
 
     /// Says which model is asked, and what it costs.
     pub(crate) fn about_model(&mut self, key: &KeyEntry, route: &'static str, model: &ModelEntry) {
-        self.dims = self.view.of_model(key, route, model);
+        self.known = self.view.of_model(key, route, model);
         self.price = model.price;
     }
 
@@ -195,15 +217,17 @@ impl Call {
         let opened = Opened {
             call: self.id,
             attempt: 0,
-            dims: &self.dims,
+            dims: &self.known.dims,
+            takes: &self.takes,
             asked: self.asked(),
             reserved_input: prompt_bytes.map_or(0, estimate::tokens),
             bytes_in,
         };
-        self.worker
-            .recorder
-            .open(&opened)
-            .map_err(Error::Unrecordable)?;
+        let recorded = self.worker.recorder.open(&opened);
+        recorded.map_err(|error| match error {
+            RecordError::Limited => Error::LimitUnrecordable,
+            error => Error::Unrecordable(error),
+        })?;
         self.prompt_bytes = prompt_bytes;
         self.stage = Stage::Open;
         Ok(())
@@ -212,6 +236,9 @@ impl Call {
     /// The gateway answers with an error of its own.
     pub(crate) fn refused(&mut self, error: &Error) {
         (self.error, self.reason) = (error.code().as_str(), error.reason());
+        if let Error::Limit(refusal) = error {
+            self.refused_by = Some(refusal.clone());
+        }
     }
 
     /// An attempt begins: at an endpoint, or in this process.
@@ -289,12 +316,21 @@ impl Call {
         }
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ended => {}
-            Stage::Arrived => self.record(end == End::Cut, Self::refusal),
+            Stage::Arrived => {
+                // What was taken is taken for nothing.
+                self.holds = None;
+                self.takes = Takes::NONE;
+                self.record(end == End::Cut, Self::refusal);
+            }
             Stage::Open => {
                 self.estimate_what_is_missing();
                 self.record(end == End::Cut, |worker, closed| {
                     worker.recorder.close(closed)
                 });
+                // Only now: whoever gives leases back asks whether a call holds them still.
+                if let Some(held) = self.holds.take() {
+                    held.settle();
+                }
             }
         }
     }
@@ -311,14 +347,14 @@ impl Call {
     fn refusal(
         worker: &Worker,
         closed: &Closed<'_>,
-    ) -> Result<(), crate::usage::recorder::RecordError> {
+    ) -> Result<(), RecordError> {
         worker.recorder.refuse(closed)
     }
 
     fn record(
         &self,
         cut: bool,
-        write: impl FnOnce(&Worker, &Closed<'_>) -> Result<(), crate::usage::recorder::RecordError>,
+        write: impl FnOnce(&Worker, &Closed<'_>) -> Result<(), RecordError>,
     ) {
         let (usage, source) = match self.tokens {
             Some((usage, Counted::Reported)) => (usage, UsageSource::Reported),
@@ -352,8 +388,10 @@ impl Call {
                 reason: self.reason,
                 earlier: self.tries.earlier(),
                 last: self.tries.last(),
+                refused: self.refused_by.as_deref(),
             },
-            ..Closed::of(self.id, 0, &self.dims)
+            takes: &self.takes,
+            ..Closed::of(self.id, 0, &self.known.dims)
         };
         if let Err(error) = write(&self.worker, &closed) {
             tracing::warn!(

@@ -10,10 +10,13 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use mode_envoy_ai::error::{ErrorBody, ErrorCode};
+use mode_envoy_limits::{PoolsFull, Reason, Refusal};
+use mode_envoy_model::limit::{Per, Unit};
 use serde::Serialize;
 use thiserror::Error;
 
 use super::head::FIELDS_MAX;
+use crate::limits::Ended;
 use crate::upstream::UpstreamError;
 use crate::usage::recorder::RecordError;
 
@@ -80,6 +83,20 @@ pub(crate) enum Error {
     /// The node cannot record usage.
     #[error("the gateway cannot record the call's usage right now; try again later")]
     Unrecordable(#[source] RecordError),
+    /// A limit says no, or nobody could say.
+    #[error("{}", told_of_limit(.0))]
+    Limit(Box<Refusal>),
+    /// The node holds as many pools of limits as it can.
+    #[error("the gateway cannot check this call's limits: {0}")]
+    Pools(PoolsFull),
+    /// The node is ending.
+    #[error("the gateway cannot check this call's limits: {0}")]
+    Limiter(Ended),
+    /// What the call takes of limits cannot be recorded.
+    #[error(
+        "the gateway cannot record what the call takes of its limits, since its usage spool is nearly full; try again later"
+    )]
+    LimitUnrecordable,
     /// A service without endpoints.
     #[error("no upstream is configured for this route")]
     NoEndpoint,
@@ -162,6 +179,10 @@ impl Error {
             Self::OtherTenant => ErrorCode::Forbidden,
             Self::Dialect(body) => body.gateway,
             Self::Unrecordable(_) | Self::TooManyConnections => ErrorCode::Overloaded,
+            Self::Limit(refusal) if refusal.reason.is_limited() => ErrorCode::Limited,
+            Self::Limit(_) | Self::Pools(_) | Self::Limiter(_) | Self::LimitUnrecordable => {
+                ErrorCode::LimiterUnavailable
+            }
             Self::NoEndpoint => ErrorCode::NoHealthyUpstream,
             Self::Upstream(error) => of_upstream(error),
             Self::ProviderKey { .. }
@@ -181,8 +202,8 @@ impl Error {
             status = StatusCode::METHOD_NOT_ALLOWED;
             headers.insert(ALLOW, allow.clone());
         }
-        if code == ErrorCode::Overloaded {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after_s() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         let (content_type, body) = match dialect {
             Dialect::Openai => ("application/json", self.in_openai().to_json()),
@@ -193,6 +214,19 @@ impl Error {
             status,
             headers,
             body,
+        }
+    }
+
+    /// When it is worth another try, in seconds.
+    fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Limit(refusal) if refusal.reason.is_limited() => {
+                refusal.retry_after_s(super::wall_ms())
+            }
+            _ => match self.code() {
+                ErrorCode::Overloaded | ErrorCode::LimiterUnavailable => Some(1),
+                _ => None,
+            },
         }
     }
 
@@ -224,6 +258,26 @@ impl Error {
             other => other.to_string(),
         }
     }
+}
+
+/// What a client is told of a limit: its name and how it stands, and nothing of other clients.
+fn told_of_limit(refusal: &Refusal) -> String {
+    let limit = &refusal.limit;
+    let amount = match (limit.unit, limit.per) {
+        (Unit::Concurrent, _) => format!("{} calls at the same time", limit.amount),
+        (Unit::Requests, Per::Total) => format!("{} requests in total", limit.amount),
+        (Unit::Requests, per) => format!("{} requests a {}", limit.amount, per.word()),
+    };
+    let why = match refusal.reason {
+        Reason::Exhausted | Reason::HeldElsewhere => "it is used up",
+        Reason::NeverFits => "one call takes more than it ever gives",
+        Reason::NoQuorum => {
+            "it cannot be checked, since this gateway is cut off from its cluster; call another node or try again later"
+        }
+        Reason::Unanswered => "it could not be checked in time; try again",
+        Reason::Crowded => "too many calls wait for it to be checked; try again later",
+    };
+    format!("the limit `{}` of {amount}: {why}", limit.name)
 }
 
 fn of_upstream(error: &UpstreamError) -> ErrorCode {

@@ -1,7 +1,7 @@
 //! The story of a request; the only caller of the phases.
 //!
 //! ```text
-//! head -> route -> identify -> (AI: read body, model) -> plan -> open -> send -> relay -> close
+//! head -> route -> identify -> (AI: read body, model) -> plan -> limit -> open -> send -> relay -> close
 //!    any error -> one mapper (`error.rs`)
 //! ```
 //!
@@ -21,7 +21,7 @@ use super::error::{Dialect, Error, ErrorAnswer};
 use super::hygiene::REQUEST_ID;
 use super::route::{Destination, find};
 use super::worker::Worker;
-use super::{ai, head, ids, proxy};
+use super::{ai, head, ids, limit, proxy};
 
 /// Seconds since this node had contact with its cluster, where that is too long ago.
 pub(super) const STALE: HeaderName = HeaderName::from_static("x-mode-envoy-stale");
@@ -57,8 +57,8 @@ async fn run(call: &mut Call, parts: &Parts, body: Incoming) -> Result<Answer, E
         Destination::Route(route) => proxy::run(call, route, parts, &subject, body).await,
         Destination::Chat => ai::chat(call, parts, &subject, body).await,
         Destination::Embeddings => ai::embeddings(call, parts, &subject, body).await,
-        Destination::Models => ai::models(call, parts, &subject),
-        Destination::Model(id) => ai::model(call, parts, &subject, id),
+        Destination::Models => ai::models(call, parts, &subject).await,
+        Destination::Model(id) => ai::model(call, parts, &subject, id).await,
     }
 }
 
@@ -100,6 +100,7 @@ fn respond(mut call: Call, answer: Answer, request: &Parts) -> Response<Body> {
     }
     headers.insert(REQUEST_ID, call.request_id().clone());
     headers.insert(CALL_ID, ids::header_value(call.id()));
+    limit::put_headers(&call, &mut headers);
     if let Some(seconds) = call.standing().seconds() {
         headers.insert(STALE, HeaderValue::from(seconds));
     }

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::head::{Subject, content_length};
 use super::hygiene::{Forwarding, To, clean_answer, without_key, write_fields};
 use super::identify::{Identity, identify};
+use super::limit;
 use super::pipeline::Answer;
 use super::table::{Endpoint, RouteEntry};
 use super::upload::{Begun, begin};
@@ -52,6 +53,7 @@ pub(crate) async fn run(
         client_idle: limits.client_idle,
         ..route.service.timeouts
     };
+    limit::take(call).await?;
     // No upstream is held while the client has not begun; head and first piece leave together.
     let body = begin(body, timeouts.client_idle).await?;
     call.open(body.first.len() as u64, None)?;

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::key::SecretHash;
+use mode_envoy_model::limit::matching::Matcher;
+use mode_envoy_model::limit::{Limit, LimitId};
 use mode_envoy_model::object::Name;
 use mode_envoy_model::service;
 use mode_envoy_model::url::BaseUrl;
@@ -46,6 +48,14 @@ pub struct Table {
     providers: BTreeMap<Name, Arc<ProviderEntry>>,
     models: BTreeMap<Name, Arc<ModelEntry>>,
     routes: Routes,
+    limits: Arc<LimitIndex>,
+}
+
+/// The limits, and what they were compiled from.
+#[derive(Debug, Default)]
+struct LimitIndex {
+    sources: Vec<(LimitId, Arc<Limit>)>,
+    matcher: Matcher,
 }
 
 /// One address of a service or provider.
@@ -116,6 +126,7 @@ impl Table {
             providers: BTreeMap::new(),
             models: BTreeMap::new(),
             routes: Routes::default(),
+            limits: Arc::default(),
         }
     }
 
@@ -140,6 +151,7 @@ impl Table {
             providers,
             models,
             routes,
+            limits: LimitIndex::of(catalog, &previous.limits),
         })
     }
 
@@ -154,6 +166,7 @@ impl Table {
             providers: self.providers.clone(),
             models: self.models.clone(),
             routes: self.routes.clone(),
+            limits: Arc::clone(&self.limits),
         }
     }
 
@@ -170,6 +183,11 @@ impl Table {
     /// The revision of the catalog that this was compiled from.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The limits, to be asked which of them a request matches.
+    pub(crate) fn limits(&self) -> &Matcher {
+        &self.limits.matcher
     }
 
     /// The key with this hash of its secret, now or before its last rotation.
@@ -195,6 +213,26 @@ impl Table {
     /// Looks among the routes that any host has.
     pub(crate) fn route_of_any(&self, path: &str, method: &http::Method) -> Found<'_> {
         self.routes.of_any(path, method)
+    }
+}
+
+// === impl LimitIndex ===
+
+impl LimitIndex {
+    fn of(catalog: &Catalog, previous: &Arc<Self>) -> Arc<Self> {
+        let known = previous.sources.iter();
+        let same = |((id, limit), (known_id, known)): ((LimitId, &Arc<Limit>), &(LimitId, Arc<Limit>))| {
+            id == *known_id && Arc::ptr_eq(limit, known)
+        };
+        let count = catalog.limits().count();
+        if count == previous.sources.len() && catalog.limits().zip(known).all(same) {
+            return Arc::clone(previous);
+        }
+        let sources = catalog.limits();
+        Arc::new(Self {
+            sources: sources.map(|(id, limit)| (id, Arc::clone(limit))).collect(),
+            matcher: Matcher::of(catalog),
+        })
     }
 }
 

@@ -63,6 +63,12 @@ pub enum RecordError {
         "the usage spool is full: restore the cluster's quorum, so that it can be counted and emptied"
     )]
     Full,
+    /// The spool has no room for calls one by one, and what a call takes of limits is settled by its own record.
+    #[error(
+        "the usage spool has no room for what the call takes of limits: restore the cluster's quorum, so that it can be \
+         counted and emptied"
+    )]
+    Limited,
     /// The spool's disk failed; nothing can be recorded any more.
     #[error("the usage spool has failed: look at the node's log, repair its disk and restart it")]
     Failed,
@@ -142,7 +148,7 @@ impl Recorder {
         let state = self.working()?;
         let inner = &mut *self.inner.borrow_mut();
         if state & (NEARLY_FULL | NO_ROOM) != 0 {
-            return Ok(());
+            return unrecorded(opened);
         }
         self.catch_up(inner, state);
         match inner.append((OPEN, VERSION), wall_ms(), |out| opened.encode_into(out)) {
@@ -151,7 +157,7 @@ impl Recorder {
                 Ok(())
             }
             // Full before the flusher could say so.
-            Err(RecordError::Full) => Ok(()),
+            Err(RecordError::Full) => unrecorded(opened),
             Err(error) => Err(error),
         }
     }
@@ -254,6 +260,15 @@ impl Drop for Recorder {
                  start"
             );
         }
+    }
+}
+
+/// An attempt whose end alone will count.
+fn unrecorded(opened: &Opened<'_>) -> Result<(), RecordError> {
+    if opened.takes.is_empty() {
+        Ok(())
+    } else {
+        Err(RecordError::Limited)
     }
 }
 

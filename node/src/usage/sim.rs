@@ -28,6 +28,7 @@ use super::record::{Closed, Opened};
 use super::recorder::{RecordError, Recorder};
 use super::recovery::{self, SpoolSettings};
 use crate::alarms::Alarms;
+use crate::limits::{self, Limiter};
 use crate::supervisor::TaskError;
 
 pub use super::record::{CARRY, CLOSE, OPEN};
@@ -117,7 +118,8 @@ fn open(place: &Place, handle: &Handle) -> Result<Started, TaskError> {
     let node = handle.node_id();
     let core = Core::new(node, settings.dir, recovered.spools).with_calls(sink);
     let (flush, requests) = flush::channel();
-    let asked = (requests, settle);
+    let (limiter, limits) = limits::channel(handle.contact());
+    let asked = (requests, settle, limits);
     let flusher = Flusher::new(core, handle.clone(), asked, Alarms::default());
     let recorders = recovered.recorders.into_iter().map(Some);
     Ok(Started {

@@ -19,6 +19,9 @@ pub const ASKS: usize = 1_024;
 /// How many pools one ask has.
 pub const ASK_ITEMS: usize = 256;
 
+/// How many pools all asks of one batch have.
+pub const BATCH_ITEMS: usize = 16_000;
+
 /// Asks in the making.
 #[derive(Debug, Default)]
 pub(super) struct Asks {

@@ -10,6 +10,8 @@ use crate::number::scaled_down;
 /// The pace is kept in thousandths of a unit, so that slow traffic is not taken for none.
 const MILLI: u64 = 1_000;
 const FOLLOWS_MS: u64 = 1_000;
+/// What was before such a gap is no longer of late.
+const FORGETS_MS: u64 = 8_000;
 /// The largest need, and the most that was open, are those of the last one to two of these.
 const REMEMBERS_MS: u64 = 10_000;
 
@@ -54,13 +56,19 @@ impl Demand {
     pub(super) fn follow(&mut self, seen: u64, open: u64, boot_ms: u64) {
         let gap = boot_ms.saturating_sub(self.at_ms);
         self.open.saw(open, boot_ms);
+        self.typical.saw(0, boot_ms);
         if gap == 0 {
             return;
         }
         let more = seen.saturating_sub(self.seen);
         let pace = scaled_down(more.saturating_mul(MILLI), 1_000, gap);
         let weigh = |value: u64, weight: u64| scaled_down(value, weight, gap + FOLLOWS_MS);
-        self.milli_per_s = weigh(pace, gap).saturating_add(weigh(self.milli_per_s, FOLLOWS_MS));
+        let before = if gap > FORGETS_MS {
+            0
+        } else {
+            self.milli_per_s
+        };
+        self.milli_per_s = weigh(pace, gap).saturating_add(weigh(before, FOLLOWS_MS));
         if more > 0 {
             self.last_ms = boot_ms;
         }

@@ -16,7 +16,7 @@ use crate::calendar::length_ms;
 use crate::facts::{Facts, Seen};
 use crate::lease::Lease;
 use crate::now::Now;
-use crate::number::{count, scaled_down, signed};
+use crate::number::{count, scaled_down, scaled_up, signed};
 use crate::slice::Slice;
 
 /// How far ahead a node holds what it will need: of what is for a day or longer, and of the rest.
@@ -28,6 +28,8 @@ const PLENTY_HORIZON_MS: u64 = 30_000;
 const PLENTY_S: u64 = 60;
 /// A bucket's grants are to be spent within this, and within a quarter of the time in which its burst fills.
 const BUCKET_SPEND_MS: u64 = 250;
+/// Where less than this flows in meanwhile, every call asks for itself.
+const BUCKET_UNITS: u64 = 16;
 /// What a bucket's grants lose of their time, so that they are back before it is over.
 const EXPIRES_EARLY_MS: u64 = 10;
 /// So much less than this of the last grant is little.
@@ -49,6 +51,7 @@ pub(super) struct Pool {
     expiries: Expiries,
     last_grant: u64,
     recalls: u64,
+    recalled: bool,
     epoch: u64,
     applied: u64,
     /// When units were asked for that only others had.
@@ -125,6 +128,7 @@ impl Pool {
             expiries: Expiries::default(),
             last_grant: 0,
             recalls: 0,
+            recalled: false,
             epoch: 0,
             applied: 0,
             beyond_ms: None,
@@ -138,16 +142,15 @@ impl Pool {
         }
         let first = self.applied == 0;
         self.applied = index;
-        let before = self
-            .slice
-            .facts()
-            .seen
-            .as_ref()
-            .map(|seen| seen.view.window);
-        self.take_over(view, now);
-        if !first && view.recalls > self.recalls {
+        let seen = self.slice.facts().seen.clone();
+        let before = seen.as_ref().map(|seen| seen.view.window);
+        let lowered = seen.is_some_and(|seen| view.cap < seen.view.cap);
+        if lowered {
+            // Nothing more is admitted under the amount before.
             self.give_all_back();
         }
+        self.take_over(view, now);
+        self.recalled |= !first && view.recalls > self.recalls;
         if before.is_some_and(|window| window != view.window) && view.limit.shadow {
             self.slice.owes_nothing();
         }
@@ -196,6 +199,15 @@ impl Pool {
         if let Window::Bucket { .. } = view.limit.window {
             let until = now.boot_ms.saturating_add(spend_ms(&view.limit));
             self.expiries.granted(units, until);
+        }
+    }
+
+    /// What was recalled goes back once those that waited for it are served, and so does the rest of a tail.
+    pub(super) fn give_back(&mut self, tail: bool) {
+        let recalled = std::mem::take(&mut self.recalled);
+        if let Some(held) = self.current.as_mut().filter(|_| recalled || tail) {
+            // What was used already is paid with the next batch.
+            held.put_aside(self.slice.owed());
         }
     }
 
@@ -390,6 +402,10 @@ impl Pool {
 
 /// Pays from a lease what was used without one.
 fn pay(slice: &Slice, held: &mut Held) -> u64 {
+    if held.lease.unit == Unit::Concurrent {
+        // Nothing was used for good; the lease now has what was lacking.
+        slice.owes_nothing();
+    }
     let owed = slice.owed();
     let paid = if owed == 0 {
         0
@@ -419,5 +435,9 @@ fn spend_ms(limit: &Limit) -> u64 {
     let (Window::Bucket { burst }, Some(length)) = (limit.window, length_ms(limit.per)) else {
         return 0;
     };
-    BUCKET_SPEND_MS.min(scaled_down(burst, length, limit.amount) / 4)
+    let spend = BUCKET_SPEND_MS.min(scaled_down(burst, length, limit.amount) / 4);
+    if scaled_up(limit.amount, spend, length) < BUCKET_UNITS {
+        return 0;
+    }
+    spend
 }

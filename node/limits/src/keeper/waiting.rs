@@ -138,6 +138,12 @@ impl Waiting {
         self.calls.get(ticket)
     }
 
+    /// Whether a call that waits needs something of a pool, be it short there or not.
+    pub(super) fn needs(&self, key: &PoolKey) -> bool {
+        let mut limits = self.calls.values().flat_map(Waiter::limits);
+        limits.any(|(slice, _)| slice.key() == key)
+    }
+
     /// Pools that are waited for.
     pub(super) fn queues(&self) -> impl Iterator<Item = &PoolKey> {
         self.queues.keys()

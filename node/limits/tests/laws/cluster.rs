@@ -203,11 +203,11 @@ impl Cluster {
             .collect();
         let needs: Vec<_> = slices.iter().map(|(slice, need)| (slice, *need)).collect();
         match take_all(&needs, now) {
-            Ok(taken) => self.admitted(arrival, taken, 0),
+            Ok(taken) => self.admitted(&arrival, taken, 0),
             Err(NotTaken::Refused(refusal)) => self.refused(refusal.reason),
             Err(NotTaken::TooMany) => panic!("too many limits"),
             Err(NotTaken::Cold(_)) => match self.nodes[node].keeper.enqueue(&needs, now) {
-                Enqueued::Decided(Verdict::Admitted(taken)) => self.admitted(arrival, *taken, 0),
+                Enqueued::Decided(Verdict::Admitted(taken)) => self.admitted(&arrival, *taken, 0),
                 Enqueued::Decided(Verdict::Refused(refusal)) => self.refused(refusal.reason),
                 Enqueued::Waits(ticket) => {
                     let since = self.now_us;
@@ -229,11 +229,11 @@ impl Cluster {
         )
     }
 
-    fn admitted(&mut self, arrival: Arrival, taken: Reservation, waited_us: u64) {
+    fn admitted(&mut self, arrival: &Arrival, taken: Reservation, waited_us: u64) {
         let charges: Vec<_> = taken.charges().collect();
         self.outcome.unleased += u64::from(charges.len() < arrival.needs.len());
         for charge in &charges {
-            let key = self.limit_of(charge.lease, &arrival);
+            let key = self.limit_of(charge.lease, arrival);
             *self
                 .outcome
                 .admitted
@@ -342,10 +342,7 @@ impl Cluster {
 
     fn applies(&mut self, node: usize, index: u64, views: &[PoolView], own: bool) {
         let now = self.now(node);
-        let mut decisions = Vec::new();
-        for view in views {
-            decisions.extend(self.nodes[node].keeper.applied(view, index, now));
-        }
+        let mut decisions = self.nodes[node].keeper.applied(views, index, now);
         if own {
             self.nodes[node].flight = None;
             // What this node has applied is what the ledger was just after its batch, or a little later.
@@ -367,7 +364,7 @@ impl Cluster {
                 .remove(&ticket)
                 .expect("decided once");
             match verdict {
-                Verdict::Admitted(taken) => self.admitted(arrival, *taken, self.now_us - since),
+                Verdict::Admitted(taken) => self.admitted(&arrival, *taken, self.now_us - since),
                 Verdict::Refused(refusal) => self.refused(refusal.reason),
             }
         }

@@ -68,6 +68,11 @@ impl Ledger {
             Window::Bucket { burst } => {
                 let length = length_ms(limit.per).unwrap();
                 let spend = (burst * length / limit.amount / 4).min(250);
+                let spend = if limit.amount * spend / length < 16 {
+                    0
+                } else {
+                    spend
+                };
                 ((burst - limit.amount * spend / length).max(1), spend)
             }
         };
@@ -160,17 +165,18 @@ impl Ledger {
         let lease = pool.leases.get_mut(&used.lease).unwrap();
         assert_eq!(lease.node, node, "another node's lease");
         assert!(
+            used.spent == 0 || pool.limit.unit == Unit::Requests,
+            "{used:?} of calls that are open"
+        );
+        assert!(
             used.spent + used.returned <= lease.outstanding(),
             "{used:?} of {lease:?}"
         );
         lease.view.settled += used.spent;
         lease.view.returned += used.returned;
-        if lease.window == pool.window && used.returned > 0 {
-            let most = pool.cap as i64;
+        let bucket = matches!(pool.limit.window, Window::Bucket { .. });
+        if lease.window == pool.window && used.returned > 0 && !bucket {
             pool.free = pool.free.saturating_add(used.returned as i64);
-            if matches!(pool.limit.window, Window::Bucket { .. }) {
-                pool.free = pool.free.min(most);
-            }
             pool.epoch += 1;
         }
         touched.insert(key.clone());
@@ -225,7 +231,8 @@ impl Ledger {
         let lately = pool
             .recalled_ms
             .is_some_and(|at| now_ms < at + RECALL_AGAIN_MS);
-        if !lately && pool.elsewhere(node) > 0 {
+        let bucket = matches!(pool.limit.window, Window::Bucket { .. });
+        if !lately && !bucket && pool.elsewhere(node) > 0 {
             (pool.recalls, pool.recalled_ms) = (pool.recalls + 1, Some(now_ms));
             touched.insert(key.clone());
         }

@@ -10,6 +10,8 @@ use mode_envoy_storage::spool::{self, SpoolOptions};
 
 use super::super::{Gateway, GatewayLimits, GatewaySettings, Shared, Table, start};
 use crate::freshness::Freshness;
+use crate::limits;
+use mode_envoy_raft::Contact;
 use crate::usage::recorder::{Notice, Recorder};
 
 fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
@@ -38,7 +40,7 @@ fn limited(dir: &std::path::Path, workers: usize, limits: GatewayLimits) -> Gate
         },
         table,
         recorders,
-        Shared::new(Freshness::connected()).unwrap(),
+        Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).unwrap(),
     )
     .unwrap()
 }
@@ -102,7 +104,7 @@ fn a_worker_without_a_spool_is_refused() {
             settings,
             table,
             Vec::new(),
-            Shared::new(Freshness::connected()).unwrap()
+            Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).unwrap()
         )
         .is_err()
     );
