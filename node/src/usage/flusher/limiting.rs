@@ -199,37 +199,35 @@ impl Limiting {
         if changes.all {
             return self.changed_all();
         }
-        self.count_nodes();
-        let (now, index) = (self.now(), self.handle.applied_index());
-        let mut decisions = Vec::new();
-        for key in &changes.keys {
-            let keeper = &mut self.limits.keeper;
-            decisions.extend(match view(&self.handle, self.incarnation, key) {
-                Some(view) => keeper.applied(&view, index, now),
-                None => keeper.gone(key, now),
-            });
-        }
-        self.tell(decisions);
+        self.look_at(changes.keys);
     }
 
     /// Any pool may have changed: those that this node knows are looked at.
     fn changed_all(&mut self) {
-        self.count_nodes();
-        let (now, index) = (self.now(), self.handle.applied_index());
-        let mut decisions = Vec::new();
-        for key in self.limits.keeper.pools() {
-            let keeper = &mut self.limits.keeper;
-            decisions.extend(match view(&self.handle, self.incarnation, &key) {
-                Some(view) => keeper.applied(&view, index, now),
-                None => keeper.gone(&key, now),
-            });
-        }
-        self.tell(decisions);
+        self.look_at(self.limits.keeper.pools());
     }
 
-    fn count_nodes(&self) {
-        let nodes = self.handle.read(|state| state.ledger.nodes());
-        self.limits.clock.set_nodes(nodes);
+    /// Has the keeper see pools as they stand now, all at one moment.
+    fn look_at(&mut self, keys: impl IntoIterator<Item = PoolKey>) {
+        let (node, incarnation) = (self.handle.node_id(), self.incarnation);
+        let index = self.handle.applied_index();
+        let (views, gone) = self.handle.read(|state| {
+            let (mut views, mut gone) = (Vec::new(), Vec::new());
+            for key in keys {
+                match state.ledger.view(&key, node, incarnation) {
+                    Some(view) => views.push(view),
+                    None => gone.push(key),
+                }
+            }
+            self.limits.clock.set_nodes(state.ledger.nodes());
+            (views, gone)
+        });
+        let now = self.now();
+        let mut decisions = self.limits.keeper.applied(&views, index, now);
+        for key in &gone {
+            decisions.extend(self.limits.keeper.gone(key, now));
+        }
+        self.tell(decisions);
     }
 
     fn tell(&mut self, decisions: Vec<Decision>) {
