@@ -64,7 +64,11 @@ pub struct Keeper {
     rtt_ms: u64,
     /// Something should be said at once.
     urgent: bool,
+    /// Pools with news since the last plan: only now and then all are looked at.
+    touched: BTreeSet<PoolKey>,
+    /// When all are looked at next, and when the first grant of a bucket is over.
     next_plan_ms: u64,
+    next_expiry_ms: u64,
     forgets_ms: u64,
 }
 
@@ -128,7 +132,9 @@ impl Keeper {
             asked: None,
             rtt_ms: 0,
             urgent: false,
+            touched: BTreeSet::new(),
             next_plan_ms: 0,
+            next_expiry_ms: u64::MAX,
             forgets_ms: 0,
         };
         (keeper, pools)
@@ -186,6 +192,8 @@ impl Keeper {
             if let Some(pool) = self.held.get_mut(key) {
                 pool.give_back(tail);
                 self.urgent |= pool.has_returns();
+                let expires = pool.expires_ms().unwrap_or(u64::MAX);
+                self.next_expiry_ms = self.next_expiry_ms.min(expires);
             }
             self.urgent |= self.can_ask(key, now);
         }
@@ -234,17 +242,26 @@ impl Keeper {
                     returned: 0,
                 },
             );
-            if let Some(pool) = self
-                .leases
-                .get(&lease)
-                .and_then(|key| self.held.get_mut(key))
+            if let Some(key) = self.leases.get(&lease)
+                && let Some(pool) = self.held.get_mut(key)
             {
                 pool.spent(lease, spent);
+                self.touched.insert(key.clone());
             }
         }
         self.hear_the_bell(now);
+        let looks = now.boot_ms >= self.next_plan_ms;
+        let touched = std::mem::take(&mut self.touched);
+        let keys: Vec<PoolKey> = if looks {
+            self.held.keys().cloned().collect()
+        } else {
+            touched.into_iter().collect()
+        };
         let mut more = Vec::new();
-        for pool in self.held.values_mut() {
+        for key in &keys {
+            let Some(pool) = self.held.get_mut(key) else {
+                continue;
+            };
             pool.follow(now);
             if uses.len() + more.len() < USES {
                 pool.uses(now, &mut more);
@@ -264,7 +281,7 @@ impl Keeper {
             used.returned = used.returned.saturating_add(returned);
         }
         let asks = if self.asked.is_none() {
-            self.asks(now)
+            self.asks(&keys, now)
         } else {
             Vec::new()
         };
@@ -272,9 +289,11 @@ impl Keeper {
             self.forget(now);
             self.forgets_ms = now.boot_ms + IDLE_EVERY_MS;
         }
-        let busy = self.held.values().any(Pool::is_busy);
-        let every = if busy { BUSY_EVERY_MS } else { IDLE_EVERY_MS };
-        self.next_plan_ms = now.boot_ms + every;
+        if looks {
+            let busy = self.held.values().any(Pool::is_busy);
+            let every = if busy { BUSY_EVERY_MS } else { IDLE_EVERY_MS };
+            self.next_plan_ms = now.boot_ms + every;
+        }
         Plan {
             uses: uses.into_values().collect(),
             asks,
@@ -319,11 +338,8 @@ impl Keeper {
 
     /// What is due by now without the log: calls that waited too long, and grants whose time is over.
     pub fn overdue(&mut self, now: Now) -> Vec<Decision> {
-        for pool in self.held.values_mut() {
-            if pool.expires_ms().is_some_and(|due| due <= now.boot_ms) {
-                pool.expire(now);
-                self.urgent |= pool.has_returns();
-            }
+        if self.next_expiry_ms <= now.boot_ms {
+            self.expire(now);
         }
         let short: Vec<PoolKey> = self.waiting.queues().cloned().collect();
         let mut decisions: Vec<Decision> = Vec::new();
@@ -351,13 +367,16 @@ impl Keeper {
         if self.urgent && self.asked.is_none() {
             return now.boot_ms;
         }
-        let expiries = self.held.values().filter_map(Pool::expires_ms);
-        let deadlines = self.waiting.next_deadline_ms().into_iter();
-        let served = deadlines.clone().map(|_| now.boot_ms + SERVED_EVERY_MS);
-        expiries
-            .chain(deadlines)
-            .chain(served)
-            .fold(self.next_plan_ms, u64::min)
+        let first = self.next_plan_ms.min(self.next_expiry_ms);
+        match self.waiting.next_deadline_ms() {
+            Some(deadline) => first.min(deadline).min(now.boot_ms + SERVED_EVERY_MS),
+            None => first,
+        }
+    }
+
+    /// The pools that it deals with: a node that jumped in the log tells of each of them anew.
+    pub fn held(&self) -> impl Iterator<Item = &PoolKey> {
+        self.held.keys()
     }
 
     /// Forgets pools that nobody uses: to be called now and then.
@@ -366,7 +385,24 @@ impl Keeper {
         self.pools.sweep(now);
     }
 
+    /// What buckets gave out for a time that is over goes back.
+    fn expire(&mut self, now: Now) {
+        self.next_expiry_ms = u64::MAX;
+        for (key, pool) in &mut self.held {
+            if pool.expires_ms().is_some_and(|due| due <= now.boot_ms) {
+                pool.expire(now);
+                if pool.has_returns() {
+                    self.touched.insert(key.clone());
+                    self.urgent = true;
+                }
+            }
+            let next = pool.expires_ms().unwrap_or(u64::MAX);
+            self.next_expiry_ms = self.next_expiry_ms.min(next);
+        }
+    }
+
     fn pool(&mut self, slice: &Arc<Slice>, now: Now) -> &mut Pool {
+        self.touched.insert(slice.key().clone());
         let new = || Pool::new(Arc::clone(slice), now);
         self.held.entry(slice.key().clone()).or_insert_with(new)
     }
@@ -411,7 +447,8 @@ impl Keeper {
         }
     }
 
-    fn asks(&mut self, now: Now) -> Vec<Ask> {
+    /// What calls wait for, and what would be good to have of these pools.
+    fn asks(&mut self, of: &[PoolKey], now: Now) -> Vec<Ask> {
         let mut asks = Asks::default();
         for waiter in self.waiting.in_order() {
             asks.add(waiter, &self.held, now);
@@ -421,11 +458,9 @@ impl Keeper {
                 pool.goes_beyond(now);
             }
         }
-        for pool in self.held.values() {
-            asks.owed(&pool.slice, owed(&pool.slice, now), now);
-        }
         let mut items = Vec::new();
-        for (key, pool) in &self.held {
+        for (key, pool) in of.iter().filter_map(|key| self.held.get_key_value(key)) {
+            asks.owed(&pool.slice, owed(&pool.slice, now), now);
             let want = pool.want(self.rtt_ms, now);
             if want > 0 {
                 items.push(item(key, pool, want));
