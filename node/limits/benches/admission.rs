@@ -82,6 +82,15 @@ fn needs(slices: &[Arc<Slice>]) -> Vec<(&Arc<Slice>, u64)> {
     slices.iter().map(|slice| (slice, 1)).collect()
 }
 
+/// Without the end of the call.
+#[divan::bench]
+fn admission_through_six_limits(bencher: Bencher<'_, '_>) {
+    let (_keeper, slices) = slices(Mode::Strict, PLENTY);
+    let needs = needs(&slices);
+    bencher.bench(|| take_all(black_box(&needs), now()));
+}
+
+/// With the end of the call.
 #[divan::bench(threads = [1, 2])]
 fn six_limits_with_units_at_hand(bencher: Bencher<'_, '_>) {
     let (_keeper, slices) = slices(Mode::Strict, PLENTY);

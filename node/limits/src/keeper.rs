@@ -16,12 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
-use mode_envoy_model::ledger::ask::{Ask, AskItem, LeaseId, LeaseUse, PoolKey};
+use mode_envoy_model::ledger::ask::{LeaseId, PoolKey};
 use mode_envoy_model::ledger::view::PoolView;
 
-use self::asks::{Asks, Figures};
 use self::decide::{Attempt, attempt, deadline_ms, give_up, refuse};
-use self::demand::Demand;
 use self::pool::Pool;
 use self::waiting::{Asked, Waiter, Waiting};
 use crate::lease::Lease;
@@ -35,20 +33,17 @@ use crate::taking::Reservation;
 mod asks;
 mod decide;
 mod demand;
+mod plan;
 mod pool;
 mod waiting;
 
 pub use self::asks::{ASK_ITEMS, ASKS, BATCH_ITEMS};
 pub use self::decide::{TAIL_WAIT_MS, WAIT_MS};
+pub use self::plan::{Plan, USES};
 pub use self::waiting::Ticket;
 
-/// Of how many leases one batch tells, about; what is left is told by the next.
-pub const USES: usize = 16_000;
 /// How many calls wait.
 pub const WAITERS: usize = 10_000;
-/// While a lease is in use, a batch is composed this often.
-const BUSY_EVERY_MS: u64 = 100;
-const IDLE_EVERY_MS: u64 = 1_000;
 /// While calls wait, what others of this node gave back is looked for this often.
 const SERVED_EVERY_MS: u64 = 10;
 
@@ -65,19 +60,14 @@ pub struct Keeper {
     rtt_ms: u64,
     /// Something should be said at once.
     urgent: bool,
+    /// Pools with news since the last plan: only now and then all are looked at.
+    touched: BTreeSet<PoolKey>,
+    /// When all are looked at next, and when the first grant of a bucket is over.
     next_plan_ms: u64,
+    next_expiry_ms: u64,
     forgets_ms: u64,
     /// Leases that the log no longer takes returns of, while calls may hold some of them.
     fenced: Vec<Weak<Lease>>,
-}
-
-/// What goes into the next batch.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Plan {
-    /// Of leases, in the order of their ids.
-    pub uses: Vec<LeaseUse>,
-    /// To be served in this order.
-    pub asks: Vec<Ask>,
 }
 
 /// What becomes of a call.
@@ -107,15 +97,6 @@ pub enum Enqueued {
     Waits(Ticket),
 }
 
-// === impl Plan ===
-
-impl Plan {
-    /// Whether there is nothing to say.
-    pub fn is_empty(&self) -> bool {
-        self.uses.is_empty() && self.asks.is_empty()
-    }
-}
-
 // === impl Keeper ===
 
 impl Keeper {
@@ -131,7 +112,9 @@ impl Keeper {
             asked: None,
             rtt_ms: 0,
             urgent: false,
+            touched: BTreeSet::new(),
             next_plan_ms: 0,
+            next_expiry_ms: u64::MAX,
             forgets_ms: 0,
             fenced: Vec::new(),
         };
@@ -190,6 +173,8 @@ impl Keeper {
             if let Some(pool) = self.held.get_mut(key) {
                 pool.give_back(tail);
                 self.urgent |= pool.has_returns();
+                let expires = pool.expires_ms().unwrap_or(u64::MAX);
+                self.next_expiry_ms = self.next_expiry_ms.min(expires);
             }
             self.urgent |= self.can_ask(key, now);
         }
@@ -231,67 +216,6 @@ impl Keeper {
             self.urgent = true;
         }
         self.serve(key, now)
-    }
-
-    /// What goes into the next batch. `spent` is what its records say that leases paid, by lease; those of earlier
-    /// incarnations too. It is planned once: the batch is to be sent until the log has answered.
-    pub fn plan(&mut self, spent: &BTreeMap<LeaseId, u64>, now: Now) -> Plan {
-        self.urgent = false;
-        let mut uses: BTreeMap<LeaseId, LeaseUse> = BTreeMap::new();
-        for (&lease, &spent) in spent.iter().filter(|(_, spent)| **spent > 0) {
-            uses.insert(
-                lease,
-                LeaseUse {
-                    lease,
-                    spent,
-                    returned: 0,
-                },
-            );
-            if let Some(pool) = self
-                .leases
-                .get(&lease)
-                .and_then(|key| self.held.get_mut(key))
-            {
-                pool.spent(lease, spent);
-            }
-        }
-        self.hear_the_bell(now);
-        let mut more = Vec::new();
-        for pool in self.held.values_mut() {
-            pool.follow(now);
-            if uses.len() + more.len() < USES {
-                pool.uses(now, &mut more);
-            }
-        }
-        for LeaseUse {
-            lease,
-            spent,
-            returned,
-        } in more
-        {
-            let used = uses.entry(lease).or_insert_with(|| LeaseUse {
-                lease,
-                ..LeaseUse::default()
-            });
-            used.spent = used.spent.saturating_add(spent);
-            used.returned = used.returned.saturating_add(returned);
-        }
-        let asks = if self.asked.is_none() {
-            self.asks(now)
-        } else {
-            Vec::new()
-        };
-        if now.boot_ms >= self.forgets_ms {
-            self.forget(now);
-            self.forgets_ms = now.boot_ms + IDLE_EVERY_MS;
-        }
-        let busy = self.held.values().any(Pool::is_busy);
-        let every = if busy { BUSY_EVERY_MS } else { IDLE_EVERY_MS };
-        self.next_plan_ms = now.boot_ms + every;
-        Plan {
-            uses: uses.into_values().collect(),
-            asks,
-        }
     }
 
     /// The log has counted the batch that was planned last, and this node has applied it. `view` says how a pool stands
@@ -339,11 +263,8 @@ impl Keeper {
 
     /// What is due by now without the log: calls that waited too long, and grants whose time is over.
     pub fn overdue(&mut self, now: Now) -> Vec<Decision> {
-        for pool in self.held.values_mut() {
-            if pool.expires_ms().is_some_and(|due| due <= now.boot_ms) {
-                pool.expire(now);
-                self.urgent |= pool.has_returns();
-            }
+        if self.next_expiry_ms <= now.boot_ms {
+            self.expire(now);
         }
         let short: Vec<PoolKey> = self.waiting.queues().cloned().collect();
         let mut decisions: Vec<Decision> = Vec::new();
@@ -371,13 +292,16 @@ impl Keeper {
         if self.urgent && self.asked.is_none() {
             return now.boot_ms;
         }
-        let expiries = self.held.values().filter_map(Pool::expires_ms);
-        let deadlines = self.waiting.next_deadline_ms().into_iter();
-        let served = deadlines.clone().map(|_| now.boot_ms + SERVED_EVERY_MS);
-        expiries
-            .chain(deadlines)
-            .chain(served)
-            .fold(self.next_plan_ms, u64::min)
+        let first = self.next_plan_ms.min(self.next_expiry_ms);
+        match self.waiting.next_deadline_ms() {
+            Some(deadline) => first.min(deadline).min(now.boot_ms + SERVED_EVERY_MS),
+            None => first,
+        }
+    }
+
+    /// The pools that it deals with: a node that jumped in the log tells of each of them anew.
+    pub fn held(&self) -> impl Iterator<Item = &PoolKey> {
+        self.held.keys()
     }
 
     /// Forgets pools that nobody uses: to be called now and then.
@@ -386,7 +310,24 @@ impl Keeper {
         self.pools.sweep(now);
     }
 
+    /// What buckets gave out for a time that is over goes back.
+    fn expire(&mut self, now: Now) {
+        self.next_expiry_ms = u64::MAX;
+        for (key, pool) in &mut self.held {
+            if pool.expires_ms().is_some_and(|due| due <= now.boot_ms) {
+                pool.expire(now);
+                if pool.has_returns() {
+                    self.touched.insert(key.clone());
+                    self.urgent = true;
+                }
+            }
+            let next = pool.expires_ms().unwrap_or(u64::MAX);
+            self.next_expiry_ms = self.next_expiry_ms.min(next);
+        }
+    }
+
     fn pool(&mut self, slice: &Arc<Slice>, now: Now) -> &mut Pool {
+        self.touched.insert(slice.key().clone());
         let new = || Pool::new(Arc::clone(slice), now);
         self.held.entry(slice.key().clone()).or_insert_with(new)
     }
@@ -421,65 +362,6 @@ impl Keeper {
         decisions
     }
 
-    /// Pools that owe something want to pay, whether or not a call waits.
-    fn hear_the_bell(&mut self, now: Now) {
-        let rung: BTreeSet<PoolKey> = self.bell.try_iter().collect();
-        for key in rung {
-            if let Some(slice) = self.pools.find(&key) {
-                self.pool(&slice, now);
-            }
-        }
-    }
-
-    fn asks(&mut self, now: Now) -> Vec<Ask> {
-        let mut asks = Asks::default();
-        for waiter in self.waiting.in_order() {
-            asks.add(waiter, &self.held, now);
-        }
-        for key in std::mem::take(&mut asks.beyond) {
-            if let Some(pool) = self.held.get_mut(&key) {
-                pool.goes_beyond(now);
-            }
-        }
-        for pool in self.held.values() {
-            asks.owed(&pool.slice, owed(&pool.slice, now), now);
-        }
-        let mut items = Vec::new();
-        for (key, pool) in &self.held {
-            let want = pool.want(self.rtt_ms, now);
-            if want > 0 {
-                items.push(item(key, pool, want));
-            }
-        }
-        let mut asks = asks.finish(|key| self.figures(key));
-        let room = ASKS.saturating_sub(asks.len());
-        asks.extend(asks::wants(items).take(room));
-        let mut items = 0;
-        asks.retain(|ask| {
-            items += ask.items.len();
-            items <= BATCH_ITEMS
-        });
-        if asks.is_empty() {
-            return asks;
-        }
-        let keys: BTreeSet<PoolKey> = asks
-            .iter()
-            .flat_map(|ask| &ask.items)
-            .map(|item| item.pool.clone())
-            .collect();
-        self.waiting.asks_for(&keys);
-        self.asked = Some((keys, now.boot_ms));
-        asks
-    }
-
-    fn figures(&self, key: &PoolKey) -> Figures {
-        let demand = self.held.get(key).map(|pool| &pool.demand);
-        Figures {
-            demand: demand.map_or(0, Demand::per_second),
-            typical: demand.map_or(1, Demand::typical),
-        }
-    }
-
     /// Whether asking may help those who wait for a pool.
     fn can_ask(&self, key: &PoolKey, now: Now) -> bool {
         let first = self.waiting.first(key).and_then(Waiter::short);
@@ -492,39 +374,5 @@ impl Keeper {
                 .is_some_and(|pool| pool.may_go_beyond(now));
             facts.free(now) >= signed(missing) || beyond
         })
-    }
-
-    /// Lets go of pools that hold nothing and that nobody waits for.
-    fn forget(&mut self, now: Now) {
-        let (waiting, leases) = (&self.waiting, &mut self.leases);
-        let kept = |pool: &Pool| {
-            let idle = pool.demand.idle_ms(now.boot_ms) > IDLE_EVERY_MS && pool.slice.owed() == 0;
-            !(pool.is_empty() && idle && waiting.queue_len(pool.slice.key()) == 0)
-        };
-        self.held.retain(|_, pool| kept(pool));
-        let held = &self.held;
-        leases.retain(|lease, key| {
-            held.get(key)
-                .is_some_and(|pool| pool.leases().any(|id| id == *lease))
-        });
-    }
-}
-
-/// What a slice owes and may yet pay: a shadow limit that has nothing to give counts no more than that.
-fn owed(slice: &Slice, now: Now) -> u64 {
-    let facts = slice.facts();
-    if facts.limit.shadow && facts.is_exhausted(1, now) {
-        slice.owes_nothing();
-    }
-    slice.owed()
-}
-
-fn item(key: &PoolKey, pool: &Pool, want: u64) -> AskItem {
-    AskItem {
-        pool: key.clone(),
-        need: 0,
-        want,
-        demand: pool.demand.per_second(),
-        typical: pool.demand.typical(),
     }
 }

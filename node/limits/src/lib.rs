@@ -6,7 +6,7 @@
 //!    no await, no allocation)  +--> Cold --> Keeper::enqueue --> asks in the next batch --> applied --> Decision
 //! ```
 //!
-//! A node spends nothing but what an applied entry moved to its [lease](lease::Lease), so that the sum of what the nodes
+//! A node spends nothing but what an applied entry moved to its lease, so that the sum of what the nodes
 //! admit is never above the amount, whatever is lost, repeated or late. Everything here is a value or an atomic: time is
 //! an argument ([`Now`]), channels and batches belong to the caller. A thread of the data plane calls [`take_all`] and
 //! reads [`header`]s; the one owner of the [`Keeper`] tells it what the log applied and composes its batches.

@@ -1,7 +1,7 @@
 //! One pool as this node holds it: what calls take from, from any thread.
 //!
 //! Invariants:
-//! * taking reads what was published ([`Facts`]) and changes one atomic; the lock is for those who publish;
+//! * taking reads what was published (`facts.rs`) and changes one atomic; the lock is for those who publish;
 //! * what a call took is remembered with where it was taken from, so that it is settled there, whatever was published since;
 //! * without a lease only two things are admitted: calls of a shadow limit, and the allowance of a bounded limit whose node
 //!   is cut off. Both are owed, and paid from the next lease.

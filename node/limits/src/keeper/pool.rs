@@ -403,8 +403,9 @@ impl Pool {
 /// Pays from a lease what was used without one.
 fn pay(slice: &Slice, held: &mut Held) -> u64 {
     if held.lease.unit == Unit::Concurrent {
-        // Nothing was used for good; the lease now has what was lacking.
-        slice.owes_nothing();
+        // Nothing is used for good; what is left now is what was lacking.
+        slice.owes_less(count(held.lease.left()));
+        return 0;
     }
     let owed = slice.owed();
     let paid = if owed == 0 {
