@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mode_envoy_model::object::Name;
 use mode_envoy_node::usage::flush::FlushHandle;
-use mode_envoy_node::usage::record::{Asked, CallId, Closed, Dims, Opened, UsageSource};
+use mode_envoy_node::usage::record::{Asked, CallId, Closed, Dims, Opened, Takes, UsageSource};
 use mode_envoy_node::usage::sim::{self, Flushing, Place, Started, Worker};
 use mode_envoy_raft::Handle;
 use mode_envoy_storage::spool::SpoolReader;
@@ -180,6 +180,7 @@ impl Gateway {
             asked: Asked::default(),
             reserved_input: reserved,
             bytes_in: 4,
+            takes: &Takes::NONE,
         };
         self.books(|books| books.begins(attempt, reserved));
         let written = self.recorder(worker)?.open(&opened);

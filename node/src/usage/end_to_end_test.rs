@@ -22,6 +22,7 @@ use super::recorder::Recorder;
 use super::recovery;
 use super::testing::settings;
 use crate::alarms::Alarms;
+use crate::limits;
 use crate::supervisor::{Supervisor, TaskKind};
 
 struct Node {
@@ -68,7 +69,8 @@ impl Node {
         let supervisor = Supervisor::new();
         let core = Core::new(1, spools.dir, recovered.spools);
         let (_, settle) = CallStore::new(u64::MAX);
-        let flusher = Flusher::new(core, handle.clone(), (requests, settle), Alarms::default());
+        let (_limiter, limits) = limits::channel(handle.contact());
+        let flusher = Flusher::new(core, handle.clone(), (requests, settle, limits), Alarms::default());
         let stopping = supervisor.stopping();
         let run = move || flusher.run(&stopping);
         supervisor
@@ -128,6 +130,7 @@ fn call(recorder: &Recorder, id: u8, dims: &Dims, close: bool) {
             asked: Asked::default(),
             reserved_input: 11,
             bytes_in: 44,
+            takes: &crate::usage::record::Takes::NONE,
         })
         .unwrap();
     if close {

@@ -296,6 +296,7 @@ mod tests {
                 asked: Asked::default(),
                 reserved_input: 1,
                 bytes_in: 4,
+                takes: &crate::usage::record::Takes::NONE,
             };
             recorder.open(&opened).unwrap();
         }

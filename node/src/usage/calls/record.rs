@@ -291,6 +291,7 @@ mod tests {
                 reason: "limit",
                 earlier: &earlier,
                 last: Some(&last),
+                refused: None,
             },
             status: 200,
             cut: true,
@@ -368,6 +369,7 @@ mod tests {
             rejected: false,
             presumed: false,
             cut: true,
+            refused: None,
         }
     }
 

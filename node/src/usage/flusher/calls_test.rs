@@ -64,6 +64,7 @@ impl Node {
             asked,
             reserved_input: 0,
             bytes_in: 0,
+            takes: &crate::usage::record::Takes::NONE,
         };
         self.recorder.open(&opened).unwrap();
         if end {
@@ -109,7 +110,7 @@ impl Log {
                 Need::Answer(batch) => Item::Usage(batch.clone()),
                 Need::Compose => {
                     let series = &self.state.usage.series;
-                    if core.compose(|key| series.id_of(key)).unwrap() {
+                    if core.compose(|_| Default::default(), |key| series.id_of(key)).unwrap() {
                         continue;
                     }
                     return;
@@ -185,7 +186,7 @@ async fn where_the_call_log_fails_usage_goes_on_and_the_answer_says_so() {
     node.feed(wall_ms());
     node.feed(wall_ms() + 2 * LATER_MS);
     assert!(
-        node.core.compose(|_| None).unwrap(),
+        node.core.compose(|_| Default::default(), |_| None).unwrap(),
         "usage is counted as before"
     );
     let request = wire::QueryCallsRequest::default();

@@ -143,6 +143,7 @@ impl<'a> World<'a> {
             asked: Asked::default(),
             reserved_input,
             bytes_in: 1,
+            takes: &crate::usage::record::Takes::NONE,
         };
         self.recorders[worker].open(&opened).unwrap();
         self.open.push((worker, call, dims, reserved_input));
@@ -171,7 +172,8 @@ impl<'a> World<'a> {
         if matches!(self.core.need(), Need::Compose) {
             self.core.sync(u64::MAX / 2).unwrap();
             let series = self.state.usage.series.clone();
-            self.core.compose(|key| series.id_of(key)).unwrap();
+            let say = |_: &BTreeMap<_, _>| Default::default();
+            self.core.compose(say, |key| series.id_of(key)).unwrap();
         }
         let sent = match self.core.need() {
             Need::Compose => return,

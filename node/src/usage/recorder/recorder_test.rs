@@ -21,6 +21,7 @@ fn open(recorder: &Recorder, dims: &Dims) -> Result<(), RecordError> {
         asked: Asked::default(),
         reserved_input: 1,
         bytes_in: 4,
+        takes: &crate::usage::record::Takes::NONE,
     })
 }
 
@@ -73,6 +74,7 @@ fn while_the_spool_is_nearly_full_what_was_open_is_closed_in_it_and_the_rest_is_
                 asked: Asked::default(),
                 reserved_input: 1,
                 bytes_in: 4,
+                takes: &crate::usage::record::Takes::NONE,
             })
             .unwrap();
         recorder.close(&later(id, 200)).unwrap();
@@ -134,6 +136,7 @@ fn a_spool_that_is_full_to_its_end_before_anybody_noticed_adds_up_and_loses_noth
             asked: Asked::default(),
             reserved_input: 1,
             bytes_in: 4,
+            takes: &crate::usage::record::Takes::NONE,
         };
         recorder.open(&opened).unwrap();
         recorder.close(&Closed::of(call, 0, &dims)).unwrap();
@@ -169,6 +172,7 @@ fn only_a_call_that_is_still_open_is_carried() {
         asked: Asked::default(),
         reserved_input: 1,
         bytes_in: 4,
+        takes: &crate::usage::record::Takes::NONE,
     };
     let len = opened.encode_into(&mut payload).unwrap();
     payload.truncate(len);
@@ -212,6 +216,7 @@ fn nothing_is_carried_into_the_room_that_is_kept_for_closes() {
         asked: Asked::default(),
         reserved_input: 1,
         bytes_in: 4,
+        takes: &crate::usage::record::Takes::NONE,
     };
     let len = opened.encode_into(&mut payload).unwrap();
     payload.truncate(len);

@@ -62,6 +62,7 @@ fn opened(dims: &Dims) -> Opened<'_> {
         asked: asked(),
         reserved_input: 40,
         bytes_in: 160,
+        takes: &Takes::NONE,
     }
 }
 
@@ -91,7 +92,7 @@ fn an_open_reads_back_and_a_presumed_close_takes_what_it_reserved() {
     let trail = Record::trail_of(OPEN, VERSION, payload).unwrap();
     let mut again = [0; RECORD_MAX];
     let (version, len) = CloseHead::presumed(&head, true)
-        .encode_with(trail, encoded, &mut again)
+        .encode_with((&Takes::NONE, trail), encoded, &mut again)
         .unwrap();
     let Record::Close(close, encoded) = Record::parse(CLOSE, version, &again[..len]).unwrap()
     else {
@@ -124,6 +125,7 @@ fn a_close_tells_its_story() {
             reason: "provider_status",
             earlier: &earlier,
             last: Some(&last),
+            refused: None,
         },
         ..closed(&dims)
     };
@@ -177,6 +179,7 @@ fn the_longest_record_fits_its_room() {
             reason: "provider_error_in_answer",
             earlier: &earlier,
             last: earlier.last(),
+            refused: None,
         },
         ..closed(&dims)
     };
@@ -227,7 +230,7 @@ fn a_record_of_version_1_is_read_as_it_was_shipped() {
         bytes_in: 5,
     };
     let mut out = [0; RECORD_MAX];
-    let presumed = CloseHead::presumed(&open, true).encode_with(None, encoded, &mut out);
+    let presumed = CloseHead::presumed(&open, true).encode_with((&Takes::NONE, None), encoded, &mut out);
     let (version, len) = presumed.unwrap();
     assert_eq!(version, BARE);
     assert!(Record::parse(CLOSE, version, &out[..len]).is_ok());
@@ -242,6 +245,7 @@ fn told_in_full<'a>(dims: &'a Dims, last: &'a Try) -> Closed<'a> {
             reason: "limit",
             earlier: &[],
             last: Some(last),
+            refused: None,
         },
         ..closed(dims)
     }
@@ -303,7 +307,7 @@ fn an_open_of_version_2_is_presumed_in_version_2() {
     };
     let (trail, mut out) = (Record::trail_of(OPEN, FIXED, &golden), [0; RECORD_MAX]);
     let (version, len) = CloseHead::presumed(&head, true)
-        .encode_with(trail.unwrap(), encoded, &mut out)
+        .encode_with((&Takes::NONE, trail.unwrap()), encoded, &mut out)
         .unwrap();
     assert_eq!(version, FIXED);
     let Record::Close(close, encoded) = Record::parse(CLOSE, version, &out[..len]).unwrap() else {
