@@ -67,7 +67,9 @@ pub(super) async fn start_usage(
         );
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
-    let core = Core::new(member.node_id(), dir, recovered.spools).with_calls(sink);
+    let core = Core::new(member.node_id(), dir, recovered.spools)
+        .with_owing(recovered.owing)
+        .with_calls(sink);
     let (limiter, limits) = limits::channel(member.contact());
     let asked = (flush, settle, limits);
     let flusher = Flusher::new(core, member.clone(), asked, app.alarms.clone());

@@ -336,7 +336,7 @@ mod tests {
                 "models[m].targets"
             ]
         );
-        assert_eq!(found.assumed, []);
+        assert_eq!(found.assumed, [""; 0]);
     }
 
     #[test]
