@@ -37,7 +37,9 @@ impl Ledger {
         let short = |ledger: &Self, item: &AskItem| {
             item.need > 0 && !ledger.has(&item.pool, node, item.need)
         };
-        let enough = !known.iter().any(|(item, _)| short(self, item));
+        // Each may need a lease of its own.
+        let room = self.index.homes.len() + known.len() <= limits::LEASES;
+        let enough = room && !known.iter().any(|(item, _)| short(self, item));
         for (item, limit) in &known {
             if enough {
                 self.grant(&item.pool, node, item.need);

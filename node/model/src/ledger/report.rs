@@ -99,7 +99,8 @@ impl Ledger {
 pub fn overshoot(limit: &Limit, nodes: u64) -> Option<u64> {
     match limit.mode {
         Mode::Strict => Some(0),
-        Mode::Bounded => Some((amount(limit) / 100).saturating_mul(nodes)),
+        // A node that is cut off may use one call at least.
+        Mode::Bounded => Some((amount(limit) / 100).max(1).saturating_mul(nodes)),
         Mode::Local => None,
     }
 }

@@ -18,6 +18,7 @@ mod histories;
 mod history;
 mod lives;
 mod node;
+mod talk;
 mod windows;
 
 /// A moment within a minute, an hour, a day and a month: 2026-03-10T12:30:20Z.

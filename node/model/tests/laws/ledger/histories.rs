@@ -1,8 +1,9 @@
 //! Ten thousand histories without a violation, and mutants that each show one.
 
+use mode_envoy_model::limit::Per;
 use mode_envoy_model::state::State;
 
-use super::history::{Mutant, apply, run};
+use super::history::{Entry, Mutant, apply, run};
 use super::{limit, set_limits};
 
 const STEPS: u32 = 600;
@@ -82,24 +83,21 @@ fn a_node_that_frees_the_records_of_open_calls_is_caught() {
 fn a_replica_from_a_checkpoint_is_equal_ever_after() {
     for seed in 0..60 {
         let (world, _) = run(seed, 300, None);
-        let cut = world.states().len() * 2 / 3;
+        let cut = world.states().len() as u64 * 2 / 3;
         let (mut whole, mut late) = (State::new(), State::new());
         let mut amount = 0;
         for (index, entry) in (1..).zip(&world.log) {
-            if let super::history::Entry::Amount(new) = entry {
+            if let Entry::Amount(new) = entry {
                 amount = *new;
             }
             apply(&mut whole, index, entry);
-            if index as usize == cut {
+            if index == cut {
                 late = State::from_parts(whole.parts()).expect("sound");
-                set_limits(
-                    &mut late,
-                    &[(1, limit(amount, mode_envoy_model::limit::Per::Minute))],
-                );
-            } else if index as usize > cut {
+                set_limits(&mut late, &[(1, limit(amount, Per::Minute))]);
+            } else if index > cut {
                 apply(&mut late, index, entry);
             }
-            if index as usize >= cut {
+            if index >= cut {
                 assert!(late == whole, "seed {seed}, entry {index}");
             }
         }

@@ -156,6 +156,22 @@ fn a_claim_beyond_a_lease_is_refused_as_a_whole_and_ends_the_life() {
 }
 
 #[test]
+fn a_batch_that_comes_twice_is_granted_once() {
+    let mut cluster = with_lease();
+    let pool = key(1, "");
+    let asks = vec![Ask {
+        items: vec![item(&pool, 5, 0, 1)],
+    }];
+    let batch = cluster.batch(1, Vec::new(), asks);
+    let next = batch.seq + 1;
+    assert_eq!(cluster.apply(Item::Usage(batch.clone())), Outcome::Counted);
+    let after = cluster.state.ledger.clone();
+    assert_eq!(cluster.apply(Item::Usage(batch)), Outcome::ExpectSeq(next));
+    assert_eq!(cluster.state.ledger, after);
+    assert_eq!(cluster.granted(1, &pool), 45);
+}
+
+#[test]
 fn a_lease_of_another_node_backs_nothing() {
     let mut cluster = with_lease();
     let lease = cluster.lease(1, &key(1, "")).expect("granted").id;
