@@ -68,7 +68,7 @@ pub(super) async fn start_usage(
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
     let core = Core::new(member.node_id(), dir, recovered.spools)
-        .with_owing(recovered.owing)
+        .with_owing(recovered.owing, recovered.owes)
         .with_calls(sink);
     let (limiter, limits) = limits::channel(member.contact());
     let asked = (flush, settle, limits);

@@ -215,6 +215,10 @@ impl Flusher {
     fn finish(&mut self) -> Option<InFlight> {
         let core = &mut self.core;
         core.keep_drained(self.limiting.unfinished().is_some());
+        if !core.is_settled() {
+            // The next start will do it: what is presumed may be written at any time.
+            return None;
+        }
         let acked: BTreeMap<_, _> = core.acked().collect();
         let acked = |uuid: &SpoolUuid| acked.get(uuid).copied().unwrap_or(u64::MAX);
         let done = self.limiting.finish(|| core.ends(), acked)?;

@@ -64,6 +64,8 @@ pub(crate) struct Recovered {
     pub(crate) spools: Vec<Spool>,
     /// Calls that were closed `presumed`.
     pub(crate) presumed: u64,
+    /// Some of them found no room to be written yet.
+    pub(crate) owes: bool,
 }
 
 /// Why the spools could not be opened.
@@ -119,6 +121,7 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
         owing: Vec::new(),
         spools: Vec::new(),
         presumed: 0,
+        owes: false,
     };
     for worker in workers {
         let at = |source| spool_error(worker, &settings.dir, source);
@@ -145,6 +148,7 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
         writer.exceed_bound(false);
         reader.sync().map_err(at)?;
         recovered.presumed += presumed.calls;
+        recovered.owes |= !presumed.owed.is_empty();
         let exists = worker < settings.workers;
         let mut notice = None;
         if exists || presumed.no_room.is_some() {

@@ -130,7 +130,7 @@ fn makes_it_once(proposal: &Proposal, caller: &Caller) -> bool {
         Proposal::Command(command) => {
             caller.request.is_some() || matches!(command, Command::Join { .. })
         }
-        Proposal::Usage(_) => true,
+        Proposal::Usage(_) | Proposal::Final(_) | Proposal::Evict(_) => true,
         // A stream that was registered is not registered again from where it was.
         Proposal::Register(_) => false,
     }

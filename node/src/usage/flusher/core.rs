@@ -38,6 +38,8 @@ pub(crate) struct Core {
     calls: Option<CallSink>,
     /// Of workers that exist no more: what they owe is written by whoever reads their spools.
     owing: Vec<Recorder>,
+    /// Of what is presumed of earlier lives, some was not written at the start: it may be at any time.
+    owes: bool,
     /// Which spool is read first, so that none starves.
     turn: usize,
     /// Spools that are counted to their end are kept: the log is to be told so of an earlier life.
@@ -61,6 +63,7 @@ impl Core {
             sides: spools.into_iter().map(Side::new).collect(),
             calls: None,
             owing: Vec::new(),
+            owes: false,
             turn: 0,
             keeps_drained: false,
         }
@@ -82,9 +85,14 @@ impl Core {
         self
     }
 
-    /// The same, with recorders whose workers exist no more.
-    pub(crate) fn with_owing(self, owing: Vec<Recorder>) -> Self {
-        Self { owing, ..self }
+    /// The same, with recorders whose workers exist no more; `owes` says whether what is presumed has yet to be written.
+    pub(crate) fn with_owing(self, owing: Vec<Recorder>, owes: bool) -> Self {
+        Self { owing, owes, ..self }
+    }
+
+    /// Whether everything that earlier lives of this node left is in their spools.
+    pub(crate) const fn is_settled(&self) -> bool {
+        !self.owes
     }
 
     /// Feeds the call log with what is durable; `true` if it has caught up.
