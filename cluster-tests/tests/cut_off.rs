@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::cluster::{Cluster, Node};
 use mode_envoy_cluster_tests::http::{self, Answer, CHAT};
+use mode_envoy_cluster_tests::load::Pace;
 use mode_envoy_cluster_tests::origin::Origin;
 use mode_envoy_cluster_tests::{usage, wait};
 use tokio::task::JoinSet;
@@ -110,6 +111,39 @@ async fn without_a_quorum_nothing_is_decided_and_every_verb_says_so_in_time() ->
         cluster.wait_ready().await?;
         let export = cluster.node(alone).ok("export").await?;
         ensure!(!export.contains("name: late"), "{export}");
+        cluster.finish().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_stood_still_counts_the_time_also_where_messages_waited_for_it() -> Result<()> {
+    for leads in [true, false] {
+        let (mut cluster, _origin) = start(&["--stale-after", "3s"]).await?;
+        let leader = leader(&cluster).await?;
+        let still = if leads { leader } else { 1 + leader % 3 };
+        cluster.node(still).freeze()?;
+        // The others speak to it in vain, and are gone when it goes on.
+        Pace::every(Duration::from_millis(500)).tick().await;
+        for other in others(still) {
+            cluster.node_mut(other).kill().await?;
+        }
+        Pace::every(Duration::from_secs(6)).tick().await;
+        let node = cluster.node(still);
+        node.thaw()?;
+        for _ in 0..20 {
+            let age = contact_age(node).await?;
+            ensure!(
+                age > 5.0,
+                "it leads ({leads}) and takes itself for fresh: {age} s"
+            );
+        }
+        let said = http::get(node.admin(), "/readyz", None)
+            .await?
+            .expect(503)?;
+        ensure!(said.text().contains("cut off"), "{said:?}");
+        cluster.start_all()?;
+        cluster.wait_ready().await?;
         cluster.finish().await?;
     }
     Ok(())

@@ -5,11 +5,12 @@
 //! every node, and none is acknowledged that is lost, none answered that is stale. After each the account must hold: see
 //! [`Scene::account`]. These tests need `ip` and `unshare`, and root or unprivileged user namespaces.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::netns::sandbox;
-use mode_envoy_cluster_tests::netns::scene::{Scene, lasting};
+use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
+use mode_envoy_cluster_tests::wait;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 
@@ -17,6 +18,8 @@ const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 const ELECTED: Duration = Duration::from_secs(10);
 /// A connection whose answers do not come is given up after 8 s; then there is silence.
 const GIVEN_UP: Duration = Duration::from_secs(20);
+/// From the news of a leader to an answer, a process that starts and a busy machine included.
+const ANSWERED: Duration = Duration::from_secs(2);
 /// Long enough for several elections.
 const A_WHILE: Duration = Duration::from_secs(5);
 
@@ -182,6 +185,113 @@ fn a_link_that_comes_and_goes_loses_nothing() -> Result<()> {
             "only {acknowledged} changes were acknowledged"
         );
         scene.account().await?;
+        scene.finish().await
+    })
+}
+
+#[test]
+fn a_change_on_its_way_to_a_leader_that_is_cut_off_is_answered_by_the_next_one() -> Result<()> {
+    let name = "a_change_on_its_way_to_a_leader_that_is_cut_off_is_answered_by_the_next_one";
+    sandbox::run(name, async || {
+        let mut scene = Scene::start(NODE, 3).await?;
+        for round in 0..3 {
+            let ids = scene.leader_first().await?;
+            let (asked, told) = (scene.person(ids[1]), scene.cluster.node(ids[1]));
+            let before = told.log().len();
+            scene.net.pull(ids[0])?;
+            let elected = async {
+                wait::until("the news of another leader", ELECTED, async || {
+                    let log = told.log().split_off(before);
+                    let next =
+                        |id| log.contains(&format!(r#""the leader changed","leader":{id},"#));
+                    ensure!(ids[1..].iter().any(next), "{log}");
+                    Ok(Instant::now())
+                })
+                .await
+            };
+            let changed = async {
+                ensure!(
+                    asked.change(&format!("early{round}")).await?,
+                    "it was refused"
+                );
+                Ok(Instant::now())
+            };
+            let (elected, changed) = tokio::join!(elected, changed);
+            let after = changed?.saturating_duration_since(elected?);
+            tell(&format!("answered {} ms after the news", after.as_millis()))?;
+            ensure!(
+                after < ANSWERED,
+                "it was answered {after:?} after there was a leader"
+            );
+            scene.net.plug(ids[0])?;
+            scene.change_through(ids[0], GIVEN_UP).await?;
+        }
+        let acknowledged = scene.ledger().acknowledged().len();
+        let history = scene.cluster.node(1).ok("history tenant -o json").await?;
+        let history: serde_json::Value = serde_json::from_str(&history)?;
+        let made = history["revisions"].as_array().context("revisions")?.len();
+        // Beside those that somebody asked for there is the tenant of the scene.
+        ensure!(
+            made == acknowledged + 1,
+            "{made} for {acknowledged}: {history}"
+        );
+        scene.finish().await
+    })
+}
+
+#[test]
+fn a_change_through_a_leader_that_was_just_cut_off_has_a_true_answer_in_the_end() -> Result<()> {
+    let name = "a_change_through_a_leader_that_was_just_cut_off_has_a_true_answer_in_the_end";
+    sandbox::run(name, async || {
+        let mut scene = Scene::start(NODE, 3).await?;
+        let ids = scene.leader_first().await?;
+        let id = "0123456789abcdef0123456789abcdef";
+        let apply = ["apply", "-f", "-", "--request-id", id, "-o", "json"];
+        let document = "tenants: [{name: once}]";
+        scene.net.split(&[&ids[..1], &ids[1..]])?;
+        let asks = scene.cluster.node(ids[0]).run(&apply, document);
+        let heals = async {
+            // Longer than a node takes to say that it does not know.
+            lasting(A_WHILE + Duration::from_secs(2)).await;
+            scene.net.heal()
+        };
+        let (asked, healed) = tokio::join!(asks, heals);
+        healed?;
+        let first = asked?;
+        tell(&format!("{first}"))?;
+        if first.code == Some(0) {
+            for part in [
+                "may or may not be in force",
+                "asked for again",
+                "once at most",
+            ] {
+                ensure!(first.stderr.contains(part), "{part:?} is not in {first}");
+            }
+        } else {
+            // The command line was slow to start, and the leader had noticed. Then it must be true.
+            let said = first.fails(1)?;
+            ensure!(said.contains("nothing was changed"), "{said}");
+            scene.change_through(ids[0], GIVEN_UP).await?;
+            let export = scene.cluster.node(ids[0]).ok("export").await?;
+            ensure!(!export.contains("name: once"), "{export}");
+        }
+        let mut revision = None;
+        // Whoever asks again, wherever, is told the same.
+        for other in &ids {
+            let node = scene.cluster.node(*other);
+            let again = node.run(&apply, document).await?.json()?;
+            let told = again["revision"].as_u64().context("a revision")?;
+            let first = *revision.get_or_insert(told);
+            ensure!(told == first, "{told} and {first}: {again}");
+        }
+        let history = scene
+            .cluster
+            .node(ids[1])
+            .ok("history tenant once -o json")
+            .await?;
+        let history: serde_json::Value = serde_json::from_str(&history)?;
+        let made = history["revisions"].as_array().context("revisions")?;
+        ensure!(made.len() == 1, "{history}");
         scene.finish().await
     })
 }

@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use mode_envoy_cluster_tests::http::{self, CHAT};
+use mode_envoy_cluster_tests::http::{self, Answer, CHAT};
 use mode_envoy_cluster_tests::netns::sandbox;
 use mode_envoy_cluster_tests::netns::scene::{Scene, lasting, tell};
 use mode_envoy_cluster_tests::netns::small_disk::SmallDisk;
 use mode_envoy_cluster_tests::netns::work::Person;
 use mode_envoy_cluster_tests::upstream::Fault;
-use mode_envoy_cluster_tests::wait;
+use mode_envoy_cluster_tests::{usage, wait};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -25,6 +25,12 @@ const ELECTED: Duration = Duration::from_secs(10);
 /// Longer than an election takes.
 const STILL: Duration = Duration::from_secs(5);
 
+/// Bytes of a spool that is some small segments long, and holds the beginnings of so many calls.
+const SMALL_SPOOL: &str = "1064960";
+/// Calls that are open at once when a node dies.
+const OPEN: usize = 1_400;
+/// Until they are, on a busy machine.
+const OPENED: Duration = Duration::from_mins(1);
 /// Open files that a node may have at most.
 const DESCRIPTORS: usize = 400;
 /// Calls at once, more than such a node takes.
@@ -128,6 +134,69 @@ fn a_leader_whose_disk_is_full_says_so_and_ends_and_comes_back_when_there_is_roo
 }
 
 #[test]
+fn a_node_that_starts_on_a_full_disk_serves_and_records_the_ends_of_calls_when_there_is_room()
+-> Result<()> {
+    let name =
+        "a_node_that_starts_on_a_full_disk_serves_and_records_the_ends_of_calls_when_there_is_room";
+    sandbox::run(name, async || {
+        let (mut disk, full) = (None, 3);
+        let mut scene = Scene::start_with(NODE, 3, |cluster| {
+            let launch = &mut cluster.node_mut(full).launch;
+            let spools = ["--usage-spool-bytes", SMALL_SPOOL].map(str::to_owned);
+            launch.more.extend(spools);
+            launch.workers = 1;
+            disk = Some(SmallDisk::mount(&launch.data_dir, 64 << 20)?);
+            Ok(())
+        })
+        .await?;
+        let disk = disk.context("mounted above")?;
+        let mut calls = held_open(&scene, full).await?;
+        scene.cluster.node_mut(full).kill().await?;
+        disk.fill()?;
+        calls.shutdown().await;
+        scene.upstream().release();
+
+        let node = scene.cluster.node_mut(full);
+        node.start()?;
+        node.wait_ready().await?;
+        let node = scene.cluster.node(full);
+        let said = node.log();
+        for told in ["cannot be recorded", "make room on the disk"] {
+            ensure!(said.contains(told), "it does not say {told:?}: {said}");
+        }
+        wait::until("the alarm", ELECTED, async || {
+            let status = node.status().await?;
+            let told = status["nodes"].to_string();
+            ensure!(
+                told.contains("the disk of the usage spool of worker 0 is full"),
+                "{told}"
+            );
+            Ok(())
+        })
+        .await?;
+        call(&scene, full, 20).await?;
+        scene.change_through(full, ELECTED).await?;
+
+        disk.free()?;
+        let (all, open) = (u64::try_from(OPEN + 20)?, u64::try_from(OPEN)?);
+        let question = ["--filter", "model=remote", "--linearizable"];
+        wait::until("every call to be counted", OPENED, async || {
+            let row = usage::row(&scene.cluster.node(1).usage(&question).await?)?;
+            ensure!((row.calls, row.presumed_calls) == (all, open), "{row:?}");
+            Ok(())
+        })
+        .await?;
+        scene.cluster.node_mut(full).kill().await?;
+        scene.cluster.node_mut(full).start()?;
+        scene.cluster.node_mut(full).wait_ready().await?;
+        let row = usage::row(&scene.cluster.node(full).usage(&question).await?)?;
+        ensure!((row.calls, row.presumed_calls) == (all, open), "{row:?}");
+        drop(disk);
+        scene.finish().await
+    })
+}
+
+#[test]
 fn clients_that_take_all_descriptors_are_turned_away_and_the_node_goes_on() -> Result<()> {
     let name = "clients_that_take_all_descriptors_are_turned_away_and_the_node_goes_on";
     sandbox::run(name, async || {
@@ -200,6 +269,27 @@ async fn call(scene: &Scene, id: usize, calls: usize) -> Result<()> {
             .expect(200)?;
     }
     Ok(())
+}
+
+/// Calls that are open on a node: so many that their ends take more than the segments which its spool has.
+async fn held_open(scene: &Scene, id: usize) -> Result<JoinSet<Result<Answer>>> {
+    scene.upstream().fault("up-remote", Fault::Held);
+    let mut calls = JoinSet::new();
+    for number in 0..OPEN {
+        let (gateway, key) = (
+            scene.cluster.node(id).gateway().to_owned(),
+            scene.key().to_owned(),
+        );
+        let body = http::chat("remote", &format!("open {number}"));
+        calls.spawn(async move { http::post(&gateway, CHAT, &key, &body).await });
+    }
+    wait::until("the calls to be open", OPENED, async || {
+        let seen = scene.upstream().seen().len();
+        ensure!(seen == OPEN, "{seen} of {OPEN} are");
+        Ok(())
+    })
+    .await?;
+    Ok(calls)
 }
 
 /// Calls that all wait for the provider at once: those that are let in have a connection to it and are answered, the others are turned

@@ -73,6 +73,7 @@ async fn the_gateway_speaks_tls_in_both_versions_and_takes_up_a_new_certificate(
     ensure!(!said.starts_with(b"HTTP/"), "{said:?}");
 
     certificates_change(cluster.node(1), &ca, (&cert, &key), &shown).await?;
+    hang_up(cluster.node(1), &ca, (&cert, &key)).await?;
     // A connection that was open before the change is open after it.
     h1(first, call("/orders/1", &secret, "")?)
         .await?
@@ -217,6 +218,31 @@ async fn certificates_change(
         page.contains("mode_envoy_tls_certificate_not_after_seconds{listener=\"gateway\"}"),
         "{page}"
     );
+    Ok(())
+}
+
+/// SIGHUP has the files looked at, says so, and ends nothing; files that are broken still are told again.
+async fn hang_up(node: &Node, ca: &Ca, (cert, key): (&Path, &Path)) -> Result<()> {
+    let before = leaf(&ca.connect(node.gateway(), "h2").await?)?;
+    ca.write(cert, key)?;
+    node.hang_up()?;
+    wait::until("the certificate of the hang-up", SOON, async || {
+        let shown = leaf(&ca.connect(node.gateway(), "h2").await?)?;
+        ensure!(shown != before, "it is the old one");
+        ensure!(
+            node.log().contains("SIGHUP: the certificate files"),
+            "{}",
+            node.log()
+        );
+        Ok(())
+    })
+    .await?;
+    for _ in 0..3 {
+        node.hang_up()?;
+    }
+    client::get(node.admin(), "/readyz", None)
+        .await?
+        .expect(200)?;
     Ok(())
 }
 

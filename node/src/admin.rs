@@ -21,6 +21,7 @@ mod http;
 mod keys;
 mod services;
 mod status;
+mod streams;
 mod tokens;
 mod usage;
 

@@ -15,7 +15,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle as RuntimeHandle, Runtime};
@@ -28,7 +28,7 @@ use mode_envoy_raft::secret::SecretError;
 use mode_envoy_raft::{Departure, Phase, StartError};
 
 use crate::alarms::Alarms;
-use crate::config::{ListenerKind, Protection, SecretFile, Settings};
+use crate::config::{ListenerKind, SecretFile, Settings};
 use crate::control::Control;
 use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, Published};
@@ -82,7 +82,7 @@ pub(crate) enum AppError {
     #[error("starting the threads of the {0}")]
     Threads(&'static str, #[source] io::Error),
     /// Signals.
-    #[error("listening for SIGTERM and SIGINT")]
+    #[error("listening for SIGTERM, SIGINT and SIGHUP")]
     Signals(#[source] io::Error),
     /// A listener.
     #[error(transparent)]
@@ -162,8 +162,7 @@ struct App {
     /// Ends the member's tasks; apart from the supervisor's, since the log outlives what writes to it.
     raft_stop: CancellationToken,
     gateway_tls: Option<ListenerTls>,
-    /// Of a node that joins, and has a certificate of the cluster's own CA, only once it has joined.
-    admin_tls: OnceLock<ListenerTls>,
+    admin_tls: Option<ListenerTls>,
     /// What is in force in the gateway.
     published: Published,
 }
@@ -190,18 +189,15 @@ pub(crate) fn run(settings: Settings) -> Result<(), AppError> {
 }
 
 async fn serve(settings: Settings, raft_runtime: RuntimeHandle) -> Result<(), AppError> {
-    let mut signals = Signals::listen().map_err(AppError::Signals)?;
+    let (mut signals, hangup) = Signals::listen().map_err(AppError::Signals)?;
     let listeners = Listeners::bind(&settings)?;
     let app = App::new(settings, listeners.bound, raft_runtime)?;
-    protection::follow(&app);
+    protection::follow(&app, &signals::follow_hangups(&app, hangup));
     let control = watch::Sender::new(None);
-    let mut admin = Some(listeners.admin);
-    if let Some(listener) = admin.take_if(|_| !app.admin_waits()) {
-        admin::spawn(&app, listener, &control)?;
-    }
+    admin::spawn(&app, listeners.admin, &control)?;
 
     let started = tokio::select! {
-        running = app.start((listeners.peer, admin), &control) => running.map(Some),
+        running = app.start(listeners.peer, &control) => running.map(Some),
         reason = app.supervisor.fatal() => Err(AppError::Fatal(reason)),
         signal = signals.next() => {
             tracing::info!(signal, "told to end while starting");
@@ -248,7 +244,7 @@ impl App {
         // Before certificates, whose metrics are told as they are read.
         let prometheus = metrics::install().map_err(AppError::Metrics)?;
         let gateway_tls = protection::of(&settings.gateway, &bound, secret.as_ref())?;
-        let admin = protection::of(&settings.admin, &bound, secret.as_ref())?;
+        let admin_tls = protection::of(&settings.admin, &bound, secret.as_ref())?;
         let phase = watch::Sender::new(Phase::Starting);
         let readiness = Readiness::new(phase.subscribe());
         let published = Published::default();
@@ -256,7 +252,7 @@ impl App {
         readiness.require(move || asked.problem());
         let revision = Arc::clone(&published.revision);
         let gauges = Gauges::new(prometheus, readiness.clone(), revision);
-        let app = Self {
+        Ok(Self {
             supervisor: Supervisor::new(),
             gauges: Arc::new(gauges),
             alarms: Alarms::default(),
@@ -267,40 +263,22 @@ impl App {
             phase,
             raft_runtime,
             gateway_tls,
-            admin_tls: OnceLock::new(),
+            admin_tls,
             published,
-        };
-        if let Some(tls) = admin {
-            app.protect_admin(tls);
-        }
-        Ok(app)
-    }
-
-    fn protect_admin(&self, tls: ListenerTls) {
-        // Said once, by whoever has the secret first.
-        let _ = self.admin_tls.set(tls);
-    }
-
-    /// Whether the admin listener's certificate can only be made when this node has joined and knows the secret.
-    fn admin_waits(&self) -> bool {
-        self.settings.admin.protection == Protection::Minted && self.admin_tls.get().is_none()
+        })
     }
 
     /// Everything between the admin listener and being ready, in order.
     async fn start(
         &self,
-        (peer, admin): (TcpListener, Option<TcpListener>),
+        peer: TcpListener,
         control: &watch::Sender<Option<Arc<Control>>>,
     ) -> Result<Running, AppError> {
         let stage = |what| self.readiness.set(Stage::Starting(what));
         let (flush, flush_requests) = flush::channel();
         let own = own::settle(self).await?;
-        if let Some(listener) = admin {
-            let secret = own.secrets.current();
-            if let Some(tls) = protection::of(&self.settings.admin, &self.bound, Some(&secret))? {
-                self.protect_admin(tls);
-            }
-            admin::spawn(self, listener, control)?;
+        if own.has_joined_now {
+            protection::joined(self, &own.secrets.current());
         }
         stage("becoming a member of the cluster");
         let (calls, settle) = CallStore::new(self.settings.call_log_age_ms);

@@ -16,6 +16,7 @@ use metrics::{counter, gauge};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -108,8 +109,9 @@ impl ListenerTls {
         Arc::clone(&self.config)
     }
 
-    /// Follows the files until cancelled. Files that cannot be used are told once, and tried again when they change.
-    pub async fn follow(self, cancel: CancellationToken) {
+    /// Follows the files until cancelled. Files that cannot be used are told once, and tried again when they change, or when
+    /// `asked` does: then they are looked at without delay.
+    pub async fn follow(self, mut asked: watch::Receiver<u64>, cancel: CancellationToken) {
         let Some(files) = self.files.clone() else {
             return;
         };
@@ -121,6 +123,7 @@ impl ListenerTls {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {}
+                Ok(()) = asked.changed() => seen = None,
             }
             let (reading, before) = (files.clone(), seen);
             let looked = tokio::task::spawn_blocking(move || files::look(&reading, before)).await;

@@ -147,6 +147,15 @@ impl Minted {
     pub fn server(secret: &ClusterSecret, names: &[String]) -> Result<Self, IdentityError> {
         PrivateCa::derive(secret)?.issue_server(names)
     }
+
+    /// For a node that does not know the cluster's secret yet: signed by itself, so that nobody trusts it, and replaced when
+    /// the node has joined.
+    ///
+    /// # Errors
+    /// [`IdentityError`], where a name cannot stand in a certificate.
+    pub fn provisional(names: &[String]) -> Result<Self, IdentityError> {
+        authority::provisional(names)
+    }
 }
 
 impl std::fmt::Debug for Minted {

@@ -298,7 +298,7 @@ mod tests {
             its.last().map(|last| arrived.since(last))
         };
         assert_eq!(hears(), None);
-        contact.acknowledged(5);
+        contact.reached(BootMs(BootMs::now().0.saturating_sub(5)));
         let age = hears();
         assert!(age >= Some(Duration::from_millis(5)), "{age:?}");
     }

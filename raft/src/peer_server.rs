@@ -3,7 +3,7 @@
 //! ```text
 //! accept -> TLS handshake -> PeerIdentity of the certificate -> Gate: Formation at any time, the rest once it is installed
 //!                                                                      each of the rest asks its `Door` first
-//!                         -> no certificate                  -> Gate: Joining only, few at once, not for long
+//!                         -> no certificate                  -> Gate: Joining only, few at once, not for long (`strangers.rs`)
 //! ```
 //!
 //! Invariants:
@@ -26,9 +26,10 @@ use mode_envoy_proto::peer::v1::formation_server::SERVICE_NAME as FORMATION;
 use mode_envoy_proto::peer::v1::joining_server::SERVICE_NAME as JOINING;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codegen::{Body, Bytes, Service, StdError, http};
@@ -39,15 +40,21 @@ use crate::identity::{self, Identity, PeerIdentity};
 
 mod door;
 mod envelope;
+mod strangers;
 
 pub(crate) use self::door::Door;
 pub use self::envelope::{Local, check_envelope};
+pub(crate) use self::strangers::Question;
+use self::strangers::{Place, Places, Stranger};
 
 /// Connections at once, handshakes included. A cluster has tens of nodes with a few connections each.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections at once of strangers, which show no certificate; and how long each of them may last.
-const STRANGERS_MAX: usize = 16;
-const STRANGER_TIME: Duration = Duration::from_secs(15);
+/// Connections at once that have not come to the end of their handshake: of one address, and of all.
+const UNPROVEN_MAX: (usize, usize) = (32, 96);
+/// Connections at once of strangers, which show no certificate: of one address, and of all.
+const STRANGERS_MAX: (usize, usize) = (4, 32);
+/// The answer to a stranger gets this long to leave.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// Calls at once on one connection.
 const STREAMS_MAX: u32 = 256;
 /// A handshake that takes longer is dropped.
@@ -89,7 +96,7 @@ struct Shared {
     identity: Arc<Identity>,
     formation: Routes,
     services: PeerServices,
-    strangers: Arc<Semaphore>,
+    strangers: Places,
     cancel: CancellationToken,
 }
 
@@ -98,6 +105,8 @@ struct Shared {
 struct Gate {
     /// `None` for a stranger.
     peer: Option<PeerIdentity>,
+    /// A stranger's.
+    question: Option<Question>,
     node_id: u64,
     formation: Routes,
     services: PeerServices,
@@ -154,9 +163,19 @@ where
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
         }
+        let question = self.question.clone();
+        if let Some(question) = &question {
+            request.extensions_mut().insert(question.clone());
+        }
         if let Some(routes) = routes {
             let mut routes = routes.clone();
-            Box::pin(async move { routes.call(request).await })
+            Box::pin(async move {
+                let answer = routes.call(request).await;
+                if let Some(question) = question {
+                    question.is_answered();
+                }
+                answer
+            })
         } else {
             let status = Status::unavailable(format!(
                 "node {} has no cluster yet; try again",
@@ -190,14 +209,19 @@ pub async fn serve(
         identity,
         formation: Routes::new(formation.into_server()).prepare(),
         services,
-        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        strangers: Places::new(STRANGERS_MAX.0, STRANGERS_MAX.1),
         cancel,
     };
+    let unproven = Places::new(UNPROVEN_MAX.0, UNPROVEN_MAX.1);
     let mut connections = JoinSet::new();
     while let Some((stream, from)) =
         next_connection(&listener, &mut connections, &shared.cancel).await
     {
-        connections.spawn(connection(stream, from, shared.clone()));
+        if let Some(place) = unproven.take(from.ip()) {
+            connections.spawn(connection(stream, from, place, shared.clone()));
+        } else {
+            tracing::debug!(%from, "too many connections without a handshake");
+        }
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -236,10 +260,11 @@ async fn next_connection(
     }
 }
 
-async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
-    let cancel = shared.cancel.clone();
-    let mut renewals = shared.identity.renewals();
-    let Some(handshake) = cancel
+async fn connection(stream: TcpStream, from: SocketAddr, unproven: Place, shared: Shared) {
+    // Before the handshake, so that none is missed.
+    let renewals = shared.identity.renewals();
+    let Some(handshake) = shared
+        .cancel
         .run_until_cancelled(handshake(stream, &shared.identity))
         .await
     else {
@@ -252,14 +277,28 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
             return;
         }
     };
-    let place = shared.strangers.try_acquire();
-    if peer.is_none() && place.is_err() {
-        tracing::debug!(%from, "too many connections without a certificate");
-        return;
+    let mut stranger = None;
+    if peer.is_none() {
+        let Some(place) = shared.strangers.take(from.ip()) else {
+            tracing::debug!(%from, "too many connections without a certificate");
+            return;
+        };
+        stranger = Some(Stranger::new(place));
     }
-    let stranger = place.ok().filter(|_| peer.is_none());
+    drop(unproven);
+    let who = (from, peer, stranger.as_ref());
+    serve_to_its_end(tls, who, renewals, shared).await;
+}
+
+async fn serve_to_its_end(
+    tls: TlsStream<TcpStream>,
+    (from, peer, stranger): (SocketAddr, Option<PeerIdentity>, Option<&Stranger>),
+    mut renewals: watch::Receiver<u64>,
+    shared: Shared,
+) {
     let gate = Gate {
         peer,
+        question: stranger.map(Stranger::question),
         node_id: shared.identity.node_id(),
         formation: shared.formation,
         services: shared.services,
@@ -267,45 +306,43 @@ async fn connection(stream: TcpStream, from: SocketAddr, shared: Shared) {
     let builder = http2();
     let mut served =
         pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(gate)));
-    let mut too_long = pin!(tokio::time::sleep(STRANGER_TIME));
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = too_long.as_mut(), if stranger.is_some() => {
+    let mut too_long = pin!(strangers::takes_too_long(stranger));
+    let grace = tokio::select! {
+        ended = served.as_mut() => return note_end(ended, from, peer),
+        () = too_long.as_mut() => {
             tracing::debug!(%from, "a connection without a certificate lasted too long");
             return;
         }
-        () = cancel.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
+        () = strangers::is_served(stranger) => ANSWER_GRACE,
+        // The listener sees to the end of whatever has none.
+        () = shared.cancel.cancelled() => GRACE,
         // The other end comes back with what it shows now.
-        Ok(()) = renewals.changed() => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = served.as_mut() => ended,
-                () = too_long.as_mut(), if stranger.is_some() => return,
-                () = tokio::time::sleep(RENEWAL_GRACE) => {
-                    tracing::debug!(%from, "a connection of before a renewal was cut, with calls in flight");
-                    return;
-                }
-            }
-        }
+        Ok(()) = renewals.changed() => RENEWAL_GRACE,
     };
+    served.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = served.as_mut() => note_end(ended, from, peer),
+        () = too_long.as_mut() => {}
+        () = tokio::time::sleep(grace) => {
+            tracing::debug!(%from, "a connection was cut that was told to end, with calls in flight");
+        }
+    }
+}
+
+fn note_end<E: std::fmt::Display>(
+    ended: Result<(), E>,
+    from: SocketAddr,
+    peer: Option<PeerIdentity>,
+) {
     if let Err(error) = ended {
-        tracing::debug!(%from, node = peer.map(|peer| peer.node_id), error, "a peer connection ended");
+        tracing::debug!(%from, node = peer.map(|peer| peer.node_id), %error, "a peer connection ended");
     }
 }
 
 async fn handshake(
     stream: TcpStream,
     identity: &Identity,
-) -> Result<
-    (
-        tokio_rustls::server::TlsStream<TcpStream>,
-        Option<PeerIdentity>,
-    ),
-    String,
-> {
+) -> Result<(TlsStream<TcpStream>, Option<PeerIdentity>), String> {
     // Without this, small answers wait for the other end's delayed acknowledgement; a connection works without it too.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set on a peer connection");

@@ -251,6 +251,15 @@ impl Node {
         self.signal(Signal::TERM)
     }
 
+    /// Sends SIGHUP, as a terminal that is closed.
+    ///
+    /// # Errors
+    ///
+    /// The signal could not be sent.
+    pub fn hang_up(&self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// Stops it where it is, as a paused virtual machine.
     ///
     /// # Errors

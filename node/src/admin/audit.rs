@@ -56,6 +56,7 @@ impl pb::audit_server::Audit for Api {
         request: Request<pb::ReadRecordsRequest>,
     ) -> Result<Response<Self::ReadRecordsStream>, Status> {
         let call = call_of(&request)?;
+        let place = call.stream()?;
         let local = request.into_inner().local;
         let recorded = call.control.read_records(&call.who, local).await;
         let recorded = recorded.map_err(|error| to_status(&error))?;
@@ -64,7 +65,9 @@ impl pb::audit_server::Audit for Api {
             .0
             .into_records()
             .map(|record| Ok(self::record(&record)));
-        Ok(Response::new(Box::pin(tokio_stream::iter(records))))
+        Ok(Response::new(Box::pin(
+            place.with(tokio_stream::iter(records)),
+        )))
     }
 }
 

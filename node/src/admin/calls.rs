@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::gate::call_of;
 use super::services::Api;
 use super::status::to_status;
+use super::streams::Placed;
 use crate::control::{
     CallsFilter, CallsQuestion, ControlError, Follow, Followed, Gathered, explain, format_exact_ms,
 };
@@ -55,17 +56,18 @@ impl pb::calls_server::Calls for Api {
         }))
     }
 
-    type FollowCallsStream = Following;
+    type FollowCallsStream = Placed<Following>;
 
     async fn follow_calls(
         &self,
         request: Request<pb::FollowCallsRequest>,
-    ) -> Result<Response<Following>, Status> {
+    ) -> Result<Response<Self::FollowCallsStream>, Status> {
         let call = call_of(&request)?;
+        let place = call.stream()?;
         let filter = filter(request.into_inner().filter);
         let follow = call.control.follow_calls(&call.who, &filter);
         let follow = follow.map_err(|error| to_status(&error))?;
-        Ok(Response::new(Following::new(follow)))
+        Ok(Response::new(place.with(Following::new(follow))))
     }
 
     async fn explain(

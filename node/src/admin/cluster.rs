@@ -98,6 +98,7 @@ impl pb::cluster_server::Cluster for Api {
         request: Request<pb::BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let call = call_of(&request)?;
+        let place = call.stream()?;
         let made = call
             .control
             .backup(&call.who, request.get_ref().local)
@@ -110,7 +111,9 @@ impl pb::cluster_server::Cluster for Api {
                 missing_nodes: std::mem::take(&mut missing_nodes),
             })
         });
-        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+        Ok(Response::new(Box::pin(
+            place.with(tokio_stream::iter(pieces)),
+        )))
     }
 }
 

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::status::to_status;
+use super::streams::{StreamPlace, Streams};
 use super::{AdminContext, http as pages};
 use crate::control::{Control, ControlError, NamedRequest, Principal, authorize};
 
@@ -42,6 +43,7 @@ pub(super) struct Call {
     method: Arc<str>,
     /// What the client calls its request, so that a retry is known; not looked at yet.
     request_id: Option<HeaderValue>,
+    streams: Streams,
 }
 
 /// The door of the admin listener.
@@ -49,6 +51,18 @@ pub(super) struct Gate {
     context: AdminContext,
     routes: Routes,
     requests: Semaphore,
+    streams: Streams,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// A place for an answer that goes on.
+    pub(super) fn stream(&self) -> Result<StreamPlace, Status> {
+        self.streams
+            .begin(&self.who)
+            .map_err(|error| to_status(&error))
+    }
 }
 
 // === impl Gate ===
@@ -59,6 +73,7 @@ impl Gate {
             context,
             routes,
             requests: Semaphore::new(MAX_REQUESTS),
+            streams: Streams::default(),
         }
     }
 
@@ -103,6 +118,7 @@ impl Gate {
                 who,
                 method,
                 request_id,
+                streams: self.streams.clone(),
             });
         } else if !self.context.open {
             self.identify(request.headers())?;

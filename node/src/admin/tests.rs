@@ -5,3 +5,4 @@ mod harness;
 mod listener;
 mod records;
 mod retries;
+mod streams;

@@ -32,7 +32,7 @@ pub(super) fn spawn(
         metrics: Arc::new(move || gauges.render()),
         phase: app.phase.subscribe(),
         control: control.subscribe(),
-        tls: app.admin_tls.get().map(ListenerTls::config),
+        tls: app.admin_tls.as_ref().map(ListenerTls::config),
         open: app.settings.admin.is_loopback(),
     };
     let stopping = app.supervisor.stopping();

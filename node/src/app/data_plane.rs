@@ -65,7 +65,9 @@ pub(super) async fn start_usage(
         );
         counter!(names::USAGE_PRESUMED).increment(recovered.presumed);
     }
-    let core = Core::new(member.node_id(), dir, recovered.spools).with_calls(sink);
+    let core = Core::new(member.node_id(), dir, recovered.spools)
+        .with_owing(recovered.owing)
+        .with_calls(sink);
     let flusher = Flusher::new(core, member.clone(), (flush, settle), app.alarms.clone());
     let stopping = app.supervisor.stopping();
     app.supervisor

@@ -20,6 +20,8 @@ pub(super) struct Own {
     pub(super) node_id: u64,
     pub(super) secrets: HeldSecrets,
     pub(super) keyring: KeyringSource,
+    /// It was let in a moment ago, and did not know the secret before.
+    pub(super) has_joined_now: bool,
 }
 
 /// The secret, unless this node is about to join and gets it from the cluster.
@@ -33,7 +35,9 @@ pub(super) fn secret_so_far(settings: &Settings) -> Result<Option<ClusterSecret>
 /// Joins a cluster where that is asked for and has not happened yet; then says who this node is.
 pub(super) async fn settle(app: &App) -> Result<Own, AppError> {
     let mut record = begun(&app.settings)?;
-    if let Some(asked) = app.settings.join.clone().filter(|_| record.is_none()) {
+    let asked = app.settings.join.clone().filter(|_| record.is_none());
+    let has_joined_now = asked.is_some();
+    if let Some(asked) = asked {
         ask_to_join(app, asked).await?;
         record = begun(&app.settings)?;
     }
@@ -44,6 +48,7 @@ pub(super) async fn settle(app: &App) -> Result<Own, AppError> {
         node_id: app.settings.node_id.or(known).unwrap_or(ALONE),
         keyring: KeyringSource::new(secrets.clone()),
         secrets,
+        has_joined_now,
     })
 }
 

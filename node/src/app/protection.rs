@@ -6,6 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::watch;
+
 use mode_envoy_raft::ClusterSecret;
 use mode_envoy_raft::identity::Minted;
 
@@ -26,29 +28,43 @@ pub(super) struct AdminCertificate {
     dir: PathBuf,
 }
 
-/// TLS of one listener, if it has any; nothing where its certificate would have to be made and the secret is not known yet.
+/// TLS of one listener, if it has any. Where its certificate would have to be made and the secret is not known yet, it is one
+/// that nobody trusts, so that probes are answered: see [`joined`].
 pub(super) fn of(
     listener: &Listener,
     bound: &Bound,
     secret: Option<&ClusterSecret>,
 ) -> Result<Option<ListenerTls>, AppError> {
     match (&listener.protection, secret) {
-        (Protection::None, _) | (Protection::Minted, None) => Ok(None),
+        (Protection::None, _) => Ok(None),
         (Protection::Files(files), _) => Ok(Some(ListenerTls::from_files(listener.kind, files)?)),
-        (Protection::Minted, Some(secret)) => {
-            let minted = Minted::server(secret, &names(bound)).map_err(AppError::Minting)?;
+        (Protection::Minted, secret) => {
+            let names = names(bound);
+            let minted = match secret {
+                Some(secret) => Minted::server(secret, &names),
+                None => Minted::provisional(&names),
+            };
+            let minted = minted.map_err(AppError::Minting)?;
             Ok(Some(ListenerTls::minted(listener.kind, minted)?))
         }
     }
 }
 
-/// Has the files followed.
-pub(super) fn follow(app: &App) {
-    for tls in [app.admin_tls.get(), app.gateway_tls.as_ref()]
+/// This node knows the secret now: what the admin listener shows follows from it.
+pub(super) fn joined(app: &App, secret: &ClusterSecret) {
+    if let Some(certificate) = AdminCertificate::of(app) {
+        certificate.renew(secret);
+    }
+}
+
+/// Has the files followed, and looked at when `hangups` says so.
+pub(super) fn follow(app: &App, hangups: &watch::Receiver<u64>) {
+    for tls in [app.admin_tls.as_ref(), app.gateway_tls.as_ref()]
         .into_iter()
         .flatten()
     {
-        let following = tls.clone().follow(app.supervisor.stopping());
+        let (tls, hangups) = (tls.clone(), hangups.clone());
+        let following = tls.follow(hangups, app.supervisor.stopping());
         app.supervisor
             .spawn("certificates", TaskKind::BestEffort, async move {
                 following.await;
@@ -66,7 +82,7 @@ impl AdminCertificate {
             return None;
         }
         Some(Self {
-            tls: app.admin_tls.get()?.clone(),
+            tls: app.admin_tls.clone()?,
             names: names(&app.bound),
             dir: app.settings.data_dir.clone(),
         })

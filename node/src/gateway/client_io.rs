@@ -51,6 +51,10 @@ pub(crate) struct ClientIo<S> {
 
 impl<S> ClientIo<S> {
     pub(crate) fn new(io: S, first: Bytes, progress: Rc<Progress>, worker: Rc<Worker>) -> Self {
+        if !first.is_empty() {
+            // Before hyper asks for them: a drain that begins now must not take this for a connection without a request.
+            progress.on_read();
+        }
         Self {
             io,
             first,

@@ -204,16 +204,20 @@ async fn h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(begun: Begun<S>) {
     let mut conn = pin!(server.serve_connection(TokioIo::new(io), service));
     let (mut told, mut timer) = (false, LazyTimer::default());
     let ended = poll_fn(|cx| {
+        // Before it is told to end: hyper closes a connection of which it has read nothing, whatever has come on it.
+        if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
+            return Poll::Ready(Some(ended));
+        }
         if !told && ticket.is_draining(cx) {
             told = true;
             conn.as_mut().graceful_shutdown();
+            if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
         }
         // hyper waits for a first request even then.
         if told && progress.is_untouched() {
             return Poll::Ready(None);
-        }
-        if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
-            return Poll::Ready(Some(ended));
         }
         match progress.deadline(&worker.limits) {
             Some(deadline) => timer.poll(cx, deadline).map(|()| None),

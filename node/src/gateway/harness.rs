@@ -247,6 +247,14 @@ impl Peer {
         }
     }
 
+    /// Reads until these bytes have come, whatever is around them.
+    pub(super) async fn until_bytes(&mut self, needle: &[u8]) {
+        while memchr::memmem::find(&self.read, needle).is_none() {
+            let read = self.io.read_buf(&mut self.read).await.unwrap();
+            assert!(read > 0, "closed before {needle:?} came: {:?}", self.read);
+        }
+    }
+
     /// A message with a content-length, or without a body.
     pub(super) async fn message(&mut self) -> (String, String) {
         let head = self.until("\r\n\r\n").await;

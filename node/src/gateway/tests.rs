@@ -1,6 +1,7 @@
 //! The data plane as its clients and upstreams see it, in memory and in paused time.
 
 mod ai_test;
+mod drain_test;
 mod embeddings_test;
 mod h2_test;
 mod limits_test;

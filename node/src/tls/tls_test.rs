@@ -61,7 +61,8 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_left_alone() {
     let files = write(dir.path(), &a.cert, &a.key);
     let tls = ListenerTls::from_files(ListenerKind::Gateway, &files).unwrap();
     let (first, cancel) = (shown(&tls), CancellationToken::new());
-    let following = tls.clone().follow(cancel.clone());
+    let asked = watch::Sender::new(0);
+    let following = tls.clone().follow(asked.subscribe(), cancel.clone());
     let changing = async {
         tokio::time::advance(LOOK_AGAIN * 2).await;
         assert_eq!(shown(&tls), first);
@@ -77,6 +78,28 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_left_alone() {
             tokio::time::advance(LOOK_AGAIN).await;
             tokio::task::spawn_blocking(|| {}).await.unwrap();
         }
+        cancel.cancel();
+    };
+    tokio::join!(following, changing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_looked_at_at_once_where_that_is_asked_for() {
+    let (a, b) = (pair("a.test"), pair("b.test"));
+    let dir = tempfile::tempdir().unwrap();
+    let files = write(dir.path(), &a.cert, &a.key);
+    let tls = ListenerTls::from_files(ListenerKind::Gateway, &files).unwrap();
+    let (first, cancel) = (shown(&tls), CancellationToken::new());
+    let asked = watch::Sender::new(0);
+    let following = tls.clone().follow(asked.subscribe(), cancel.clone());
+    let changing = async {
+        let began = tokio::time::Instant::now();
+        write(dir.path(), &b.cert, &b.key);
+        asked.send_modify(|times| *times += 1);
+        while shown(&tls) == first {
+            tokio::task::spawn_blocking(|| {}).await.unwrap();
+        }
+        assert!(began.elapsed() < LOOK_AGAIN);
         cancel.cancel();
     };
     tokio::join!(following, changing);

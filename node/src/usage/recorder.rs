@@ -110,10 +110,14 @@ struct Left {
 }
 
 /// A Close that waits for room.
-struct Late {
-    attempt: Attempt,
-    wall_ms: u64,
-    payload: Vec<u8>,
+#[derive(Debug)]
+pub(crate) struct Late {
+    pub(crate) attempt: Attempt,
+    pub(crate) version: u8,
+    pub(crate) wall_ms: u64,
+    pub(crate) payload: Vec<u8>,
+    /// It is of the last run, and may exceed the spool's bound: the spool cannot be emptied without it.
+    pub(crate) presumed: bool,
 }
 
 // === impl Recorder ===
@@ -131,6 +135,21 @@ impl Recorder {
             }),
             notice,
         }
+    }
+
+    /// The same, which owes the Closes of the last run: they are written when there is room for them.
+    pub(crate) fn owing(mut self, presumed: Vec<Late>) -> Self {
+        let inner = self.inner.get_mut();
+        inner
+            .open
+            .extend(presumed.iter().map(|close| close.attempt));
+        inner.late.extend(presumed);
+        self
+    }
+
+    /// Whether something waits for room.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.inner.borrow().has_waiting()
     }
 
     /// Records that an attempt begins; where the spool is nearly full, its end alone will count.
@@ -285,8 +304,10 @@ impl Inner {
                 payload.shrink_to_fit();
                 self.late.push(Late {
                     attempt,
+                    version: VERSION,
                     wall_ms,
                     payload,
+                    presumed: false,
                 });
                 Ok(())
             }
@@ -327,10 +348,13 @@ impl Inner {
     /// Writes the Closes that wait for room, as far as there is any.
     fn write_late(&mut self) {
         while let Some(late) = self.late.pop() {
-            let payload = &late.payload;
-            match self.append((CLOSE, VERSION), late.wall_ms, |out| {
+            let (payload, version) = (&late.payload, late.version);
+            self.writer.exceed_bound(late.presumed);
+            let written = self.append((CLOSE, version), late.wall_ms, |out| {
                 copy_into(payload, out)
-            }) {
+            });
+            self.writer.exceed_bound(false);
+            match written {
                 Ok(()) => {
                     self.open.remove(&late.attempt);
                 }

@@ -3,7 +3,8 @@
 //! A call that was open when its node died is closed `presumed` before anything of the new run is counted. The
 //! Close is written to the same spool by the same means as any other, so a crash within recovery is recovered from
 //! by recovering again: what was presumed already has its Close. These Closes alone may exceed a spool's bound, since
-//! a node could not start at all where they found no room.
+//! a node could not start at all where they found no room. Where the disk is full, the node starts all the same: its
+//! recorders owe the Closes and write them when there is room, and until then the calls are open and not counted.
 //!
 //! Spools of workers that exist no more (the worker count was lowered) are opened too: the flusher drains them and
 //! then removes them.
@@ -19,7 +20,7 @@ use mode_envoy_storage::spool::{self, SpoolError, SpoolOptions, SpoolReader, Spo
 use super::flusher::Level;
 use super::opens::Opens;
 use super::record::{CLOSE, CallId, CloseHead, OPEN, RECORD_MAX, Record, RecordFault};
-use super::recorder::{Notice, Recorder};
+use super::recorder::{Late, Notice, Recorder};
 
 /// Records read at once.
 pub(crate) const PAGE_RECORDS: usize = 4_096;
@@ -56,6 +57,8 @@ pub(crate) struct Spool {
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) recorders: Vec<Recorder>,
+    /// Of workers that exist no more, and have Closes to write.
+    pub(crate) owing: Vec<Recorder>,
     pub(crate) spools: Vec<Spool>,
     /// Calls that were closed `presumed`.
     pub(crate) presumed: u64,
@@ -109,6 +112,7 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
     let workers: BTreeSet<u32> = (0..settings.workers).chain(list).collect();
     let mut recovered = Recovered {
         recorders: Vec::new(),
+        owing: Vec::new(),
         spools: Vec::new(),
         presumed: 0,
     };
@@ -131,19 +135,29 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
         )?;
         // A spool may have been full to its end when its process died. There is a Close for each Open at most.
         writer.exceed_bound(true);
-        recovered.presumed += presume(&left, &mut writer).map_err(at)?;
+        let presumed = presume(&left, &mut writer).map_err(at)?;
         writer.exceed_bound(false);
         reader.sync().map_err(at)?;
+        recovered.presumed += presumed.calls;
+        let exists = worker < settings.workers;
         let mut notice = None;
-        if worker < settings.workers {
+        if exists || presumed.no_room.is_some() {
             let shared = Arc::new(Notice::default());
             // Before the flusher looks: else each start of a full spool would open calls in its last segment, and
             // the next one would have to close them beyond its bound.
             let level = Level::default().after(reader.bytes(), reader.max_bytes());
             shared.set_nearly_full(level == Level::Full);
-            recovered
-                .recorders
-                .push(Recorder::new(writer, Arc::clone(&shared)));
+            if let Some(error) = &presumed.no_room {
+                tell_of_no_room(worker, presumed.owed.len(), error);
+                shared.found_no_room(error);
+            }
+            let recorder = Recorder::new(writer, Arc::clone(&shared)).owing(presumed.owed);
+            let recorders = if exists {
+                &mut recovered.recorders
+            } else {
+                &mut recovered.owing
+            };
+            recorders.push(recorder);
             notice = Some(shared);
         }
         recovered.spools.push(Spool {
@@ -214,14 +228,34 @@ pub(crate) fn track<'a>(
     Ok(parsed)
 }
 
+/// What became of the calls that the last run left open.
+#[derive(Debug, Default)]
+struct Settled {
+    calls: u64,
+    /// Closes that are not written.
+    owed: Vec<Late>,
+    /// Why not.
+    no_room: Option<SpoolError>,
+}
+
+fn tell_of_no_room(worker: u32, closes: usize, error: &SpoolError) {
+    tracing::error!(
+        worker,
+        closes,
+        %error,
+        "the ends of calls that the last run left open cannot be recorded: make room on the disk of the node's data folder; \
+         the node serves meanwhile, and records them when there is room"
+    );
+}
+
 /// Closes what was left open. The last attempt of a call carries the call.
-fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
+fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<Settled, SpoolError> {
     let mut last: BTreeMap<CallId, u8> = BTreeMap::new();
     for ((call, attempt), ..) in left.opens.iter() {
         let highest = last.entry(call).or_insert(attempt);
         *highest = attempt.max(*highest);
     }
-    let mut presumed = 0;
+    let mut settled = Settled::default();
     for ((call, attempt), version, payload) in left.opens.iter() {
         let (Ok(Record::Open(head, dims)), Ok(trail)) = (
             Record::parse(OPEN, version, payload),
@@ -235,14 +269,28 @@ fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<u64, SpoolError> {
         let Ok((version, len)) = close.encode_with(trail, dims, &mut out) else {
             continue;
         };
-        let copy = |place: &mut [u8]| {
-            place.get_mut(..len)?.copy_from_slice(out.get(..len)?);
-            Some(len)
-        };
-        writer.append_with(CLOSE, version, left.last_wall_ms, RECORD_MAX, copy)?;
-        presumed += u64::from(answered);
+        out.truncate(len);
+        settled.calls += u64::from(answered);
+        if settled.no_room.is_none() {
+            let copy = |place: &mut [u8]| {
+                place.get_mut(..len)?.copy_from_slice(&out);
+                Some(len)
+            };
+            match writer.append_with(CLOSE, version, left.last_wall_ms, RECORD_MAX, copy) {
+                Ok(_) => continue,
+                Err(error) if error.is_full() => settled.no_room = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        settled.owed.push(Late {
+            attempt: (call, attempt),
+            version,
+            wall_ms: left.last_wall_ms,
+            payload: out,
+            presumed: true,
+        });
     }
-    Ok(presumed)
+    Ok(settled)
 }
 
 fn options(settings: &SpoolSettings, worker: u32) -> Result<SpoolOptions, RecoveryError> {
@@ -328,5 +376,51 @@ mod tests {
             assert_eq!(open_until_full(&recovered.recorders[0], reader, 2_000), 0);
             assert_eq!(reader.bytes(), bytes, "it does not grow with each start");
         }
+    }
+
+    #[test]
+    fn ends_that_find_no_room_at_a_start_are_owed_and_written_when_there_is_some_even_beyond_the_bound()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let mut small = settings(dir.path(), 1);
+        small.max_bytes = 2 * small.segment_bytes as u64;
+        let recovered = open(&small).unwrap();
+        let opened = open_until_full(&recovered.recorders[0], &recovered.spools[0].reader, 0);
+        drop(recovered);
+
+        // As a start does, on a disk that is full.
+        let (mut writer, mut reader, kept) = spool::open(options(&small, 0).unwrap()).unwrap();
+        let left = scan(0, dir.path(), &mut reader, kept.first_seq, kept.next_seq).unwrap();
+        let settled = presume(&left, &mut writer).unwrap();
+        assert_eq!(settled.calls, opened);
+        assert!(settled.no_room.is_some() && settled.owed.len() > 10);
+        let written = reader.next_seq() - kept.next_seq;
+        assert_eq!(written + settled.owed.len() as u64, opened);
+        let notice = Arc::<Notice>::default();
+        let (path, bytes) = (dir.path().to_owned(), 1);
+        notice.found_no_room(&SpoolError::DiskFull { path, bytes });
+        let recorder = Recorder::new(writer, Arc::clone(&notice)).owing(settled.owed);
+        recorder.settle();
+        assert!(recorder.has_waiting());
+        assert_eq!(reader.next_seq() - kept.next_seq, written);
+
+        assert!(notice.take_disk_full(), "the alarm is raised");
+        recorder.settle();
+        assert!(!recorder.has_waiting());
+        assert_eq!(reader.next_seq() - kept.next_seq, opened);
+        drop((recorder, reader));
+        assert_eq!(open(&small).unwrap().presumed, 0);
+    }
+
+    #[test]
+    fn what_the_spool_of_a_worker_that_is_no_more_owes_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let recovered = open(&settings(dir.path(), 2)).unwrap();
+        let opened = open_until_full(&recovered.recorders[1], &recovered.spools[1].reader, 0);
+        drop(recovered);
+        let recovered = open(&settings(dir.path(), 1)).unwrap();
+        assert_eq!((recovered.presumed, recovered.owing.len()), (opened, 0));
+        assert_eq!(recovered.recorders.len(), 1);
+        assert!(recovered.spools[1].notice.is_none());
     }
 }

@@ -81,6 +81,7 @@ pub(super) fn assemble(
         .ok_or_else(|| StartError::Consensus("the node has no cluster id".to_owned()))?;
     let leadership = Leadership::new(Duration::from_millis(settings.timers.election_max_ms));
     let leader = watchers::leader(tasks, &raft, leadership.clone(), contact.clone());
+    watchers::standstills(tasks, contact.clone());
     keeper::start(tasks, &raft, &wal, &checkpoints, keeping(&settings));
     let forwarder = Forwarder::new(peers, raft.clone());
     let confirming = on_the_leader(tasks, raft.clone(), Arc::clone(&leadership.silent));

@@ -3,10 +3,16 @@
 //! A node that ends in the middle of a search says that the outcome is unknown, since it is.
 //!
 //! A node that turns out not to lead names who does, and is believed twice; after that, and where nobody is known to
-//! lead, one waits for news of a leader, or a moment. Only what provably was not written is asked again.
+//! lead, one waits for news of a leader, or a moment. What provably was not written is asked again. What may have been
+//! written is asked again where asking twice makes it once: then a leader that does not answer is waited for no longer than
+//! until there is another.
+//!
+//! Invariant: whoever is told that nothing was written was told so of every try.
 
 use std::time::Duration;
 
+use mode_envoy_model::command::Command;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Handle, Inner};
@@ -29,6 +35,10 @@ struct Search<'a> {
     hint: Option<NodeId>,
     hops: u32,
     last: ProposeError,
+    /// What was known when somebody was chosen.
+    news: watch::Receiver<Option<NodeId>>,
+    /// Whether a try may have been carried out that was not answered.
+    unknown: bool,
 }
 
 // === impl Handle ===
@@ -71,23 +81,73 @@ async fn propose(
     timeout: Duration,
 ) -> Result<Reply, ProposeError> {
     let mut search = Search::new(inner, timeout);
+    let again = makes_it_once(proposal, caller);
     loop {
         let answer = match search.leader() {
             None => Err(Refusal::NotLeader(None)),
-            Some(node) if node == inner.node_id => {
-                let (proposal, caller) = (proposal.clone(), caller.clone());
-                inner
-                    .proposer
-                    .propose(proposal, caller, search.deadline)
-                    .await
+            Some(node) if again => {
+                let mut news = search.news.clone();
+                tokio::select! {
+                    answer = ask(inner, node, (proposal, caller), search.deadline) => answer,
+                    () = another_leads(&mut news, node) => {
+                        search.unknown = true;
+                        continue;
+                    }
+                }
             }
-            Some(node) => {
-                let left = search.deadline.saturating_duration_since(Instant::now());
-                inner.forwarder.propose(node, proposal, caller, left).await
-            }
+            Some(node) => ask(inner, node, (proposal, caller), search.deadline).await,
         };
-        if let Some(result) = search.judge(answer).await {
+        let judged = match answer {
+            Err(Refusal::Final(ProposeError::Timeout)) if again => {
+                search.unknown = true;
+                search.pause(ProposeError::Timeout).await.map(Err)
+            }
+            answer => search.judge(answer).await,
+        };
+        if let Some(result) = judged {
             return result;
+        }
+    }
+}
+
+async fn ask(
+    inner: &Inner,
+    node: NodeId,
+    (proposal, caller): (&Proposal, &Caller),
+    deadline: Instant,
+) -> Answer {
+    if node == inner.node_id {
+        let (proposal, caller) = (proposal.clone(), caller.clone());
+        return inner.proposer.propose(proposal, caller, deadline).await;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    inner.forwarder.propose(node, proposal, caller, left).await
+}
+
+/// Whether the cluster carries this out once, however often it is asked, and answers each time as it did then.
+fn makes_it_once(proposal: &Proposal, caller: &Caller) -> bool {
+    match proposal {
+        Proposal::Command(command) => {
+            caller.request.is_some() || matches!(command, Command::Join { .. })
+        }
+        Proposal::Usage(_) => true,
+        // A stream that was registered is not registered again from where it was.
+        Proposal::Register(_) => false,
+    }
+}
+
+/// Returns at the news that another node leads than this one.
+async fn another_leads(news: &mut watch::Receiver<Option<NodeId>>, node: NodeId) {
+    loop {
+        if news.changed().await.is_err() {
+            // No news will come any more.
+            return std::future::pending().await;
+        }
+        if news
+            .borrow_and_update()
+            .is_some_and(|leader| leader != node)
+        {
+            return;
         }
     }
 }
@@ -126,19 +186,22 @@ impl<'a> Search<'a> {
             hint: None,
             hops: 0,
             last: ProposeError::NoLeader,
+            news: inner.leader.clone(),
+            unknown: false,
         }
     }
 
     /// Whom to ask next.
     fn leader(&mut self) -> Option<NodeId> {
-        self.hint.take().or_else(|| *self.inner.leader.borrow())
+        let known = *self.news.borrow_and_update();
+        self.hint.take().or(known)
     }
 
     /// The result, or `None` to ask again.
     async fn judge(&mut self, answer: Answer) -> Option<Result<Reply, ProposeError>> {
         let refusal = match answer {
             Ok(reply) => return Some(Ok(reply)),
-            Err(Refusal::Final(error)) => return Some(Err(error)),
+            Err(Refusal::Final(error)) => return Some(Err(self.of_all_tries(error))),
             Err(Refusal::NotLeader(Some(node))) if self.hops < HOPS => {
                 self.hops += 1;
                 self.hint = Some(node);
@@ -155,7 +218,7 @@ impl<'a> Search<'a> {
         self.last = error;
         self.hops = 0;
         if Instant::now() >= self.deadline {
-            return Some(self.last.clone());
+            return Some(self.of_all_tries(self.last.clone()));
         }
         let mut news = self.inner.leader.clone();
         // What it holds now has been tried.
@@ -170,7 +233,17 @@ impl<'a> Search<'a> {
         };
         match timeout_at(self.deadline, wait).await {
             Ok(()) => None,
-            Err(_) => Some(self.last.clone()),
+            Err(_) => Some(self.of_all_tries(self.last.clone())),
+        }
+    }
+
+    /// What holds if the last try failed so.
+    fn of_all_tries(&self, error: ProposeError) -> ProposeError {
+        match error {
+            // By whoever would know of an earlier try.
+            ProposeError::Rejected(_) => error,
+            _ if self.unknown => ProposeError::Timeout,
+            error => error,
         }
     }
 }

@@ -1,14 +1,46 @@
 //! Tasks that turn what the consensus library reports into what others wait for.
 
+use std::time::Duration;
+
 use openraft::error::Fatal;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::contact::Contact;
+use crate::contact::{Acks, BootMs, Contact, Look};
 use crate::data_dir::DataDir;
 use crate::machine;
 use crate::members::Leadership;
 use crate::tasks::Tasks;
 use crate::types::{NodeId, Raft, RaftMetrics};
+
+/// How often this node looks whether it runs.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The clock that the consensus library goes by, beside the one of the boot.
+struct Clocks {
+    began: Instant,
+}
+
+// === impl Clocks ===
+
+impl Clocks {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+
+    fn look(&self) -> Look {
+        // In this order: a pause between the two looks like a short sleep, which hides nothing.
+        let monotonic = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Look {
+            monotonic,
+            boot: BootMs::now(),
+        }
+    }
+}
+
+// === free functions ===
 
 /// Follows who leads, and, where this node does, when a quorum acknowledged it.
 pub(super) fn leader(
@@ -20,15 +52,18 @@ pub(super) fn leader(
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(metrics.borrow().current_leader);
     tasks.spawn("leader watch", async move {
+        let clocks = Clocks::new();
+        let mut acks = Acks::begin(clocks.look());
         while metrics.changed().await.is_ok() {
+            let look = clocks.look();
             let (now, acknowledged) = {
                 let metrics = metrics.borrow_and_update();
                 let leads = metrics.current_leader == Some(metrics.id);
                 let acknowledged = metrics.millis_since_quorum_ack.filter(|_| leads);
                 (metrics.current_leader, acknowledged)
             };
-            if let Some(millis_ago) = acknowledged {
-                contact.acknowledged(millis_ago);
+            if let Some(moment) = acks.reported(look, acknowledged) {
+                contact.reached(moment);
             }
             let changed = sender.send_if_modified(|known| {
                 let changed = *known != now;
@@ -42,6 +77,16 @@ pub(super) fn leader(
         }
     });
     receiver
+}
+
+/// Notices when this node stands still.
+pub(super) fn standstills(tasks: &Tasks, contact: Contact) {
+    tasks.spawn("standstill watch", async move {
+        loop {
+            contact.ticks(BootMs::now());
+            tokio::time::sleep(TICK).await;
+        }
+    });
 }
 
 /// Says why consensus ended, if it did so by itself.

@@ -22,6 +22,7 @@ use crate::secret::{ClusterSecret, LABEL_PEER_CA};
 const CA_SUBJECT: &str = "Mode Envoy peer CA";
 const NODE_SUBJECT: &str = "Mode Envoy node";
 const SERVER_SUBJECT: &str = "Mode Envoy admin listener";
+const PROVISIONAL_SUBJECT: &str = "Mode Envoy node that has not joined yet";
 /// HKDF gives no valid P-256 scalar once in 2^32 secrets; more than two such in a row mean a defect, not bad luck.
 const CA_KEY_TRIES: u8 = 8;
 
@@ -87,15 +88,7 @@ impl PrivateCa {
     /// takes it.
     pub(super) fn issue_server(&self, names: &[String]) -> Result<Minted, IdentityError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(SERVER_SUBJECT);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(match name.parse() {
-                Ok(ip) => SanType::IpAddress(ip),
-                Err(_) => SanType::DnsName(name.as_str().try_into()?),
-            });
-        }
+        let params = server_params(SERVER_SUBJECT, names)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Minted {
             chain: vec![certificate.der().clone()],
@@ -132,6 +125,17 @@ impl std::fmt::Debug for PrivateCa {
     }
 }
 
+/// A fresh key and a certificate that it signs itself, which nobody trusts.
+pub(super) fn provisional(names: &[String]) -> Result<Minted, IdentityError> {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let certificate = server_params(PROVISIONAL_SUBJECT, names)?.self_signed(&key)?;
+    Ok(Minted {
+        chain: vec![certificate.der().clone()],
+        key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        ca_pem: certificate.pem(),
+    })
+}
+
 /// Trust in the CA of this public key, for whoever does not hold the secret.
 pub(super) fn trust_in(public_key: &CaKey) -> Result<RootCertStore, IdentityError> {
     // A certificate of the same name with a key of our own shows how both are written; the key is replaced.
@@ -146,6 +150,20 @@ pub(super) fn trust_in(public_key: &CaKey) -> Result<RootCertStore, IdentityErro
         anchor.subject_public_key_info = info.into();
     }
     Ok(roots)
+}
+
+/// For a server that is called by any of `names`.
+fn server_params(subject: &str, names: &[String]) -> Result<CertificateParams, IdentityError> {
+    let mut params = params(subject);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in names {
+        params.subject_alt_names.push(match name.parse() {
+            Ok(ip) => SanType::IpAddress(ip),
+            Err(_) => SanType::DnsName(name.as_str().try_into()?),
+        });
+    }
+    Ok(params)
 }
 
 fn params(subject: &str) -> CertificateParams {

@@ -3,7 +3,7 @@
 use mode_envoy_model::command::{Command, Rejected};
 use mode_envoy_model::limits;
 use mode_envoy_proto::peer::v1 as wire;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status};
 use wire::joining_server::{Joining, JoiningServer};
 
@@ -11,17 +11,20 @@ use super::JOIN_BYTES_MAX;
 use super::token::{nonce_hash, token_hash};
 use crate::cluster::Handle;
 use crate::identity::cluster_hex;
+use crate::peer_server::Question;
 use crate::proposal::{Caller, ProposeError};
 
-/// Strangers that are listened to at once.
-const AT_ONCE: usize = 4;
+/// Strangers that are listened to at once: those that show a token which is known here, and those that show another one. It
+/// may be so new that it is known on other nodes only.
+const AT_ONCE: (usize, usize) = (4, 2);
 /// How long the cluster has to decide.
 const DECIDE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Serves `modeenvoy.peer.v1.Joining`.
 pub(crate) struct JoinService {
     handle: Handle,
-    at_once: Semaphore,
+    with_token: Semaphore,
+    others: Semaphore,
 }
 
 // === impl JoinService ===
@@ -31,7 +34,8 @@ impl JoinService {
     pub(crate) const fn new(handle: Handle) -> Self {
         Self {
             handle,
-            at_once: Semaphore::const_new(AT_ONCE),
+            with_token: Semaphore::const_new(AT_ONCE.0),
+            others: Semaphore::const_new(AT_ONCE.1),
         }
     }
 
@@ -40,6 +44,23 @@ impl JoinService {
         JoiningServer::new(self)
             .max_decoding_message_size(JOIN_BYTES_MAX)
             .max_encoding_message_size(JOIN_BYTES_MAX)
+    }
+
+    /// A place to be decided on, so that the cluster is not asked too much by strangers. Whoever has no good token takes none
+    /// from those who have.
+    fn place(&self, command: &Command) -> Result<SemaphorePermit<'_>, Status> {
+        let known = match command {
+            Command::Join { token, .. } => self.handle.catalog().members().token(token).is_some(),
+            _ => false,
+        };
+        let places = if known {
+            &self.with_token
+        } else {
+            &self.others
+        };
+        places
+            .try_acquire()
+            .map_err(|_| Status::unavailable("other nodes are joining; try again"))
     }
 
     /// Whoever has used its token gets its answer all the same.
@@ -100,12 +121,12 @@ impl Joining for JoinService {
         &self,
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinResponse>, Status> {
-        let _place = self
-            .at_once
-            .try_acquire()
-            .map_err(|_| Status::unavailable("other nodes are joining; try again"))?;
+        if let Some(question) = request.extensions().get::<Question>() {
+            question.is_asked();
+        }
         let request = request.into_inner();
         let command = self.command(&request)?;
+        let _place = self.place(&command)?;
         self.not_while_rotating(&command)?;
         let proposed = self.handle.propose(command, &Caller::node(), DECIDE).await;
         let accepted = proposed.map_err(|error| refusal(&error))?;

@@ -1,4 +1,6 @@
 //! The peer listener and the channels to it, over real mutual TLS on loopback.
+//!
+//! Size: all of it needs the same listener.
 
 use std::net::TcpListener as StdListener;
 
@@ -210,9 +212,24 @@ async fn stranger(
     cluster_id: ClusterId,
     address: &str,
 ) -> Result<tonic::transport::Channel, io::Error> {
+    stranger_from("127.0.0.1:0", secret, cluster_id, address).await
+}
+
+async fn connect_from(own: &str, address: &str) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(own.parse().unwrap()).unwrap();
+    socket.connect(address.parse().unwrap()).await.unwrap()
+}
+
+async fn stranger_from(
+    own: &str,
+    secret: &str,
+    cluster_id: ClusterId,
+    address: &str,
+) -> Result<tonic::transport::Channel, io::Error> {
     let pin = identity(secret, 1, None).pin();
     let config = identity::join_client_config(&pin, cluster_id, std::path::Path::new("")).unwrap();
-    let tcp = TcpStream::connect(address).await.unwrap();
+    let tcp = connect_from(own, address).await;
     let name = identity::server_name(0).unwrap();
     let tls = tokio_rustls::TlsConnector::from(config);
     let mut tls = Some(TokioIo::new(tls.connect(name, tcp).await?));
@@ -320,7 +337,7 @@ async fn only_so_many_strangers_are_listened_to_and_members_are_all_the_same() {
     let node = listening(Some(OURS));
     assert!(node.services.install(node.routes.clone()));
     let mut held = Vec::new();
-    for _ in 0..STRANGERS_MAX {
+    for _ in 0..STRANGERS_MAX.0 {
         let channel = stranger("01", OURS, &node.address).await.unwrap();
         let mut raft = RaftClient::new(channel);
         let refused = raft.vote(VoteRequest::default()).await.unwrap_err();
@@ -330,6 +347,38 @@ async fn only_so_many_strangers_are_listened_to_and_members_are_all_the_same() {
     let channel = stranger("01", OURS, &node.address).await.unwrap();
     let cut = RaftClient::new(channel).vote(VoteRequest::default()).await;
     assert_ne!(cut.unwrap_err().code(), Code::Unauthenticated);
+    // From elsewhere one is listened to, and members are whatever strangers do.
+    let channel = stranger_from("127.0.0.77:0", "01", OURS, &node.address).await;
+    let mut elsewhere = RaftClient::new(channel.unwrap());
+    let refused = elsewhere.vote(VoteRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let channels = PeerChannels::new(identity("01", 2, Some(OURS)));
+    assert!(vote(&channels, 1, &node.address, 2).await.unwrap());
+
+    // Those who showed no token have to go, so that others of their address are listened to.
+    tokio::time::timeout(DEADLINE, async {
+        loop {
+            let channel = stranger("01", OURS, &node.address).await.unwrap();
+            let asked = RaftClient::new(channel).vote(VoteRequest::default()).await;
+            if asked.unwrap_err().code() == Code::Unauthenticated {
+                return;
+            }
+        }
+    })
+    .await
+    .unwrap();
+    let cut = held[0].vote(VoteRequest::default()).await.unwrap_err();
+    assert_ne!(cut.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_at_all_takes_no_place_from_members() {
+    let node = listening(Some(OURS));
+    assert!(node.services.install(node.routes.clone()));
+    let mut silent = Vec::new();
+    for _ in 0..2 * UNPROVEN_MAX.0 {
+        silent.push(connect_from("127.0.0.77:0", &node.address).await);
+    }
     let channels = PeerChannels::new(identity("01", 2, Some(OURS)));
     assert!(vote(&channels, 1, &node.address, 2).await.unwrap());
 }

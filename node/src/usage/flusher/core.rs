@@ -19,6 +19,7 @@ use super::fill::Fill;
 use super::side::{FlushFailure, Side};
 use crate::usage::aggregate::Aggregate;
 use crate::usage::calls::CallSink;
+use crate::usage::recorder::Recorder;
 use crate::usage::recovery::{PAGE_RECORDS, Spool};
 use crate::usage::stream::{Meaning, Need, Stream};
 
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     stream: Stream,
     sides: Vec<Side>,
     calls: Option<CallSink>,
+    /// Of workers that exist no more: what they owe is written by whoever reads their spools.
+    owing: Vec<Recorder>,
     /// Which spool is read first, so that none starves.
     turn: usize,
 }
@@ -51,6 +54,7 @@ impl Core {
             stream,
             sides: spools.into_iter().map(Side::new).collect(),
             calls: None,
+            owing: Vec::new(),
             turn: 0,
         }
     }
@@ -69,6 +73,11 @@ impl Core {
         calls.keep_only(&workers);
         self.calls = Some(calls);
         self
+    }
+
+    /// The same, with recorders whose workers exist no more.
+    pub(crate) fn with_owing(self, owing: Vec<Recorder>) -> Self {
+        Self { owing, ..self }
     }
 
     /// Feeds the call log with what is durable; `true` if it has caught up.
@@ -132,6 +141,10 @@ impl Core {
 
     /// Makes everything written so far durable, and tells recorders what they need to know.
     pub(crate) fn sync(&mut self, now_ms: u64) -> Result<(), FlushFailure> {
+        self.owing.retain(|recorder| {
+            recorder.settle();
+            recorder.has_waiting()
+        });
         let result = self.sides.iter_mut().try_for_each(|side| side.sync(now_ms));
         if result.is_err() {
             let notices = self
