@@ -49,13 +49,14 @@ sim seed="":
         $sim --test sim -- --nocapture --test-threads 1
     fi
 
-# The simulation against openraft 0.9.24, which can commit without a quorum (#1802): it must find that. Needs crates.io.
-sim-proof:
-    cluster-tests/sim-proof
+# The simulation must find faults put in on purpose: openraft 0.9.24, which can commit without a quorum (#1802; needs crates.io),
+# or those of cluster-tests/faults by name, or `all`.
+sim-proof *faults:
+    cluster-tests/sim-proof {{faults}}
 
 # Clippy and docs do not see the simulation without its feature.
 sim-lint:
-    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo clippy --locked --profile sim -p mode-envoy-raft -p mode-envoy-cluster-tests --no-default-features --features mode-envoy-cluster-tests/sim --lib --test sim -- -D warnings
+    RUSTFLAGS="--cfg tokio_unstable" CARGO_TARGET_DIR=target/sim cargo clippy --locked --profile sim -p mode-envoy-raft -p mode-envoy-node -p mode-envoy-cluster-tests --no-default-features --features mode-envoy-cluster-tests/sim --lib --test sim -- -D warnings
 
 # Format, and apply what clippy can.
 fix:

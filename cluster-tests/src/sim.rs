@@ -3,7 +3,8 @@
 //! ```text
 //! plan (of the seed) -> hosts on turmoil: the real member over HTTP/2, the real log over a disk that loses and tears
 //!                       nemesis: cuts, holds, power cuts, kills, wrong clocks, broken disks, other voters
-//!                       clients: put, delete, read; gateways that close calls
+//!                       gateways that begin and end calls, over the real spools, on the same disk, and the real flusher
+//!                       clients: put, delete, read
 //!                    -> invariants after every step; then all heals: liveness, and the history must be linearizable
 //! ```
 //!
@@ -201,13 +202,13 @@ impl Simulation {
         self.seen.lock().done = true;
         let until = self.world.now() + RECOVERY;
         let last = Duration::from_millis(1_500);
-        // Clients end what they have begun, gateways close their last calls, and the usage is counted.
+        // Clients end what they have begun, gateways end their last calls, and the usage is counted.
         let quiet = self.world.now() + Duration::from_secs(4);
         let mut since = None;
         loop {
             let running = self.step(sim)?;
             if self.world.now() >= quiet {
-                self.close_spools();
+                self.close_gateways();
             }
             if !self.is_of_one_mind(&running) {
                 since = None;
@@ -253,9 +254,9 @@ impl Simulation {
         running.collect()
     }
 
-    fn close_spools(&self) {
+    fn close_gateways(&self) {
         for slot in self.nodes.lock().values_mut() {
-            slot.spool.open = false;
+            slot.closing = true;
         }
     }
 
@@ -277,15 +278,17 @@ impl Simulation {
         };
         let slots = self.nodes.lock();
         let flushed = |member: &u64| {
-            let closed = slots.get(member).map_or(0, |slot| slot.spool.closed);
-            let state = |_, state: &mode_envoy_model::state::State| {
-                let stream = state.usage.streams.get(*member).cloned();
-                stream.map_or(0, |s| {
-                    s.spools.values().map(|spool| spool.acked_to - 1).sum()
-                })
-            };
-            let counted: u64 = leader.member.state(state);
-            counted == closed && slots.get(member).is_some_and(|slot| !slot.spool.open)
+            let stream = leader
+                .member
+                .state(|_, state| state.usage.streams.get(*member).cloned());
+            let spools = stream.map(|stream| stream.spools).unwrap_or_default();
+            slots.get(member).is_some_and(|slot| {
+                let counted = spools.iter().all(|(worker, spool)| {
+                    let book = slot.books.get(*worker, spool.uuid);
+                    book.is_some_and(|book| spool.acked_to == book.len() + 1)
+                });
+                slot.closing && slot.open == 0 && counted && !spools.is_empty()
+            })
         };
         members.clone().all(same) && members.clone().all(flushed)
     }

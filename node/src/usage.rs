@@ -14,6 +14,7 @@ pub mod record;
 pub mod recorder;
 
 pub(crate) mod aggregate;
+pub(crate) mod chance;
 pub(crate) mod opens;
 pub(crate) mod projection;
 pub(crate) mod recovery;
@@ -25,6 +26,9 @@ pub mod calls;
 pub mod flush;
 pub(crate) mod flusher;
 pub mod queries;
+
+#[cfg(feature = "sim")]
+pub mod sim;
 
 #[cfg(test)]
 mod end_to_end_test;

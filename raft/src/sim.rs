@@ -86,6 +86,22 @@ pub(crate) fn world() -> Arc<dyn World> {
     })
 }
 
+/// What a node's wall clock shows in the world of the current thread; Unix milliseconds.
+///
+/// # Panics
+/// Outside of a world.
+pub fn wall_ms(node: NodeId) -> u64 {
+    world().wall_ms(node)
+}
+
+/// The next number of the world of the current thread.
+///
+/// # Panics
+/// Outside of a world.
+pub fn random() -> u64 {
+    world().random()
+}
+
 pub(crate) async fn dial(from: NodeId, to: NodeId) -> io::Result<Stream> {
     let dialling = world().dial(from, to);
     dialling.await

@@ -1,13 +1,15 @@
 //! The seam between what this crate does and the machine's disk.
 //!
-//! The write-ahead log and the checkpoints reach files only through [`Disk`] and [`DiskFile`], so
-//! that a test can lose unsynced writes, tear them or fail a sync. The usage spool does not: it is
-//! a shared memory map, which no trait can stand for.
+//! All but the projection reach files only through [`Disk`] and [`DiskFile`], so that a test can lose
+//! unsynced writes, tear them or fail a sync. The usage spool maps its files, which no trait can stand
+//! for: a disk hands out a file of the system to map, and a disk of tests looks into it.
 //!
 //! Invariants an implementation keeps:
 //! * bytes are durable after [`DiskFile::sync_data`], a name after [`Disk::sync_dir`], never earlier;
 //! * [`Disk::rename`] is atomic: after a crash the target is the old file or the new one;
-//! * [`DiskFile::allocate`] leaves a file that reads as zeros and whose space is reserved.
+//! * [`DiskFile::allocate`] and [`DiskFile::reserve`] leave a file that reads as zeros and whose space is
+//!   reserved;
+//! * what is stored in a map of [`DiskFile::to_map`] is as if it were written to the file.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -62,6 +64,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// What the system reports.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
+    /// Removes a directory with all files in it.
+    ///
+    /// # Errors
+    /// What the system reports; some of the files may be gone then.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+
     /// Makes the names in a directory durable.
     ///
     /// # Errors
@@ -106,6 +114,19 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the system reports, above all a full disk.
     fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Gives a new file `len` zeros and reserves their space, so that a full disk shows now. It is not made durable,
+    /// but a name that the file gets later is not durable before its length.
+    ///
+    /// # Errors
+    /// What the system reports, above all a full disk.
+    fn reserve(&self, len: u64) -> io::Result<()>;
+
+    /// The system's file behind this one, for a shared memory map of it.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn to_map(&self) -> io::Result<File>;
 
     /// The length of the file in bytes.
     ///
@@ -190,6 +211,10 @@ impl Disk for RealDisk {
         }
     }
 
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_dir_all(dir)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
@@ -241,13 +266,20 @@ impl DiskFile for File {
         self.sync_all()
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        reserve(self, len)
+    }
+
+    fn to_map(&self) -> io::Result<File> {
+        self.try_clone()
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 }
 
-/// Gives a new file `len` zeros and reserves their space, so that a full disk shows now.
-pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
+fn reserve(file: &File, len: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
         Ok(()) => Ok(()),
         // Not every file system can reserve; writing does it on those.

@@ -25,8 +25,8 @@
 //! the owner compares [`SpoolRecovery::next_seq`] with what the cluster acknowledged, and begins a new
 //! spool (with a new uuid) if it is lower.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 mod error;
 mod map;
@@ -104,28 +104,26 @@ pub struct SpoolRecovery {
 pub fn open(
     options: SpoolOptions,
 ) -> Result<(SpoolWriter, SpoolReader, SpoolRecovery), SpoolError> {
-    open_with(&options, fs::File::sync_data)
+    open_on(Arc::new(RealDisk), &options)
 }
 
-/// How records become durable; a test notes what was.
-pub(crate) type SyncFile = fn(&fs::File) -> std::io::Result<()>;
-
+/// Opens a spool on another disk than the machine's.
+///
+/// # Errors
 /// As [`open`].
-pub(crate) fn open_with(
+pub fn open_on(
+    disk: Arc<dyn Disk>,
     options: &SpoolOptions,
-    sync_file: SyncFile,
 ) -> Result<(SpoolWriter, SpoolReader, SpoolRecovery), SpoolError> {
     options.check()?;
     let dir = worker_dir(&options.dir, options.worker);
-    RealDisk
-        .create_dir_all(&dir)
+    disk.create_dir_all(&dir)
         .map_err(SpoolError::io("create the directory", &dir))?;
-    let lock = RealDisk
-        .lock_dir(&dir)
-        .map_err(|error| SpoolError::lock(&dir, error))?;
-    let found = recovery::recover(options, dir, lock, sync_file)?;
+    let lock = disk.lock_dir(&dir);
+    let lock = lock.map_err(|error| SpoolError::lock(&dir, error))?;
+    let found = recovery::recover(disk, options, dir, lock)?;
     Ok((
-        SpoolWriter::new(std::sync::Arc::clone(&found.shared), found.tail),
+        SpoolWriter::new(Arc::clone(&found.shared), found.tail),
         SpoolReader::new(found.shared),
         found.recovery,
     ))
@@ -135,8 +133,8 @@ pub(crate) fn open_with(
 ///
 /// # Errors
 /// [`SpoolError::Io`] for what the system reports; a directory that is not there has no spools.
-pub fn list_spools(dir: &Path) -> Result<Vec<u32>, SpoolError> {
-    let names = match RealDisk.list(dir) {
+pub fn list_spools(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, SpoolError> {
+    let names = match disk.list(dir) {
         Ok(names) => names,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(SpoolError::io("list", dir)(error)),
@@ -151,14 +149,13 @@ pub fn list_spools(dir: &Path) -> Result<Vec<u32>, SpoolError> {
 ///
 /// # Errors
 /// [`SpoolError::InUse`] if it is open, [`SpoolError::Io`] for what the system reports.
-pub fn remove(dir: &Path, worker: u32) -> Result<(), SpoolError> {
+pub fn remove(disk: &dyn Disk, dir: &Path, worker: u32) -> Result<(), SpoolError> {
     let path = worker_dir(dir, worker);
-    let _lock = RealDisk
-        .lock_dir(&path)
-        .map_err(|error| SpoolError::lock(&path, error))?;
-    fs::remove_dir_all(&path).map_err(SpoolError::io("remove", &path))?;
-    RealDisk
-        .sync_dir(dir)
+    let lock = disk.lock_dir(&path);
+    let _lock = lock.map_err(|error| SpoolError::lock(&path, error))?;
+    disk.remove_dir_all(&path)
+        .map_err(SpoolError::io("remove", &path))?;
+    disk.sync_dir(dir)
         .map_err(SpoolError::io("sync the directory", dir))
 }
 

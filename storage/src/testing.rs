@@ -1,4 +1,4 @@
-//! A disk in memory that does to the log and the checkpoints what a real one may do at the worst moment.
+//! A disk in memory that does to files what a real one may do at the worst moment.
 //!
 //! ```text
 //! FaultDisk --image()--> Image --crash(seed)--> FaultDisk   power was cut: what was not synced may be gone
@@ -12,9 +12,11 @@
 //! * the same image and the same seed give the same disk: nothing depends on the order of threads;
 //! * a name or a block is lost only if no sync covered it; old and new versions of a block may be
 //!   mixed at most once per file and crash (a torn write);
+//! * what is stored in a map of a file is like any write to it: a killed process leaves it, a power cut what was synced;
 //! * after a failed sync what it was to cover stays unsynced, whatever later syncs say.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +43,7 @@ pub enum Op {
     Write,
     /// [`DiskFile::sync_data`].
     Sync,
-    /// [`DiskFile::allocate`].
+    /// [`DiskFile::allocate`] and [`DiskFile::reserve`].
     Allocate,
     /// [`Disk::rename`].
     Rename,
@@ -156,9 +158,9 @@ impl FaultDisk {
 
     /// The bytes of a file, or `None` if there is none of that name.
     pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
-        let inner = self.lock();
+        let mut inner = self.lock();
         let node = inner.files.lookup(path).ok()?;
-        Some(inner.files.node(node).live().to_vec())
+        Some(inner.files.current(node).ok()?.live().to_vec())
     }
 
     /// Replaces the bytes of a file behind everyone's back, durably.
@@ -244,6 +246,12 @@ impl Disk for FaultDisk {
         Ok(())
     }
 
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let (mut inner, result) = self.begin(Op::Remove);
+        result?;
+        inner.files.remove_dir_all(dir)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let (mut inner, result) = self.begin(Op::SyncDir);
         inner.files.sync_dir(dir, result.is_ok())?;
@@ -292,7 +300,7 @@ impl Image {
 impl Inner {
     fn image(&self) -> Image {
         Image {
-            files: self.files.clone(),
+            files: self.files.snapshot(),
             steps: self.steps,
         }
     }
@@ -311,9 +319,9 @@ impl Inner {
 
 impl DiskFile for FaultFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let (inner, result) = self.disk.begin(Op::Read);
+        let (mut inner, result) = self.disk.begin(Op::Read);
         result?;
-        let live = inner.files.node(self.node).live();
+        let live = inner.files.current(self.node)?.live();
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let rest = live.get(at..).unwrap_or_default();
         let len = rest.len().min(buf.len());
@@ -331,12 +339,14 @@ impl DiskFile for FaultFile {
             &buf[..buf.len() / 2]
         };
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        inner.files.node_mut(self.node).write(at, written);
+        inner.files.current(self.node)?;
+        inner.files.node_mut(self.node).write(at, written)?;
         result
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let (mut inner, result) = self.disk.begin(Op::Sync);
+        inner.files.current(self.node)?;
         inner.files.node_mut(self.node).sync(result.is_ok());
         result
     }
@@ -349,6 +359,15 @@ impl DiskFile for FaultFile {
         let zeros = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         inner.files.node_mut(self.node).replace(zeros);
         Ok(())
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.allocate(len)
+    }
+
+    fn to_map(&self) -> io::Result<File> {
+        let mut inner = self.disk.lock();
+        inner.files.node_mut(self.node).share()
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -1,7 +1,7 @@
-//! A node's process: its disk, its member, the task that writes its log, and the gateway's usage.
+//! A node's process: its disk, its member, the task that writes its log, its gateway and its flusher.
 //!
-//! Invariant: what outlives a crash is in the [`Slot`] and nowhere else: the disk, and the calls that the gateway has
-//! closed (a spool survives a killed process; its own tests say what a power cut may take).
+//! Invariant: what outlives a crash of a node is its disk, with what was stored in maps of its files; the rest of the
+//! [`Slot`] is what the simulation knows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mode_envoy_node::usage::flush::FlushHandle;
 use mode_envoy_raft::Departure;
 use mode_envoy_raft::cluster::{Addresses, Hooks, Settings, Timers};
 use mode_envoy_raft::identity::Identity;
@@ -17,12 +18,12 @@ use mode_envoy_raft::sim::{self, Founding, Member, SimDisk};
 use mode_envoy_storage::testing::FaultDisk;
 use mode_envoy_storage::wal::Stepper;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::plan::{Kind, Plan};
-use super::usage::{self, Spool};
+use super::usage::{self, Books, Usage};
 use super::world::{PORT, World, address, pass, spawn};
 
 /// Of every cluster here.
@@ -35,14 +36,17 @@ pub(crate) const REMOVED: &str = "it was removed";
 pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// So few, that a node which was away for a second or two lacks what no log has any more.
-const CHECKPOINT_EVERY: u64 = 15;
-const LOG_KEEP: u64 = 5;
+const CHECKPOINT_EVERY: u64 = 12;
+const LOG_KEEP: u64 = 4;
 
 /// So slow, that a transfer meets faults.
 const SNAPSHOT_PACE: u64 = 64 * 1024;
 
 /// How long a node that is told to end may take to hand over what it has.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long one that is told to end waits for its last usage to be counted.
+const LAST_FLUSH: Duration = Duration::from_millis(800);
 
 const TIMERS: Timers = Timers {
     heartbeat_ms: 100,
@@ -67,8 +71,23 @@ pub(crate) struct Slot {
     pub(crate) in_order: bool,
     /// Why the process ended by itself.
     pub(crate) exited: Option<String>,
-    pub(crate) spool: Spool,
+    /// What the spools on its disk hold.
+    pub(crate) books: Books,
+    /// Attempts that its gateway has open.
+    pub(crate) open: u64,
+    /// Whether its gateway only ends what is open.
+    pub(crate) closing: bool,
+    /// Whether a sync of its disk fails, or has failed.
+    pub(crate) disk_is_broken: bool,
     stop: Arc<Notify>,
+}
+
+/// The usage of a life: who stops it, and how it ends.
+struct Counting {
+    gateway: CancellationToken,
+    flusher: CancellationToken,
+    flush: FlushHandle,
+    ended: oneshot::Receiver<Result<(), String>>,
 }
 
 /// Every node of a run. Clones share it.
@@ -110,7 +129,10 @@ impl Nodes {
             log_expected: false,
             in_order: false,
             exited: None,
-            spool: Spool::new(node),
+            books: Books::default(),
+            open: 0,
+            closing: false,
+            disk_is_broken: false,
             stop: Arc::default(),
         };
         self.lock().insert(node, slot);
@@ -167,8 +189,7 @@ impl Nodes {
                 Arc::clone(&slot.stop)
             })
             .ok_or("an unknown node")?;
-        let (nodes, handle) = (self.clone(), member.handle().clone());
-        spawn(async move { usage::run(&nodes, node, &handle).await });
+        let mut counting = self.count(node, usage::start(self, node, member.handle())?);
         let mut failed = member.handle().failed();
         let mut departure = member.handle().watch_departure();
         let listener = TcpListener::bind(("0.0.0.0", PORT));
@@ -180,6 +201,7 @@ impl Nodes {
                 Ok(why) = failed.wait_for(Option::is_some) => {
                     return Err(why.clone().unwrap_or_default());
                 }
+                Ok(Err(why)) = &mut counting.ended => return Err(why),
                 Ok(_) = departure.wait_for(|now| *now == Departure::Left) => {
                     return Err(REMOVED.to_owned());
                 }
@@ -190,15 +212,43 @@ impl Nodes {
             }
         }
         self.world.note(&format!("n{node} ends in order"));
-        self.end(member, &listener).await;
+        self.end(member, &listener, counting).await;
         Ok(())
     }
 
+    /// Begins to record and to count.
+    fn count(&self, node: u64, usage: Usage) -> Counting {
+        let (gateway, flusher) = (CancellationToken::new(), CancellationToken::new());
+        let (told, ended) = oneshot::channel();
+        spawn(usage.gateway.run(gateway.clone()));
+        spawn(usage::ask(
+            self.world.clone(),
+            usage.flush.clone(),
+            gateway.clone(),
+        ));
+        let flushing = usage::flush(self.clone(), node, usage.flushing, flusher.clone());
+        spawn(async move {
+            // A process that is gone is told nothing.
+            let _ = told.send(flushing.await);
+        });
+        Counting {
+            gateway,
+            flusher,
+            flush: usage.flush,
+            ended,
+        }
+    }
+
     /// Hands over what it has, and serves the others meanwhile.
-    async fn end(&self, member: Member, listener: &TcpListener) {
+    async fn end(&self, member: Member, listener: &TcpListener, counting: Counting) {
+        counting.gateway.cancel();
         if self.world.chance(70) {
             member.handle().set_draining();
-            let settled = member.handle().settle(SETTLE);
+            let settled = async {
+                // What is not counted is in the spools.
+                let _ = tokio::time::timeout(LAST_FLUSH, counting.flush.flush()).await;
+                member.handle().settle(SETTLE).await;
+            };
             tokio::pin!(settled);
             loop {
                 tokio::select! {
@@ -211,6 +261,9 @@ impl Nodes {
                 }
             }
         }
+        counting.flusher.cancel();
+        // One that failed has said so itself.
+        let _ = counting.ended.await;
         member.handle().shutdown().await;
     }
 
@@ -220,6 +273,7 @@ impl Nodes {
             let mut slots = self.lock();
             let slot = slots.get_mut(&node).ok_or("an unknown node")?;
             slot.life += 1;
+            slot.open = 0;
             slot.in_order = false;
             slot.stop = Arc::default();
             let advertise = Addresses {

@@ -6,7 +6,7 @@
 //! | `logs` | logs that agree on an entry agree on all before it |
 //! | `commits` | what was applied anywhere is never another thing elsewhere, and a majority has it on its disks |
 //! | `states` | equal applied indexes, equal states |
-//! | `usage` | what is counted is what the streams' positions say, and at the end every closed call, once |
+//! | `usage` | what is counted of a spool is what its records below the stream's position say, and at the end every record, once |
 //! | `answers` | what was acknowledged is there, and a read that waited for the barrier has seen it |
 
 use std::collections::BTreeMap;
@@ -84,6 +84,7 @@ impl Invariants {
             self.states.check(node)?;
             self.usage.check(nodes, node)?;
         }
+        usage::check_lives(nodes)?;
         answers::check(seen)
     }
 

@@ -259,6 +259,7 @@ impl Nemesis {
         self.world.note(&format!("n{node} loses its power"));
         self.nodes.with(node, |slot| {
             slot.in_order = false;
+            slot.books.power_was_cut = true;
             let mut image = slot.disk.image();
             // Half of the cuts come while the log is being written, if it has anything to write.
             if torn && let Some(stepper) = &slot.stepper {
@@ -329,6 +330,9 @@ impl Nemesis {
         self.disks_lost += 1;
         self.world
             .note(&format!("the disk of n{node} fails its next sync"));
-        self.nodes.with(node, |slot| slot.disk.fail(Op::Sync, 1));
+        self.nodes.with(node, |slot| {
+            slot.disk_is_broken = true;
+            slot.disk.fail(Op::Sync, 1);
+        });
     }
 }

@@ -1,130 +1,299 @@
-//! The gateway of a simulated node: it closes calls, and the flusher's own stream sends them until they are counted.
+//! The gateway of a simulated node: it begins attempts, tries again, ends them and refuses calls, by the node's own
+//! recorders; the node's own flusher counts them.
+//!
+//! Invariant: what the gateway does is in the node's books at once, and what is wrong with it is a violation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use mode_envoy_model::usage::batch::{SpoolUuid, UsageRow};
-use mode_envoy_model::usage::cells::minute_of;
-use mode_envoy_model::usage::counters::Counters;
-use mode_envoy_model::usage::histogram::Histogram;
-use mode_envoy_model::usage::sender::{Need, Stream};
-use mode_envoy_model::usage::series::SeriesKey;
+use mode_envoy_model::object::Name;
+use mode_envoy_node::usage::flush::FlushHandle;
+use mode_envoy_node::usage::record::{Asked, CallId, Closed, Dims, Opened, UsageSource};
+use mode_envoy_node::usage::sim::{self, Flushing, Place, Started, Worker};
 use mode_envoy_raft::Handle;
-use mode_envoy_raft::sim::World as _;
+use mode_envoy_storage::spool::SpoolReader;
+use tokio_util::sync::CancellationToken;
 
 use super::host::Nodes;
-use super::world::pass;
+use super::world::{World, pass};
 
-/// How long one answer is waited for before the same batch is sent again.
-const ANSWER: Duration = Duration::from_millis(900);
+mod books;
 
-/// Calls in one batch at most.
-const BATCH: u64 = 40;
+pub(crate) use books::{Attempt, Books, Counted};
 
-/// The calls that a node's gateway has closed, one record each.
-#[derive(Clone, Debug)]
-pub(crate) struct Spool {
-    pub(crate) uuid: SpoolUuid,
-    pub(crate) closed: u64,
-    /// Whether there will be more.
-    pub(crate) open: bool,
+/// So small, that a run has many.
+const SEGMENT_BYTES: usize = 8 * 1024;
+
+/// So large, that no run fills it: what a full spool does is tested elsewhere.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Workers at most; a life has as many as it happens to have.
+const WORKERS: u64 = 2;
+
+/// Attempts of one call at most.
+const ATTEMPTS: u8 = 3;
+
+/// How long a flush is waited for.
+const ASKING: Duration = Duration::from_millis(600);
+
+/// What a node does with usage in one life.
+pub(crate) struct Usage {
+    pub(crate) gateway: Gateway,
+    pub(crate) flushing: Flushing,
+    pub(crate) flush: FlushHandle,
 }
 
-// === impl Spool ===
+/// The gateway of one life.
+pub(crate) struct Gateway {
+    nodes: Nodes,
+    node: u64,
+    workers: Vec<Worker>,
+    spools: Vec<(u32, SpoolReader)>,
+    /// Attempts that are open, with their worker and what they reserved.
+    open: Vec<(usize, Attempt, u64)>,
+}
 
-impl Spool {
-    pub(crate) fn new(node: u64) -> Self {
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&node.to_be_bytes());
-        Self {
-            uuid,
-            closed: 0,
-            open: true,
-        }
+/// Settles the last life and begins this one. Whatever keeps a node from it, a broken disk apart, is a violation.
+pub(crate) fn start(nodes: &Nodes, node: u64, handle: &Handle) -> Result<Usage, String> {
+    let workers = u32::try_from(1 + nodes.world.below(WORKERS)).unwrap_or(1);
+    let place = nodes.with(node, |slot| Place {
+        disk: Arc::new(slot.disk.clone()),
+        dir: slot.dir.clone(),
+        workers,
+        segment_bytes: SEGMENT_BYTES,
+        max_bytes: MAX_BYTES,
+    });
+    let started = sim::start(&place.ok_or("an unknown node")?, handle);
+    let started = started.map_err(|why| failed(nodes, node, why))?;
+    let Started {
+        workers,
+        mut spools,
+        flushing,
+        flush,
+        presumed,
+    } = started;
+    let found = nodes.with(node, |slot| slot.books.settle(&mut spools));
+    let found = found.ok_or("an unknown node")?;
+    let expected = found.map_err(|why| failed(nodes, node, why))?;
+    if presumed != expected {
+        let why = format!("{presumed} calls are presumed, {expected} were open");
+        return Err(failed(nodes, node, why));
     }
-}
-
-/// Closes calls and sends them, for one life of a node.
-pub(crate) async fn run(nodes: &Nodes, node: u64, handle: &Handle) {
-    let Some(uuid) = nodes.with(node, |slot| slot.spool.uuid) else {
-        return;
+    let (all, workers_now) = (spools.len(), workers.len());
+    nodes.world.note(&format!(
+        "n{node} has {workers_now} workers and {all} spools; {presumed} calls are presumed"
+    ));
+    // Who looks on at a spool keeps it from being removed once it is drained.
+    spools.truncate(workers_now);
+    let gateway = Gateway {
+        nodes: nodes.clone(),
+        node,
+        workers,
+        spools,
+        open: Vec::new(),
     };
-    let mut stream = Stream::new(node, [(0, uuid)]);
-    loop {
-        pass(Duration::from_millis(20 + nodes.world.below(60))).await;
-        let more = nodes.world.below(4);
-        nodes.with(node, |slot| {
-            if slot.spool.open {
-                slot.spool.closed += more;
-            }
-        });
-        advance(nodes, node, handle, &mut stream).await;
+    Ok(Usage {
+        gateway,
+        flushing,
+        flush,
+    })
+}
+
+/// The flusher of one life; its end is the end of the process.
+pub(crate) async fn flush(
+    nodes: Nodes,
+    node: u64,
+    flushing: Flushing,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let ended = flushing.run(&stop).await;
+    ended.map_err(|why| failed(&nodes, node, why))
+}
+
+/// Somebody who wants to see the latest usage asks for a flush now and then, and does not wait for long.
+pub(crate) async fn ask(world: World, flush: FlushHandle, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        pass(Duration::from_millis(50 + world.below(350))).await;
+        // What is not counted yet is asked for again.
+        let _ = tokio::time::timeout(ASKING, flush.flush()).await;
     }
 }
 
-/// What the flusher does in one round, without its files.
-async fn advance(nodes: &Nodes, node: u64, handle: &Handle, stream: &mut Stream) {
-    let state = |handle: &Handle| handle.read(|state| state.usage.streams.get(node).cloned());
-    if matches!(stream.need(), Need::Compose) {
-        compose(nodes, node, handle, stream);
-    }
-    match stream.need() {
-        Need::Compose => {}
-        Need::Register => {
-            let register = stream.register(state(handle).as_ref());
-            let Ok(incarnation) = handle.register(register, ANSWER).await else {
-                return;
+/// What usage may not do, unless the disk is broken: then it has to.
+fn failed(nodes: &Nodes, node: u64, why: String) -> String {
+    nodes.with(node, |slot| {
+        // The directory has another name in every run.
+        let said = why.replace(&slot.dir.display().to_string(), "its directory");
+        if !said.contains("fault disk") {
+            slot.books.fault.get_or_insert(said);
+        }
+    });
+    why
+}
+
+/// Which series a spool's calls are counted in: one of its own.
+pub(crate) fn team_of(worker: u32, uuid: [u8; 16]) -> String {
+    format!("{worker}-{:032x}", u128::from_be_bytes(uuid))
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Works until it is told to stop, or a record cannot be written.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            pass(Duration::from_millis(20 + self.nodes.world.below(60))).await;
+            let (node, ends) = (self.node, self.nodes.with(self.node, |slot| slot.closing));
+            let done = if ends == Some(true) {
+                self.close_all()
+            } else {
+                (0..self.nodes.world.below(5)).try_for_each(|_| self.act())
             };
-            if handle.wait_applied(incarnation, ANSWER).await.is_ok() {
-                stream.registered(incarnation, state(handle).as_ref());
+            if let Err(why) = done {
+                // A spool that has failed takes no records; its flusher says why, and the process ends.
+                if self.nodes.with(node, |slot| slot.disk_is_broken) != Some(true) {
+                    failed(&self.nodes, node, why);
+                }
+                return;
             }
-        }
-        Need::Answer(batch) => {
-            let batch = batch.clone();
-            if let Ok(outcome) = handle.count(batch, ANSWER).await {
-                stream.answered(&outcome);
-            }
+            let open = self.open.len() as u64;
+            self.nodes.with(node, |slot| slot.open = open);
         }
     }
-}
 
-fn compose(nodes: &Nodes, node: u64, handle: &Handle, stream: &mut Stream) {
-    let closed = nodes.with(node, |slot| slot.spool.closed).unwrap_or(0);
-    let from = stream.acked_to(0);
-    let to = (closed + 1).min(from + BATCH);
-    if to <= from {
-        return;
+    fn act(&mut self) -> Result<(), String> {
+        match self.nodes.world.below(10) {
+            0..5 => self.begin(),
+            5..9 => self.end(),
+            _ => self.refuse(),
+        }
     }
-    let counters = Counters {
-        calls: to - from,
-        attempts: to - from,
-        ..Counters::default()
-    };
-    let row = UsageRow {
-        minute: minute_of(nodes.world.wall_ms(node)),
-        series: 0,
-        counters,
-        latency: Histogram::default(),
-        ttft: Histogram::default(),
-    };
-    let series = handle.usage().series;
-    let ranges = stream.range(0, to).into_iter().collect();
-    let known = |key: &SeriesKey| series.id_of(key);
-    stream.compose(ranges, vec![series_of(node)], vec![row], known);
-}
 
-fn series_of(node: u64) -> SeriesKey {
-    let none = || "".into();
-    SeriesKey {
-        tenant: format!("of-n{node}").into(),
-        team: none(),
-        consumer: none(),
-        key: none(),
-        route: none(),
-        api: none(),
-        model: none(),
-        provider: none(),
-        upstream_model: none(),
-        status_class: 2,
-        folded: false,
+    fn close_all(&mut self) -> Result<(), String> {
+        while !self.open.is_empty() {
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        let mut call = [0; 16];
+        call[..8].copy_from_slice(&self.node.to_be_bytes());
+        call[8..].copy_from_slice(&self.nodes.world.next_moment().to_be_bytes());
+        let worker = self.nodes.world.below(self.workers.len() as u64);
+        self.try_upstream(usize::try_from(worker).unwrap_or(0), (CallId(call), 0))
+    }
+
+    fn try_upstream(&mut self, worker: usize, attempt: Attempt) -> Result<(), String> {
+        let reserved = self.nodes.world.below(1 << 30);
+        let dims = self.dims(worker)?;
+        let opened = Opened {
+            call: attempt.0,
+            attempt: attempt.1,
+            dims: &dims,
+            asked: Asked::default(),
+            reserved_input: reserved,
+            bytes_in: 4,
+        };
+        self.books(|books| books.begins(attempt, reserved));
+        let written = self.recorder(worker)?.open(&opened);
+        written.map_err(|error| format!("an Open is not written: {error}"))?;
+        self.open.push((worker, attempt, reserved));
+        self.follow(worker)
+    }
+
+    /// An attempt ends; if it failed, the next one may follow.
+    fn end(&mut self) -> Result<(), String> {
+        let open = self.open.len();
+        if open == 0 {
+            return Ok(());
+        }
+        let at = usize::try_from(self.nodes.world.below(open as u64)).unwrap_or(0);
+        let (worker, attempt, reserved) = self.open.swap_remove(at);
+        let tries_again = attempt.1 + 1 < ATTEMPTS && self.nodes.world.chance(15);
+        let dims = self.dims(worker)?;
+        let closed = Closed {
+            status: if tries_again { 502 } else { 200 },
+            answered: !tries_again,
+            usage_source: UsageSource::Reported,
+            input_uncached: reserved / 2,
+            output: self.nodes.world.below(1 << 30),
+            ..Closed::of(attempt.0, attempt.1, &dims)
+        };
+        let counts = Counted {
+            calls: u64::from(closed.answered),
+            attempts: 1,
+            input: closed.input_uncached,
+            output: closed.output,
+            ..Counted::default()
+        };
+        self.write_end(worker, attempt, counts, |worker| worker.close(&closed))?;
+        if tries_again {
+            return self.try_upstream(worker, (attempt.0, attempt.1 + 1));
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self) -> Result<(), String> {
+        let mut call = [0xff; 16];
+        call[8..].copy_from_slice(&self.nodes.world.next_moment().to_be_bytes());
+        let worker = self.nodes.world.below(self.workers.len() as u64);
+        let worker = usize::try_from(worker).unwrap_or(0);
+        let dims = self.dims(worker)?;
+        let refused = Closed {
+            status: 401,
+            ..Closed::of(CallId(call), 0, &dims)
+        };
+        let counts = Counted {
+            calls: 1,
+            rejected: 1,
+            ..Counted::default()
+        };
+        let attempt = (CallId(call), 0);
+        self.write_end(worker, attempt, counts, |worker| worker.refuse(&refused))
+    }
+
+    fn write_end<E: std::fmt::Display>(
+        &mut self,
+        worker: usize,
+        attempt: Attempt,
+        counts: Counted,
+        write: impl FnOnce(&Worker) -> Result<(), E>,
+    ) -> Result<(), String> {
+        self.books(|books| books.ends(attempt, counts));
+        if let Err(error) = write(self.recorder(worker)?) {
+            self.books(|books| books.is_not_written(attempt));
+            return Err(format!("a Close is not written: {error}"));
+        }
+        self.follow(worker)
+    }
+
+    fn recorder(&self, worker: usize) -> Result<&Worker, String> {
+        let recorder = self.workers.get(worker);
+        recorder.ok_or_else(|| format!("there is no worker {worker}"))
+    }
+
+    /// Notes in the books what the recorder has written.
+    fn follow(&mut self, worker: usize) -> Result<(), String> {
+        let spool = self.spools.get_mut(worker);
+        let (number, reader) = spool.ok_or_else(|| format!("worker {worker} has no spool"))?;
+        let followed = self
+            .nodes
+            .with(self.node, |slot| slot.books.follow(*number, reader));
+        followed.unwrap_or(Ok(()))
+    }
+
+    fn books(&self, note: impl FnOnce(&mut Books)) {
+        self.nodes.with(self.node, |slot| note(&mut slot.books));
+    }
+
+    fn dims(&self, worker: usize) -> Result<Dims, String> {
+        let spool = self.spools.get(worker);
+        let (number, reader) = spool.ok_or_else(|| format!("worker {worker} has no spool"))?;
+        Ok(Dims {
+            tenant: Name::from(format!("of-n{}", self.node)),
+            team: Name::from(team_of(*number, reader.uuid())),
+            ..Dims::empty()
+        })
     }
 }

@@ -39,6 +39,7 @@ pub(super) async fn start_usage(
     calls: CallStore,
 ) -> Result<Vec<Recorder>, AppError> {
     let settings = SpoolSettings {
+        disk: Arc::new(RealDisk),
         dir: app.settings.data_dir.join(SPOOL_DIR),
         workers: app.settings.gateway_workers,
         segment_bytes: segment_bytes(app.settings.spool_bytes),

@@ -94,7 +94,8 @@ impl Flusher {
         runtime.block_on(self.run_until(stop))
     }
 
-    async fn run_until(mut self, stop: &CancellationToken) -> Result<(), TaskError> {
+    /// The same, on a runtime of the caller's.
+    pub(crate) async fn run_until(mut self, stop: &CancellationToken) -> Result<(), TaskError> {
         let mut sync = interval(SYNC_EVERY);
         let mut cadence = interval(FLUSH_EVERY);
         sync.set_missed_tick_behavior(MissedTickBehavior::Delay);

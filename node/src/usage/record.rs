@@ -21,9 +21,9 @@ mod wire;
 pub use trail::{Asked, Story, Try};
 pub(crate) use trail::{EARLIER_MAX, Trail, TriedOnce, kept_path};
 pub(crate) use wire::{
-    CARRY, CLOSE, CloseHead, EncodedDims, EncodedTrail, OPEN, RECORD_MAX, Record, TOTAL, TotalHead,
-    VERSION,
+    CloseHead, EncodedDims, EncodedTrail, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
 };
+pub use wire::{CARRY, CLOSE, OPEN};
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

@@ -15,13 +15,13 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::counter;
 
 use mode_envoy_storage::codec::CodecError;
 use mode_envoy_storage::spool::{SpoolError, SpoolWriter};
 
+pub(crate) use super::chance::wall_ms;
 use super::record::{CARRY, CLOSE, CallId, Closed, OPEN, Opened, RECORD_MAX, TOTAL, VERSION};
 use super::totals::Totals;
 use crate::metrics as names;
@@ -488,12 +488,4 @@ fn copy_into(payload: &[u8], out: &mut [u8]) -> Result<usize, CodecError> {
             room: out.len(),
         }),
     }
-}
-
-/// Unix milliseconds.
-pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ring::rand::{SecureRandom as _, SystemRandom};
-
+use mode_envoy_storage::disk::Disk;
 use mode_envoy_storage::spool::{self, SpoolError, SpoolOptions, SpoolReader, SpoolWriter};
 
+use super::chance::new_uuid;
 use super::flusher::Level;
 use super::opens::Opens;
 use super::record::{CLOSE, CallId, CloseHead, OPEN, RECORD_MAX, Record, RecordFault};
@@ -30,6 +30,8 @@ pub(crate) const PAGE_BYTES: usize = 1 << 20;
 /// Where the spools are, and how large they may grow.
 #[derive(Clone, Debug)]
 pub(crate) struct SpoolSettings {
+    /// The disk of the machine, but for tests.
+    pub(crate) disk: Arc<dyn Disk>,
     /// A folder of its own.
     pub(crate) dir: PathBuf,
     /// Data-plane workers: one spool each.
@@ -105,9 +107,11 @@ pub(crate) enum RecoveryError {
 
 /// Opens every spool and presumes what was left open.
 pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError> {
-    let list = spool::list_spools(&settings.dir).map_err(|source| RecoveryError::List {
-        dir: settings.dir.clone(),
-        source,
+    let list = spool::list_spools(&*settings.disk, &settings.dir).map_err(|source| {
+        RecoveryError::List {
+            dir: settings.dir.clone(),
+            source,
+        }
     })?;
     let workers: BTreeSet<u32> = (0..settings.workers).chain(list).collect();
     let mut recovered = Recovered {
@@ -118,7 +122,9 @@ pub(crate) fn open(settings: &SpoolSettings) -> Result<Recovered, RecoveryError>
     };
     for worker in workers {
         let at = |source| spool_error(worker, &settings.dir, source);
-        let (mut writer, mut reader, kept) = spool::open(options(settings, worker)?).map_err(at)?;
+        let options = options(settings, worker)?;
+        let opened = spool::open_on(Arc::clone(&settings.disk), &options);
+        let (mut writer, mut reader, kept) = opened.map_err(at)?;
         if kept.truncated_bytes > 0 {
             tracing::warn!(
                 worker,
@@ -294,10 +300,6 @@ fn presume(left: &Left, writer: &mut SpoolWriter) -> Result<Settled, SpoolError>
 }
 
 fn options(settings: &SpoolSettings, worker: u32) -> Result<SpoolOptions, RecoveryError> {
-    let mut new_uuid = [0; 16];
-    SystemRandom::new()
-        .fill(&mut new_uuid)
-        .map_err(|_| RecoveryError::Random)?;
     Ok(SpoolOptions {
         dir: settings.dir.clone(),
         worker,
@@ -305,7 +307,7 @@ fn options(settings: &SpoolSettings, worker: u32) -> Result<SpoolOptions, Recove
         max_bytes: settings.max_bytes,
         cluster_id: settings.cluster_id,
         node_id: settings.node_id,
-        new_uuid,
+        new_uuid: new_uuid().ok_or(RecoveryError::Random)?,
     })
 }
 

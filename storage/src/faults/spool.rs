@@ -1,28 +1,20 @@
-//! Spools, whose maps no disk stands for: images of live files, with blocks taken back.
+//! Spools: power cuts and kills at every step of their files, with maps that reached the disk or did not.
 //!
-//! Each file is copied when the spool syncs it: that is what surely is on the disk. At a crash each
-//! block that differs from the live files is either, and each name that no sync covered is there or
-//! not. Files keep their whole length: they get it before they get their name.
+//! A record that was synced is there, and what is there was written, in its order; a killed process loses nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::spool::{self, SpoolError, SpoolOptions, SpoolReader, SpoolRecovery, SpoolWriter};
-use crate::testing::SplitMix64;
+use crate::testing::{FaultDisk, SplitMix64};
 
 pub(super) const SEGMENT_BYTES: usize = 8192;
 pub(super) const MARK_BYTES: usize = 16;
-const BLOCK: usize = 512;
-
-/// What was in each file when it was synced last, by what tells it from all others.
-static SYNCED: Mutex<BTreeMap<(u64, u64), Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 pub(super) type Opened = (SpoolWriter, SpoolReader, SpoolRecovery);
@@ -36,15 +28,25 @@ struct Work {
     trim: u64,
 }
 
-/// A spool, what was put into it, and what of it is on the disk for sure.
+/// A spool, and what was put into it.
 struct Life {
-    dir: TempDir,
+    disk: FaultDisk,
     writer: SpoolWriter,
     reader: SpoolReader,
     uuid: [u8; 16],
     /// All payloads since the spool began.
     written: Vec<Vec<u8>>,
-    durable: Files,
+    /// What was certain from some step of the disk on.
+    marks: Vec<Mark>,
+}
+
+/// What was certain when a disk had done so many steps.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    steps: u64,
+    synced: u64,
+    first: u64,
+    written: u64,
 }
 
 /// A directory in memory where there is one: what syncs cost is not tested here.
@@ -53,38 +55,17 @@ pub(super) fn scratch() -> TempDir {
 }
 
 pub(super) fn open(dir: &Path, uuid: [u8; 16]) -> Result<Opened, SpoolError> {
+    spool::open(options(dir, uuid))
+}
+
+fn options(dir: &Path, uuid: [u8; 16]) -> SpoolOptions {
     let mut options = SpoolOptions::new(dir, 3, [1; 16], 1, uuid);
     options.segment_bytes = SEGMENT_BYTES;
-    spool::open_with(&options, note_and_sync)
+    options
 }
 
-fn note_and_sync(file: &File) -> io::Result<()> {
-    let metadata = file.metadata()?;
-    let mut bytes = vec![0; usize::try_from(metadata.len()).unwrap()];
-    file.read_exact_at(&mut bytes, 0)?;
-    let mut synced = SYNCED.lock().unwrap_or_else(PoisonError::into_inner);
-    synced.insert((metadata.dev(), metadata.ino()), bytes);
-    Ok(())
-}
-
-/// An opening has synced all there is.
-fn durable_after_opening(dir: &Path) -> Files {
-    let files = read_files(dir);
-    for name in files.keys() {
-        note_and_sync(&File::open(worker_dir(dir).join(name)).unwrap()).unwrap();
-    }
-    files
-}
-
-/// What a file was synced with; zeros if it never was since it got its name.
-fn synced(path: &Path) -> Vec<u8> {
-    let metadata = fs::metadata(path).unwrap();
-    let synced = SYNCED.lock().unwrap_or_else(PoisonError::into_inner);
-    let bytes = synced.get(&(metadata.dev(), metadata.ino()));
-    bytes.map_or_else(
-        || vec![0; usize::try_from(metadata.len()).unwrap()],
-        Vec::clone,
-    )
+fn open_on(disk: &FaultDisk, uuid: [u8; 16]) -> Opened {
+    spool::open_on(Arc::new(disk.clone()), &options(Path::new("/usage"), uuid)).unwrap()
 }
 
 pub(super) fn worker_dir(dir: &Path) -> PathBuf {
@@ -139,17 +120,28 @@ fn works() -> impl Strategy<Value = Vec<Work>> {
 // === impl Life ===
 
 impl Life {
-    fn begin(uuid: [u8; 16]) -> Self {
-        let dir = scratch();
-        let (writer, reader, _) = open(dir.path(), uuid).unwrap();
-        Self {
-            durable: durable_after_opening(dir.path()),
-            written: Vec::new(),
-            uuid,
-            dir,
+    fn begin(disk: FaultDisk, uuid: [u8; 16], written: Vec<Vec<u8>>) -> Self {
+        let (writer, reader, recovery) = open_on(&disk, uuid);
+        disk.record_steps();
+        let mut life = Self {
+            uuid: recovery.uuid,
+            disk,
             writer,
             reader,
-        }
+            written,
+            marks: Vec::new(),
+        };
+        life.note();
+        life
+    }
+
+    fn note(&mut self) {
+        self.marks.push(Mark {
+            steps: self.disk.steps(),
+            synced: self.reader.synced_seq(),
+            first: self.reader.first_seq(),
+            written: self.reader.next_seq(),
+        });
     }
 
     fn work(&mut self, work: &Work, fill: u8) {
@@ -161,77 +153,53 @@ impl Life {
         }
         if work.sync {
             self.reader.sync().unwrap();
-            let live = read_files(self.dir.path());
-            let synced_of = |name: &String| synced(&worker_dir(self.dir.path()).join(name));
-            self.durable = live
-                .keys()
-                .map(|name| (name.clone(), synced_of(name)))
-                .collect();
         }
+        self.note();
         if work.trim > 0 {
             let below = self.reader.first_seq() + work.trim;
-            self.reader
-                .trim(below.min(self.reader.synced_seq()))
-                .unwrap();
-            // It makes all names durable, and no bytes.
-            let live = read_files(self.dir.path());
-            self.durable.retain(|name, _| live.contains_key(name));
-            for (name, bytes) in live {
-                let zeros = || vec![0; bytes.len()];
-                self.durable.entry(name).or_insert_with(zeros);
-            }
+            let below = below.min(self.reader.synced_seq());
+            self.reader.trim(below).unwrap();
         }
+        self.note();
     }
 
-    /// What a power cut may leave of the files.
-    fn left(&self, seed: u64) -> Files {
-        let mut rng = SplitMix64::new(seed);
-        let mut left = Files::new();
-        for (name, live) in read_files(self.dir.path()) {
-            let durable = self.durable.get(&name);
-            if durable.is_none() && rng.below(3) == 0 {
-                continue;
-            }
-            let mut bytes = durable.cloned().unwrap_or_else(|| vec![0; live.len()]);
-            let eager = rng.below(3);
-            for (old, new) in bytes.chunks_mut(BLOCK).zip(live.chunks(BLOCK)) {
-                if rng.below(3) <= eager {
-                    old.copy_from_slice(new);
-                }
-            }
-            left.insert(name, bytes);
-        }
-        left
-    }
-
-    /// Opens what a power cut left, checks it and goes on with it.
+    /// An accident at some step of this life, or at its end; what it left is checked, and the next life begins.
     fn crash(self, seed: u64, new_uuid: [u8; 16]) -> Self {
-        let (synced, first) = (self.reader.synced_seq(), self.reader.first_seq());
-        let dir = dir_with(&self.left(seed));
-        let (writer, mut reader, recovery) = open(dir.path(), new_uuid).unwrap();
-        let mut written = self.written;
-        if recovery.uuid == self.uuid {
-            assert!(recovery.next_seq >= synced, "{recovery:?}, synced {synced}");
-            assert_eq!(recovery.first_seq, first);
-            written.truncate(usize::try_from(recovery.next_seq - 1).unwrap());
+        let mut images = self.disk.take_images();
+        images.push(self.disk.image());
+        let mut rng = SplitMix64::new(seed);
+        let at = images.len() - 1 - rng.below(images.len());
+        let image = images.swap_remove(at);
+        let before = |mark: &&Mark| mark.steps <= image.steps();
+        let certain = *self.marks.iter().rev().find(before).unwrap();
+        let kill = rng.below(4) == 0;
+        let disk = if kill {
+            image.kill()
         } else {
-            assert!(first >= synced, "a new spool, and {synced} were synced");
+            image.crash(seed)
+        };
+        let mut life = Self::begin(disk, new_uuid, Vec::new());
+        let (first, next) = (life.reader.first_seq(), life.reader.next_seq());
+        let mut written = self.written;
+        if life.uuid == self.uuid {
+            let least = if kill {
+                certain.written
+            } else {
+                certain.synced
+            };
+            assert!(next >= least, "{next} is next, {least} was certain");
+            assert!(first >= certain.first && first <= self.reader.first_seq());
+            written.truncate(usize::try_from(next - 1).unwrap());
+        } else {
+            assert!(certain.first >= certain.synced, "a new spool: {certain:?}");
             written.clear();
         }
-        let found = all(&mut reader).unwrap();
+        let found = all(&mut life.reader).unwrap();
         let expected = (1..).zip(written.iter().cloned());
-        let expected: Vec<_> = expected
-            .skip_while(|(seq, _)| *seq < recovery.first_seq)
-            .collect();
+        let expected: Vec<_> = expected.skip_while(|(seq, _)| *seq < first).collect();
         assert_eq!(found, expected);
-        Self {
-            durable: durable_after_opening(dir.path()),
-            written,
-            uuid: recovery.uuid,
-            dir,
-            writer,
-            reader,
-        }
+        life.written = written;
+        life
     }
 }
 
@@ -239,10 +207,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_power_cut_takes_no_synced_record_and_alters_none(
+    fn an_accident_takes_no_synced_record_and_alters_none_and_a_kill_takes_none_at_all(
         lives in proptest::collection::vec((works(), any::<u64>()), 1..4),
     ) {
-        let mut life = Life::begin([0; 16]);
+        let mut life = Life::begin(FaultDisk::new(), [0; 16], Vec::new());
         let mut fill = 0_u8;
         for (works, seed) in lives {
             for work in &works {

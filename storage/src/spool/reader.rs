@@ -5,7 +5,6 @@
 //! * the mark is stored after the sync that it speaks of;
 //! * segments are removed oldest first, durably one by one, so those that are left have no gap.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::shared::{Segment, Shared};
 use super::writer::WALL;
 use super::{MAX_PAYLOAD_BYTES, SpoolError};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::Disk;
 use crate::frame::{self, Frame, Parsed};
 
 /// What a frame's payload may be at most.
@@ -84,6 +83,18 @@ impl SpoolReader {
     /// The identity of the spool, made when it began.
     pub fn uuid(&self) -> [u8; 16] {
         self.shared.uuid
+    }
+
+    /// The disk that the spool is on.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.shared.disk)
+    }
+
+    /// Another reader of the same records, for a test that looks on.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn onlooker(&self) -> Self {
+        Self::new(Arc::clone(&self.shared))
     }
 
     /// The number that the next record gets: all below are there to be read.
@@ -171,13 +182,13 @@ impl SpoolReader {
                     _ => return Ok(()),
                 }
             };
-            match fs::remove_file(&oldest.path) {
+            match self.shared.disk.remove(&oldest.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(SpoolError::io("remove", &oldest.path)(error));
                 }
                 _ => {}
             }
-            let synced = RealDisk.sync_dir(&self.shared.dir);
+            let synced = self.shared.disk.sync_dir(&self.shared.dir);
             synced.map_err(SpoolError::io("sync the directory", &self.shared.dir))?;
             self.shared.segments().pop_front();
             self.shared
@@ -222,10 +233,10 @@ impl SpoolReader {
 
     fn sync_segments(&self, segments: &[Arc<Segment>]) -> std::io::Result<()> {
         for segment in segments {
-            (self.shared.sync_file)(&segment.file)?;
+            segment.file.sync_data()?;
         }
         if self.shared.dir_dirty.swap(false, Ordering::AcqRel) {
-            RealDisk.sync_dir(&self.shared.dir)?;
+            self.shared.disk.sync_dir(&self.shared.dir)?;
         }
         Ok(())
     }

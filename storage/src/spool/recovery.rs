@@ -10,9 +10,6 @@
 //! Invariants: what is returned is durable, has no gap, and only zeros lie behind its end.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,10 +17,8 @@ use super::map::{MARK_BYTES, Region, mark_of};
 use super::reader::MAX_FRAME_PAYLOAD;
 use super::shared::{self, MAGIC, Parts, Segment, Shared};
 use super::writer::{WALL, WriterTail};
-use super::{
-    MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, PAGE, SpoolError, SpoolOptions, SpoolRecovery, SyncFile,
-};
-use crate::disk::{DirLock, Disk, RealDisk};
+use super::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, PAGE, SpoolError, SpoolOptions, SpoolRecovery};
+use crate::disk::{DirLock, Disk, DiskFile, read_all};
 use crate::frame::{self, Parsed};
 use crate::segment::{Header, HeaderError, Opened};
 
@@ -40,7 +35,7 @@ pub(super) struct Recovered {
 struct Scanned {
     number: u64,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     len: usize,
     mark: Option<u64>,
     /// `None` if the header is not intact.
@@ -64,12 +59,12 @@ struct Kept {
 
 /// Opens what is in a spool's directory, or begins a spool there.
 pub(super) fn recover(
+    disk: Arc<dyn Disk>,
     options: &SpoolOptions,
     dir: PathBuf,
     lock: DirLock,
-    sync_file: SyncFile,
 ) -> Result<Recovered, SpoolError> {
-    let scanned = scan_all(options, &dir)?;
+    let scanned = scan_all(&*disk, options, &dir)?;
     let marks = scanned.iter().filter_map(|segment| segment.mark);
     let synced = marks.max().unwrap_or(0);
     let kept = keep(scanned, options.worker);
@@ -77,8 +72,9 @@ pub(super) fn recover(
     let uuid = kept.uuid().unwrap_or(options.new_uuid);
     let next_seq = kept.next_seq.unwrap_or(1);
     let truncated_bytes = kept.truncated_bytes;
-    let (segments, tail) = kept.map()?;
+    let (segments, tail) = kept.map(&*disk)?;
     let parts = Parts {
+        disk,
         owner: options.owner(),
         uuid,
         worker: options.worker,
@@ -88,11 +84,10 @@ pub(super) fn recover(
         segments,
         lock,
         dir,
-        sync_file,
     };
     let shared = Arc::new(Shared::new(parts));
     let tail = tail.map_or_else(|| first_segment(&shared), Ok)?;
-    let synced = RealDisk.sync_dir(&shared.dir);
+    let synced = shared.disk.sync_dir(&shared.dir);
     synced.map_err(SpoolError::io("sync the directory", &shared.dir))?;
     shared.set_mark(next_seq);
     let first_seq = shared
@@ -128,16 +123,20 @@ fn first_segment(shared: &Shared) -> Result<WriterTail, SpoolError> {
     })
 }
 
-fn scan_all(options: &SpoolOptions, dir: &Path) -> Result<Vec<Scanned>, SpoolError> {
-    let names = RealDisk.list(dir).map_err(SpoolError::io("list", dir))?;
+fn scan_all(
+    disk: &dyn Disk,
+    options: &SpoolOptions,
+    dir: &Path,
+) -> Result<Vec<Scanned>, SpoolError> {
+    let names = disk.list(dir).map_err(SpoolError::io("list", dir))?;
     let mut scanned = Vec::new();
-    let mut buf = Vec::new();
     for name in names {
         let path = dir.join(&name);
         if shared::is_temporary(&name) {
-            fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+            disk.remove(&path)
+                .map_err(SpoolError::io("remove", &path))?;
         } else if let Some((number, _)) = shared::numbers_of(&name) {
-            scanned.push(Scanned::read(options, number, path, &mut buf)?);
+            scanned.push(Scanned::read(disk, options, number, path)?);
         }
     }
     scanned.sort_unstable_by_key(|segment| segment.number);
@@ -166,18 +165,20 @@ fn keep(scanned: Vec<Scanned>, worker: u32) -> Kept {
 
 impl Scanned {
     fn read(
+        disk: &dyn Disk,
         options: &SpoolOptions,
         number: u64,
         path: PathBuf,
-        buf: &mut Vec<u8>,
     ) -> Result<Self, SpoolError> {
-        let file = read_whole(&path, buf)?;
+        let file = disk.open(&path).map_err(SpoolError::io("open", &path))?;
+        let buf = read_all(&*file, MAX_SEGMENT_BYTES as u64 + 1);
+        let buf = buf.map_err(SpoolError::io("read", &path))?;
         let len = buf.len();
         if len < MIN_SEGMENT_BYTES || !len.is_multiple_of(PAGE) {
             let what = format!("no segment has {len} bytes");
             return Err(cut_short(&path, len as u64, what));
         }
-        let header = match Header::decode(MAGIC, buf, options.owner()) {
+        let header = match Header::decode(MAGIC, &buf, options.owner()) {
             Ok(opened) if opened.header.bytes == len as u64 => Some(opened),
             Ok(opened) => {
                 let bytes = opened.header.bytes;
@@ -194,7 +195,7 @@ impl Scanned {
             path,
             file,
             len,
-            mark: mark_of(buf),
+            mark: mark_of(&buf),
             records: 0,
             end: 0,
             used_end: area
@@ -285,9 +286,12 @@ impl Kept {
 
     /// Drops what is to be dropped, syncs what is kept (after a kill it may be in memory only), and
     /// maps it.
-    fn map(self) -> Result<(VecDeque<Arc<Segment>>, Option<WriterTail>), SpoolError> {
+    fn map(
+        self,
+        disk: &dyn Disk,
+    ) -> Result<(VecDeque<Arc<Segment>>, Option<WriterTail>), SpoolError> {
         for segment in self.dropped.iter().rev() {
-            let removed = fs::remove_file(&segment.path);
+            let removed = disk.remove(&segment.path);
             removed.map_err(SpoolError::io("remove", &segment.path))?;
         }
         let mut segments = VecDeque::new();
@@ -304,7 +308,8 @@ impl Kept {
                 .file
                 .sync_data()
                 .map_err(SpoolError::io("sync", &path))?;
-            let mapped = Region::map(&scanned.file, scanned.len, scanned.end);
+            let mapped = scanned.file.to_map();
+            let mapped = mapped.and_then(|file| Region::map(&file, scanned.len, scanned.end));
             let (region, tail) = mapped.map_err(SpoolError::io("map", &path))?;
             let segment = Arc::new(Segment {
                 number: scanned.number,
@@ -340,18 +345,6 @@ fn cut_short(path: &Path, offset: u64, what: String) -> SpoolError {
 fn first_seq_of(path: &Path) -> u64 {
     let name = path.file_name().and_then(|name| name.to_str());
     name.and_then(shared::numbers_of).map_or(0, |(_, seq)| seq)
-}
-
-fn read_whole(path: &Path, buf: &mut Vec<u8>) -> Result<File, SpoolError> {
-    let opened = OpenOptions::new().read(true).write(true).open(path);
-    let mut file = opened.map_err(SpoolError::io("open", path))?;
-    buf.clear();
-    let read = file
-        .by_ref()
-        .take(MAX_SEGMENT_BYTES as u64 + 1)
-        .read_to_end(buf);
-    read.map_err(SpoolError::io("read", path))?;
-    Ok(file)
 }
 
 fn uuid_of(header: &Header) -> Option<[u8; 16]> {

@@ -6,15 +6,14 @@
 //! * a segment is prepared under a name of its own and gets its final name only with its header.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::SpoolError;
 use super::map::{Region, Tail};
-use super::{SpoolError, SyncFile};
-use crate::disk::{DirLock, reserve};
+use crate::disk::{DirLock, Disk, DiskFile};
 use crate::segment::{Header, Owner};
 
 /// Names a spool segment.
@@ -25,6 +24,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 /// Both sides' view of one spool.
 #[derive(Debug)]
 pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) owner: Owner,
     pub(super) uuid: [u8; 16],
@@ -39,7 +39,6 @@ pub(super) struct Shared {
     /// Whether a name was given that no directory sync has covered.
     pub(super) dir_dirty: AtomicBool,
     pub(super) failed: OnceLock<Arc<io::Error>>,
-    pub(super) sync_file: SyncFile,
     segments: Mutex<VecDeque<Arc<Segment>>>,
     prepared: Mutex<Option<Prepared>>,
     /// Released when both sides are gone.
@@ -53,7 +52,7 @@ pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) first_seq: u64,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Box<dyn DiskFile>,
     pub(super) region: Arc<Region>,
     pub(super) seed: u32,
     /// Where the first record starts.
@@ -64,7 +63,7 @@ pub(super) struct Segment {
 #[derive(Debug)]
 pub(super) struct Prepared {
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     region: Arc<Region>,
     tail: Tail,
 }
@@ -72,6 +71,7 @@ pub(super) struct Prepared {
 /// The parts that a spool is put together from when it is opened.
 #[derive(Debug)]
 pub(super) struct Parts {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) owner: Owner,
     pub(super) uuid: [u8; 16],
@@ -81,7 +81,6 @@ pub(super) struct Parts {
     pub(super) next_seq: u64,
     pub(super) segments: VecDeque<Arc<Segment>>,
     pub(super) lock: DirLock,
-    pub(super) sync_file: SyncFile,
 }
 
 // === impl Shared ===
@@ -90,6 +89,7 @@ impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let bytes = parts.segments.iter().map(|segment| segment.bytes()).sum();
         Self {
+            disk: parts.disk,
             dir: parts.dir,
             owner: parts.owner,
             uuid: parts.uuid,
@@ -101,7 +101,6 @@ impl Shared {
             bytes: AtomicU64::new(bytes),
             dir_dirty: AtomicBool::new(true),
             failed: OnceLock::new(),
-            sync_file: parts.sync_file,
             segments: Mutex::new(parts.segments),
             prepared: Mutex::new(None),
             lock: parts.lock,
@@ -144,7 +143,7 @@ impl Shared {
 
     /// Makes a segment's file ahead of time, so that the writer need not.
     pub(super) fn prepare(&self, name: &str) -> Result<(), SpoolError> {
-        let prepared = Prepared::create(&self.dir, name, self.segment_bytes)?;
+        let prepared = Prepared::create(&*self.disk, &self.dir, name, self.segment_bytes)?;
         // Its length then is durable before its name is, even where the file system keeps no order.
         let synced = prepared.file.sync_data();
         synced.map_err(SpoolError::io("sync", &prepared.path))?;
@@ -165,9 +164,11 @@ impl Shared {
             });
         }
         let taken = self.lock_prepared().take();
-        let prepared = match taken {
-            Some(prepared) => prepared,
-            None => Prepared::create(&self.dir, &format!("writer-{number}"), self.segment_bytes)?,
+        let prepared = if let Some(prepared) = taken {
+            prepared
+        } else {
+            let name = format!("writer-{number}");
+            Prepared::create(&*self.disk, &self.dir, &name, self.segment_bytes)?
         };
         let header = Header {
             owner: self.owner,
@@ -177,7 +178,7 @@ impl Shared {
             bytes: self.segment_bytes as u64,
             body: header_body(self.uuid, self.worker),
         };
-        let (segment, tail) = prepared.begin(&self.dir, &header)?;
+        let (segment, tail) = prepared.begin(&*self.disk, &self.dir, &header)?;
         let segment = Arc::new(segment);
         self.dir_dirty.store(true, Ordering::Release);
         self.bytes.fetch_add(segment.bytes(), Ordering::Relaxed);
@@ -201,16 +202,20 @@ impl Segment {
 // === impl Prepared ===
 
 impl Prepared {
-    fn create(dir: &Path, name: &str, segment_bytes: usize) -> Result<Self, SpoolError> {
+    /// Nobody has a file of this name mapped: names are not given twice, and an opening removes those that are left.
+    fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        name: &str,
+        segment_bytes: usize,
+    ) -> Result<Self, SpoolError> {
         let path = dir.join(format!("{name}{TEMPORARY_SUFFIX}"));
         let bytes = segment_bytes as u64;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path);
-        let file = file.map_err(SpoolError::io("create", &path))?;
-        let made = reserve(&file, bytes).and_then(|()| Region::map(&file, segment_bytes, 0));
+        let file = disk
+            .create(&path)
+            .map_err(SpoolError::io("create", &path))?;
+        let made = file.reserve(bytes).and_then(|()| file.to_map());
+        let made = made.and_then(|mapped| Region::map(&mapped, segment_bytes, 0));
         match made {
             Ok((region, tail)) => {
                 region.populate();
@@ -223,7 +228,7 @@ impl Prepared {
             }
             Err(error) => {
                 // It holds nothing; if it stays, the next opening removes it.
-                let _ = fs::remove_file(&path);
+                let _ = disk.remove(&path);
                 if error.kind() == io::ErrorKind::StorageFull {
                     return Err(SpoolError::DiskFull { path, bytes });
                 }
@@ -232,12 +237,17 @@ impl Prepared {
         }
     }
 
-    fn begin(mut self, dir: &Path, header: &Header) -> Result<(Segment, Tail), SpoolError> {
+    fn begin(
+        mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        header: &Header,
+    ) -> Result<(Segment, Tail), SpoolError> {
         let (bytes, seed) = header.encode(MAGIC);
         let path = dir.join(name_of(header.number, header.first));
-        if let Err(error) = fs::rename(&self.path, &path) {
+        if let Err(error) = disk.rename(&self.path, &path) {
             // It holds nothing; if it stays, the next opening removes it.
-            let _ = fs::remove_file(&self.path);
+            let _ = disk.remove(&self.path);
             return Err(SpoolError::io("name", &path)(error));
         }
         self.tail.spare()[..bytes.len()].copy_from_slice(&[&[0; 4], &bytes[4..]].concat());

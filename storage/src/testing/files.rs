@@ -1,12 +1,18 @@
 //! Names and blocks of the disk in memory, each with what is synced and what is not.
 //!
 //! Invariants: only [`Dir::sync`] and [`Node::sync`] move anything to the synced side ([`Node::replace`]
-//! and new directories apart, which are durable at once); images share nodes until they are written to.
+//! and new directories apart, which are durable at once); images share nodes until they are written to. A node that is
+//! mapped has its bytes in a file of the system without a name; they are taken over before the node is looked at, and
+//! an image never has such a file.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::rng::SplitMix64;
 
@@ -49,6 +55,8 @@ pub(super) struct Node {
     synced: Vec<u8>,
     live: Vec<u8>,
     unsynced: BTreeMap<usize, Block>,
+    /// What processes have mapped, if they have: it runs ahead of `live`.
+    mapped: Option<Arc<File>>,
 }
 
 /// What was written to a block since it was synced, the newest last.
@@ -121,6 +129,33 @@ impl Files {
     pub(super) fn sync_dir(&mut self, dir: &Path, works: bool) -> io::Result<()> {
         self.dir_mut(dir)?.sync(works);
         Ok(())
+    }
+
+    /// Directories below it apart, which this crate has none of. Durable at once.
+    pub(super) fn remove_dir_all(&mut self, dir: &Path) -> io::Result<()> {
+        let removed = self.dirs.remove(dir);
+        removed
+            .map(drop)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// What all files hold now, apart from what processes do to them later.
+    pub(super) fn snapshot(&self) -> Self {
+        let mut after = self.clone();
+        for node in after.nodes.values_mut().filter(|n| n.mapped.is_some()) {
+            // One that cannot be read is as it was read last.
+            let _ = Arc::make_mut(node).take_over();
+            Arc::make_mut(node).mapped = None;
+        }
+        after
+    }
+
+    /// A file with all that was stored in its maps.
+    pub(super) fn current(&mut self, id: u64) -> io::Result<&Node> {
+        if self.node(id).mapped.is_some() {
+            self.node_mut(id).take_over()?;
+        }
+        Ok(self.node(id))
     }
 
     pub(super) fn node(&self, id: u64) -> &Node {
@@ -265,13 +300,20 @@ impl Node {
     pub(super) fn replace(&mut self, bytes: Vec<u8>) {
         self.unsynced.clear();
         self.synced.clone_from(&bytes);
+        if let Some(mapped) = &self.mapped {
+            // Who has it mapped and cannot be told sees the old bytes.
+            let _ = mapped.write_all_at(&bytes, 0);
+        }
         self.live = bytes;
     }
 
-    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) {
+    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) -> io::Result<()> {
         let end = at + bytes.len();
         if bytes.is_empty() {
-            return;
+            return Ok(());
+        }
+        if let Some(mapped) = &self.mapped {
+            mapped.write_all_at(bytes, at as u64)?;
         }
         self.live.resize(self.live.len().max(end), 0);
         self.live[at..end].copy_from_slice(bytes);
@@ -281,6 +323,34 @@ impl Node {
             block.versions.push(version);
             block.lost = false;
         }
+        Ok(())
+    }
+
+    /// The system's file that stands for this one from now on.
+    pub(super) fn share(&mut self) -> io::Result<File> {
+        if self.mapped.is_none() {
+            let file = File::from(memfd_create("fault-disk", MemfdFlags::CLOEXEC)?);
+            file.write_all_at(&self.live, 0)?;
+            self.mapped = Some(Arc::new(file));
+        }
+        let mapped = self.mapped.as_deref().ok_or(io::ErrorKind::NotFound)?;
+        mapped.try_clone()
+    }
+
+    /// Notes what was stored in maps of this file, as writes of whole blocks: in which order is not known.
+    fn take_over(&mut self) -> io::Result<()> {
+        let Some(mapped) = self.mapped.take() else {
+            return Ok(());
+        };
+        let mut now = vec![0; self.live.len()];
+        mapped.read_exact_at(&mut now, 0)?;
+        for (number, block) in now.chunks(BLOCK).enumerate() {
+            if block != block_of(&self.live, number) {
+                self.write(number * BLOCK, block)?;
+            }
+        }
+        self.mapped = Some(mapped);
+        Ok(())
     }
 
     pub(super) fn sync(&mut self, works: bool) {

@@ -128,3 +128,31 @@ fn an_image_is_kept_from_before_each_step() {
     assert_eq!(images[2].steps() + 1, disk.steps());
     assert_eq!((disk.count(Op::Write), disk.count(Op::Create)), (2, 1));
 }
+
+#[test]
+fn what_is_stored_in_a_map_survives_a_kill_and_is_lost_with_the_power_unless_it_was_synced() {
+    let disk = disk();
+    let file = disk.create(Path::new(FILE)).unwrap();
+    file.reserve(2_048).unwrap();
+    disk.sync_dir(Path::new("/d")).unwrap();
+    // A store into a shared map of it is a write to this file, as others see it.
+    let map = file.to_map().unwrap();
+    map.write_all_at(b"synced", 0).unwrap();
+    file.sync_data().unwrap();
+    map.write_all_at(b"not synced", 1_024).unwrap();
+    let image = disk.image();
+    map.write_all_at(b"later", 512).unwrap();
+    let killed = bytes(&image.kill(), FILE).unwrap();
+    assert_eq!(
+        (&killed[..6], &killed[512..517], &killed[1_024..1_034]),
+        (&b"synced"[..], &[0; 5][..], &b"not synced"[..])
+    );
+    let mut lost = 0;
+    for seed in 0..64 {
+        let left = bytes(&image.crash(seed), FILE).unwrap();
+        assert_eq!((left.len(), &left[..6]), (2_048, &b"synced"[..]));
+        lost += u32::from(left[1_024..1_034] == [0; 10]);
+    }
+    assert!((10..60).contains(&lost), "{lost} of 64 power cuts took it");
+    assert_eq!(&bytes(&disk, FILE).unwrap()[512..517], b"later");
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mode_envoy_storage::disk::RealDisk;
 use mode_envoy_storage::spool::{
     self, SpoolError, SpoolOptions, SpoolReader, SpoolRecord, SpoolRecovery, SpoolWriter,
 };
@@ -356,20 +357,20 @@ fn files_of_another_cluster_or_node_or_a_newer_format_are_refused_by_name() {
 fn spools_are_listed_locked_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
-    assert!(spool::list_spools(&missing).unwrap().is_empty());
+    assert!(spool::list_spools(&RealDisk, &missing).unwrap().is_empty());
     let mut tenth = options(dir.path());
     tenth.worker = 10;
     let held = spool::open(tenth.clone()).unwrap();
     drop(open(dir.path()));
-    assert_eq!(spool::list_spools(dir.path()).unwrap(), [3, 10]);
+    assert_eq!(spool::list_spools(&RealDisk, dir.path()).unwrap(), [3, 10]);
     assert!(matches!(spool::open(tenth), Err(SpoolError::InUse { .. })));
     assert!(matches!(
-        spool::remove(dir.path(), 10),
+        spool::remove(&RealDisk, dir.path(), 10),
         Err(SpoolError::InUse { .. })
     ));
     drop(held);
-    spool::remove(dir.path(), 10).unwrap();
-    assert_eq!(spool::list_spools(dir.path()).unwrap(), [3]);
+    spool::remove(&RealDisk, dir.path(), 10).unwrap();
+    assert_eq!(spool::list_spools(&RealDisk, dir.path()).unwrap(), [3]);
 }
 
 #[test]

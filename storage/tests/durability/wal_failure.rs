@@ -1,5 +1,6 @@
 //! The log on a disk that fails: it stops, and says so to everyone.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,6 +75,9 @@ impl Disk for FailingDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         RealDisk.create_dir_all(dir)
     }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.remove_dir_all(dir)
+    }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         RealDisk.sync_dir(dir)
     }
@@ -102,6 +106,12 @@ impl DiskFile for FailingFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.0.allocate(len)
+    }
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.0.reserve(len)
+    }
+    fn to_map(&self) -> io::Result<File> {
+        self.0.to_map()
     }
     fn size(&self) -> io::Result<u64> {
         self.0.size()

@@ -273,15 +273,16 @@ impl Core {
             gone && fed && done_to(stream, calls, side.worker()) >= side.next_seq()
         };
         let drained: Vec<Side> = self.sides.extract_if(.., drained).collect();
-        let workers: Vec<u32> = drained.iter().map(Side::worker).collect();
+        let place = |side: &Side| (side.worker(), side.spool.reader.disk());
+        let workers: Vec<_> = drained.iter().map(place).collect();
         // A spool that is open is not removed.
         drop(drained);
-        for worker in workers {
+        for (worker, disk) in workers {
             self.stream.forget(worker);
             if let Some(calls) = &mut self.calls {
                 calls.forget(worker);
             }
-            spool::remove(&self.dir, worker)
+            spool::remove(&*disk, &self.dir, worker)
                 .map_err(|source| FlushFailure::Spool { worker, source })?;
             tracing::info!(
                 worker,

@@ -18,11 +18,11 @@ use super::{CallId, Closed, Dims, DimsRef, Opened, RecordFault, Story, Trail, Us
 mod wire_test;
 
 /// Kind of a record that opens an attempt.
-pub(crate) const OPEN: u8 = 1;
+pub const OPEN: u8 = 1;
 /// Kind of a record that ends an attempt, or refuses a call.
-pub(crate) const CLOSE: u8 = 2;
+pub const CLOSE: u8 = 2;
 /// Kind of a record that repeats a long-lived Open nearer to the tail, so that what is before it can be trimmed.
-pub(crate) const CARRY: u8 = 3;
+pub const CARRY: u8 = 3;
 /// Kind of a record that adds up calls which the spool had no room for one by one.
 pub(crate) const TOTAL: u8 = 4;
 /// Version of what is written.
