@@ -50,14 +50,14 @@ fn the_binary_asks_for_no_loader_and_no_library() -> Result<()> {
 }
 
 #[test]
-fn the_demo_runs_where_nothing_is_but_the_binary_a_data_directory_and_proc() -> Result<()> {
-    let name = "the_demo_runs_where_nothing_is_but_the_binary_a_data_directory_and_proc";
+fn the_demo_runs_in_a_root_with_the_binary_and_what_the_kernel_gives() -> Result<()> {
+    let name = "the_demo_runs_in_a_root_with_the_binary_and_what_the_kernel_gives";
     sandbox::run_as_root(name, async || {
         let root = EmptyRoot::make(&static_binary()?)?;
-        // Without it, the demo does not find the binary that its nodes are.
-        root.mount_proc()?;
+        // Without them, the demo does not find the binary that its nodes are, nor what they read from.
+        root.mount_system()?;
         ensure!(
-            root.names()? == ["data", "mode-envoy", "proc"],
+            root.names()? == ["data", "dev", "mode-envoy", "proc"],
             "{:?}",
             root.names()
         );

@@ -61,23 +61,33 @@ impl EmptyRoot {
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Mounts `/proc` in it.
+    /// Makes what every container has: `/proc` and `/dev/null`.
     ///
     /// # Errors
     ///
     /// The kernel refuses.
-    pub fn mount_proc(&self) -> Result<()> {
-        let at = self.path.join("proc");
-        fs::create_dir_all(&at).with_context(|| format!("making {}", at.display()))?;
-        tool("mount", &["-t", "proc", "proc", &at.to_string_lossy()]).map(drop)
+    pub fn mount_system(&self) -> Result<()> {
+        for name in ["proc", "dev"] {
+            let at = self.path.join(name);
+            fs::create_dir_all(&at).with_context(|| format!("making {}", at.display()))?;
+        }
+        let (proc, null) = (self.path.join("proc"), self.path.join("dev/null"));
+        tool("mount", &["-t", "proc", "proc", &proc.to_string_lossy()])?;
+        tool(
+            "mknod",
+            &["-m", "666", &null.to_string_lossy(), "c", "1", "3"],
+        )
+        .map(drop)
     }
 
     /// The binary in it.
     pub fn program(&self) -> Program {
         let user = format!("--userspec={USER}:{USER}");
-        let root = self.path.to_string_lossy().into_owned();
-        let starter = ["chroot".to_owned(), user, root];
-        Program::new(BINARY, Path::new(DATA).join("config")).with_starter(starter.into())
+        let root = self.path.to_string_lossy();
+        // The roots of CAs that this machine prefers are a file that is not there.
+        let starter = ["env", "--unset=SSL_CERT_FILE", "chroot", &user, &root];
+        let starter = starter.map(str::to_owned).into();
+        Program::new(BINARY, Path::new(DATA).join("config")).with_starter(starter)
     }
 
     /// The names of what is directly in it.

@@ -59,22 +59,20 @@ impl Machine {
             .spawn()
             .context("starting systemd-nspawn: is it installed? (package systemd-container)")?;
         let nspawn = container.id().context("systemd-nspawn has ended")?;
-        let init = wait::until("systemd to be started", BOOT, async || {
+        // Its first children only prepare.
+        let init = wait::until("systemd to have started everything", BOOT, async || {
             let ended = container.try_wait()?;
             ensure!(ended.is_none(), "systemd-nspawn ended with {ended:?}");
-            child_of(nspawn)
+            let init = child_of(nspawn)?;
+            enter(init, "systemctl is-system-running").await?.ok()?;
+            Ok(init)
         })
         .await?;
-        let machine = Self {
+        Ok(Self {
             root,
             init,
             _container: container,
-        };
-        wait::until("systemd to have started everything", BOOT, async || {
-            machine.ok("systemctl is-system-running").await
         })
-        .await?;
-        Ok(machine)
     }
 
     /// A file of it, as the test sees it.
@@ -88,11 +86,7 @@ impl Machine {
     ///
     /// It could not be run.
     pub async fn run(&self, line: &str) -> Result<Output> {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.init.to_string(), "--all", "--"])
-            .args(["sh", "-ec", line]);
-        Output::of(line.to_owned(), command, "", WITHIN).await
+        enter(self.init, line).await
     }
 
     /// Runs a line of the shell in it, which must go well; what it printed.
@@ -153,6 +147,15 @@ fn mount() -> Result<PathBuf> {
     }
     fs::create_dir_all(&enabled).with_context(|| format!("making {}", enabled.display()))?;
     Ok(root)
+}
+
+/// Runs a line of the shell in all namespaces of a process.
+async fn enter(init: u32, line: &str) -> Result<Output> {
+    let mut command = Command::new("nsenter");
+    command
+        .args(["--target", &init.to_string(), "--all", "--"])
+        .args(["sh", "-ec", line]);
+    Output::of(line.to_owned(), command, "", WITHIN).await
 }
 
 /// A child of a process.
