@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::netns::sandbox;
+use mode_envoy_cluster_tests::netns::scene::tell;
 use mode_envoy_cluster_tests::shipped::engine::Engine;
 use mode_envoy_cluster_tests::shipped::static_binary;
 use mode_envoy_cluster_tests::{usage, wait};
@@ -72,7 +73,7 @@ fn the_image_holds_the_binary_and_two_directories_of_its_user() -> Result<()> {
             "the image holds another binary"
         );
 
-        // It says what it is, and without settings it serves nobody: the peer listener leaves loopback only with a secret.
+        // A program that runs with nothing beside it.
         let version = engine.podman("run --rm --network none mode-envoy --version");
         ensure!(version.await?.starts_with("mode-envoy "), "no version");
         Ok(())
@@ -85,48 +86,61 @@ fn the_composed_cluster_counts_survives_a_kill_and_keeps_its_volumes() -> Result
     sandbox::run_as_root(name, async || {
         let engine = Engine::prepare()?;
         engine.build(&static_binary()?).await?;
-        engine.compose("up --detach", "").await?.ok()?;
-        formed(&engine).await?;
-        engine
-            .exec("node1", "apply -f - --wait", DOCUMENT)
-            .await?
-            .ok()?;
-        let key = key(&engine).await?;
-        call_each(&key, "first").await?;
-        counted(&engine, 3).await?;
-
-        // A node is killed; the volume has what it counted.
-        engine
-            .podman("kill --signal KILL mode-envoy_node2_1")
-            .await?;
-        engine.podman("wait mode-envoy_node2_1").await?;
-        engine.podman("start mode-envoy_node2_1").await?;
-        formed(&engine).await?;
-        call_each(&key, "second").await?;
-        counted(&engine, 6).await?;
-
-        // All are ended in order, thrown away, and made again on their volumes.
-        engine.compose("stop", "").await?.ok()?;
-        for node in NODES {
-            let state = engine.inspect(&format!("mode-envoy_{node}_1")).await?;
-            ensure!(
-                state["State"]["ExitCode"] == 0,
-                "{node}: {}",
-                state["State"]
-            );
+        let lived = life(&engine).await;
+        if lived.is_err() {
+            for node in NODES {
+                // Where there is no such container, the error below says enough.
+                let log = engine.compose(&format!("logs {node}"), "").await?;
+                tell(&log.to_string())?;
+            }
         }
-        engine.compose("down", "").await?.ok()?;
-        engine.compose("up --detach", "").await?.ok()?;
-        formed(&engine).await?;
-        call_each(&key, "third").await?;
-        counted(&engine, 9).await?;
-        confined(&engine).await?;
-        engine.compose("down --volumes", "").await?.ok()?;
-        Ok(())
+        lived
     })
 }
 
 // === phases ===
+
+/// From the first start to the last end.
+async fn life(engine: &Engine) -> Result<()> {
+    engine.compose("up --detach", "").await?.ok()?;
+    formed(engine).await?;
+    engine
+        .exec("node1", "apply -f - --wait", DOCUMENT)
+        .await?
+        .ok()?;
+    let key = key(engine).await?;
+    call_each(&key, "first").await?;
+    counted(engine, 3).await?;
+
+    // A node is killed; the volume has what it counted.
+    engine
+        .podman("kill --signal KILL mode-envoy_node2_1")
+        .await?;
+    engine.podman("wait mode-envoy_node2_1").await?;
+    engine.podman("start mode-envoy_node2_1").await?;
+    formed(engine).await?;
+    call_each(&key, "second").await?;
+    counted(engine, 6).await?;
+
+    // All are ended in order, thrown away, and made again on their volumes.
+    engine.compose("stop", "").await?.ok()?;
+    for node in NODES {
+        let state = engine.inspect(&format!("mode-envoy_{node}_1")).await?;
+        ensure!(
+            state["State"]["ExitCode"] == 0,
+            "{node}: {}",
+            state["State"]
+        );
+    }
+    engine.compose("down", "").await?.ok()?;
+    engine.compose("up --detach", "").await?.ok()?;
+    formed(engine).await?;
+    call_each(&key, "third").await?;
+    counted(engine, 9).await?;
+    confined(engine).await?;
+    engine.compose("down --volumes", "").await?.ok()?;
+    Ok(())
+}
 
 /// Every node has a leader and knows all three.
 async fn formed(engine: &Engine) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mode_envoy_cluster_tests::cluster::{Launch, Node, write_secret};
 use mode_envoy_cluster_tests::http::{self, CHAT};
 use mode_envoy_cluster_tests::netns::sandbox::{self, tool};
+use mode_envoy_cluster_tests::netns::scene::tell;
 use mode_envoy_cluster_tests::program::Program;
 use mode_envoy_cluster_tests::shipped::machine::Machine;
 use mode_envoy_cluster_tests::shipped::{deploy, static_binary};
@@ -17,6 +18,10 @@ use mode_envoy_cluster_tests::upstream::Upstream;
 use mode_envoy_cluster_tests::{members, usage, wait};
 
 const SERVICE: &str = "mode-envoy";
+const JOURNAL: &str = "journalctl --unit mode-envoy --output cat --no-pager";
+/// The cluster's secret, in the sandbox's own `/run`.
+const SECRET: &str = "/run/cluster.secret";
+
 const SETTLED: Duration = Duration::from_secs(40);
 /// How long a call takes that is in flight while the node drains.
 const SLOW: Duration = Duration::from_secs(2);
@@ -39,25 +44,11 @@ fn the_service_starts_confined_drains_comes_back_and_keeps_what_it_counted() -> 
         for node in &mut others {
             node.start()?;
         }
-        install(&machine).await?;
-        analyzed(&machine).await?;
-        let mut node = node(&machine)?;
-        node.wait_ready().await?;
-        confined(&machine).await?;
-
-        let voters = members::settled(&node, &[1, 2, 3], &[]).await?;
-        ensure!(voters > 0, "nobody leads");
-        node.apply(&upstream.document(&["remote"])).await?;
-        let key = node.create_key("acme", "mobile-app", "first").await?;
-        node.wait_key(&key, 200).await?;
-        drains(&machine, &mut node, &upstream, &key).await?;
-        counted(&node, 1).await?;
-        is_started_again(&machine, &mut node).await?;
-        call(&node, &key, "third").await?;
-        counted(&node, 2).await?;
-
-        machine.ok("systemctl stop mode-envoy").await?;
-        ensure!(machine.property(SERVICE, "Result").await? == "success");
+        let lived = life(&machine, &upstream).await;
+        if lived.is_err() {
+            tell(&machine.ok(JOURNAL).await?)?;
+        }
+        lived?;
         for node in &mut others {
             node.kill().await?;
         }
@@ -66,6 +57,32 @@ fn the_service_starts_confined_drains_comes_back_and_keeps_what_it_counted() -> 
 }
 
 // === phases ===
+
+/// From its installation to its end.
+async fn life(machine: &Machine, upstream: &Upstream) -> Result<()> {
+    install(machine).await?;
+    analyzed(machine).await?;
+    let mut node = node(machine)?;
+    node.wait_ready().await?;
+    confined(machine).await?;
+
+    let leader = members::settled(&node, &[1, 2, 3], &[]).await?;
+    ensure!(leader > 0, "nobody leads");
+    node.apply(&upstream.document(&["remote"])).await?;
+    let key = node.create_key("acme", "mobile-app", "first").await?;
+    node.wait_key(&key, 200).await?;
+    drains(machine, &mut node, upstream, &key).await?;
+    counted(&node, 1).await?;
+    is_started_again(machine, &mut node).await?;
+    node.wait_key(&key, 200).await?;
+    call(&node, &key, "after the kill").await?;
+    counted(&node, 2).await?;
+
+    machine.ok("systemctl stop mode-envoy").await?;
+    let result = machine.property(SERVICE, "Result").await?;
+    ensure!(result == "success", "it ended with {result}");
+    Ok(())
+}
 
 /// Does what the head of the unit says.
 async fn install(machine: &Machine) -> Result<()> {
@@ -135,11 +152,7 @@ async fn confined(machine: &Machine) -> Result<()> {
     machine
         .ok(&format!("{inside} touch /var/lib/mode-envoy"))
         .await?;
-    for line in machine
-        .ok("journalctl --unit mode-envoy --output cat")
-        .await?
-        .lines()
-    {
+    for line in machine.ok(JOURNAL).await?.lines() {
         ensure!(!line.contains("panicked"), "{line}");
     }
     Ok(())
@@ -162,9 +175,7 @@ async fn drains(machine: &Machine, node: &mut Node, upstream: &Upstream, key: &s
     answer?.expect(200)?;
     restarted?;
     node.wait_ready().await?;
-    let journal = machine
-        .ok("journalctl --unit mode-envoy --output cat")
-        .await?;
+    let journal = machine.ok(JOURNAL).await?;
     ensure!(
         journal
             .lines()
@@ -223,9 +234,6 @@ async fn counted(node: &Node, calls: u64) -> Result<()> {
 }
 
 // === helpers ===
-
-/// The cluster's secret, in the sandbox's own `/run`.
-const SECRET: &str = "/run/cluster.secret";
 
 /// The machine's node, to speak to: systemd runs it.
 fn node(machine: &Machine) -> Result<Node> {
