@@ -110,14 +110,23 @@ impl Engine {
         Output::of(format!("podman-compose {line}"), command, input, WITHIN).await
     }
 
-    /// Runs the command line in the container of a service.
+    /// Runs the command line in the container of a service; several times as fast as through podman-compose.
     ///
     /// # Errors
     ///
     /// It could not be run.
     pub async fn exec(&self, service: &str, line: &str, input: &str) -> Result<Output> {
-        let line = format!("exec -T {service} /mode-envoy {line}");
-        self.compose(&line, input).await
+        let mut command = self.command("podman");
+        command
+            .args(["exec", "--interactive", &container(service), "/mode-envoy"])
+            .args(line.split_whitespace());
+        Output::of(
+            format!("{service}: mode-envoy {line}"),
+            command,
+            input,
+            WITHIN,
+        )
+        .await
     }
 
     fn command(&self, program: &str) -> Command {
@@ -131,6 +140,11 @@ impl Engine {
 }
 
 // === free functions ===
+
+/// The container of a service.
+pub fn container(service: &str) -> String {
+    format!("mode-envoy_{service}_1")
+}
 
 /// No control groups, since it may not own any here; networks by the engine's own tools, whatever else is installed.
 fn settings() -> String {
