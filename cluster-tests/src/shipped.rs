@@ -13,6 +13,9 @@ pub mod empty_root;
 pub mod engine;
 pub mod machine;
 
+/// Where control groups are mounted.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
 /// The tree's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -47,7 +50,7 @@ pub fn static_binary() -> Result<PathBuf> {
 ///
 /// It cannot be mounted.
 fn unify_control_groups() -> Result<()> {
-    let at = "/sys/fs/cgroup";
+    let at = CONTROL_GROUPS;
     if !Path::new(at).join("cgroup.controllers").exists() {
         tool("umount", &["-R", at])?;
         tool("mount", &["-t", "cgroup2", "cgroup2", at])?;

@@ -48,7 +48,9 @@ fn the_service_starts_confined_drains_comes_back_and_keeps_what_it_counted() -> 
         if lived.is_err() {
             tell(&machine.ok(JOURNAL).await?)?;
         }
+        let switched_off = machine.switch_off().await;
         lived?;
+        switched_off?;
         for node in &mut others {
             node.kill().await?;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::{Child, Command};
 
-use super::unify_control_groups;
+use super::{CONTROL_GROUPS, unify_control_groups};
 use crate::netns::sandbox::tool;
 use crate::program::Output;
 use crate::wait;
@@ -29,7 +29,7 @@ pub struct Machine {
     root: PathBuf,
     /// The process id of its first process.
     init: u32,
-    _container: Child,
+    container: Child,
 }
 
 // === impl Machine ===
@@ -71,8 +71,29 @@ impl Machine {
         Ok(Self {
             root,
             init,
-            _container: container,
+            container,
         })
+    }
+
+    /// Switches it off, and takes away the control groups that it leaves.
+    ///
+    /// # Errors
+    ///
+    /// It does not end.
+    pub async fn switch_off(mut self) -> Result<()> {
+        // The answer may be cut by what was asked for.
+        let _ = self.run("systemctl poweroff").await?;
+        let ended = tokio::time::timeout(WITHIN, self.container.wait()).await;
+        ended
+            .context("the machine does not switch itself off")?
+            .context("waiting for systemd-nspawn")?;
+        let own = fs::read_to_string("/proc/self/cgroup").context("reading the own group")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = Path::new(CONTROL_GROUPS).join(own.unwrap_or_default());
+        for left in ["payload", "supervisor"] {
+            remove(&own.join(left));
+        }
+        Ok(())
     }
 
     /// A file of it, as the test sees it.
@@ -156,6 +177,16 @@ async fn enter(init: u32, line: &str) -> Result<Output> {
         .args(["--target", &init.to_string(), "--all", "--"])
         .args(["sh", "-ec", line]);
     Output::of(line.to_owned(), command, "", WITHIN).await
+}
+
+/// Removes a control group with those below it. One that is in use stays.
+fn remove(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
 }
 
 /// A child of a process.
