@@ -16,6 +16,7 @@ pub mod netns;
 pub mod origin;
 pub mod program;
 pub mod server;
+pub mod shipped;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod soak;
