@@ -54,7 +54,8 @@ pub enum SecretError {
     Malformed,
     /// The file's content is not a secret.
     #[error(
-        "the file {path} does not hold a cluster secret (64 hexadecimal digits); `mode-envoy certs secret` makes one"
+        "the file {path} does not hold a cluster secret (64 hexadecimal digits); put the cluster's own there, which its other \
+         nodes have, or, for a new cluster, one that `mode-envoy certs secret` makes"
     )]
     MalformedFile {
         /// The file.
