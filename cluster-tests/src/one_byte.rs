@@ -230,11 +230,18 @@ impl Part {
             self.places(used, most, rng)
         };
         places.retain(|at| *at < len);
-        let flip = |at| Flip {
-            path: self.path.clone(),
-            kind: self.kind,
-            at,
-            mask: 1 << rng.below(8),
+        let flip = |at| {
+            let mask = match rng.below(2) {
+                0 => 1 << rng.below(8),
+                _ => u8::try_from(1 + rng.below(255)).unwrap_or(1),
+            };
+            let (path, kind) = (self.path.clone(), self.kind);
+            Flip {
+                path,
+                kind,
+                at,
+                mask,
+            }
         };
         places.into_iter().map(flip).collect()
     }

@@ -11,6 +11,8 @@
 mod copies;
 #[path = "one_byte/source.rs"]
 mod source;
+#[path = "one_byte/three.rs"]
+mod three;
 
 use std::cell::RefCell;
 

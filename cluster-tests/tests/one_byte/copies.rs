@@ -37,17 +37,15 @@ impl<'a> Copies<'a> {
 
     /// Fails where a flip leads to a wrong answer, or to a refusal without a reason.
     pub(crate) async fn judge(&mut self, before: &Answers, flip: &Flip) -> Result<()> {
-        match self.run(&self.source.image, Some(flip)).await? {
-            Some(after) => after.agrees(before, flip.kind == Kind::Calls),
-            None => {
-                let said = self.stand.node(1).log();
-                ensure!(
-                    MAY_REFUSE.contains(&flip.kind),
-                    "it refuses for a file that it can do without: {said}"
-                );
-                says_what_to_do(&said, flip)
-            }
+        if let Some(after) = self.run(&self.source.image, Some(flip)).await? {
+            return after.agrees(before, flip.kind == Kind::Calls);
         }
+        let said = self.stand.node(1).log();
+        ensure!(
+            MAY_REFUSE.contains(&flip.kind),
+            "it refuses for a file that it can do without: {said}"
+        );
+        says_what_to_do(&said, flip)
     }
 
     /// What a copy answers; `None` where it refuses to start.
