@@ -109,7 +109,9 @@ async fn a_backup_is_restored_with_the_secret_that_was_kept_after_a_rotation() -
     let (mut cluster, upstream, key) = cluster().await?;
     let mut book = book(&cluster)?;
     book.ask(cluster.node(1));
-    book.set("SECRET", &path(&cluster.dir().join("kept.secret"))?);
+    let secret = cluster.node(1).launch.secret_file.clone();
+    let secret = secret.context("a secret")?;
+    let old_secret = std::fs::read(&secret)?;
     let old = root_token(cluster.node(2))?;
     let rotated: Value = serde_json::from_str(&book.run("rotate-secret").await?)?;
     ensure!(
@@ -121,6 +123,11 @@ async fn a_backup_is_restored_with_the_secret_that_was_kept_after_a_rotation() -
     ensure!(said.contains("no such admin token"), "{said}");
     book.sit_at(cluster.node(1))?;
     book.run("keep-secret").await?;
+    ensure!(
+        std::fs::read(secret.with_extension("before"))? == old_secret
+            && std::fs::read(&secret)? != old_secret,
+        "the old one is kept beside the new one"
+    );
 
     let before = printed(cluster.node(1)).await?;
     let about = book.run("backup").await?;
