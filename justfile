@@ -51,6 +51,10 @@ sim seed="":
         $sim --test sim -- --nocapture --test-threads 1
     fi
 
+# One flipped byte at so many places of each file of a stopped node; `just one-byte 10000000` for every byte of all of them.
+one-byte flips="50":
+    MODE_ENVOY_FLIPS={{flips}} cargo test --locked -p mode-envoy-cluster-tests --test one_byte a_node_with -- --nocapture
+
 # The simulation must find faults put in on purpose: openraft 0.9.24, which can commit without a quorum (#1802; needs crates.io),
 # or those of cluster-tests/faults by name, or `all`.
 sim-proof *faults:
