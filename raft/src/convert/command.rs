@@ -170,6 +170,13 @@ impl Wire for Command {
                 check: check.to_vec(),
             }),
             Self::AbortRotation => Kind::AbortRotation(wire::AbortRotation {}),
+            Self::Reseal {
+                generation,
+                providers,
+            } => Kind::Reseal(wire::Reseal {
+                generation: *generation,
+                providers: write_list(providers),
+            }),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -235,6 +242,14 @@ impl Wire for Command {
                 check: fixed("AdvanceRotation.check", &advance.check)?,
             },
             Kind::AbortRotation(_) => Self::AbortRotation,
+            Kind::Reseal(reseal) => Self::Reseal {
+                generation: reseal.generation,
+                providers: read_list(
+                    "Reseal.providers",
+                    limits::RESEALED_PROVIDERS,
+                    reseal.providers,
+                )?,
+            },
         })
     }
 }
@@ -244,6 +259,7 @@ fn write_found(cluster_id: &[u8; 16], wrapped_key: &[u8], root: &Token) -> wire:
         founded: Some(log::Founded {
             cluster_id: cluster_id.to_vec(),
             wrapped_key: wrapped_key.to_vec(),
+            generation: 0,
         }),
         root: Some(root.to_wire()),
     }
