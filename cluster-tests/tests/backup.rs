@@ -57,7 +57,20 @@ async fn a_backup_restored_elsewhere_prints_the_same_and_takes_the_same_keys() -
     );
     new.node_mut(1).start()?;
     new.node_mut(1).wait_ready().await?;
-    let after = printed(&new, 1).await?;
+    let mut after = printed(&new, 1).await?;
+    // That it was restored is a change of its own, the newest.
+    let audit = after.audit.as_array_mut().context("entries")?;
+    let restored = audit.remove(0);
+    ensure!(
+        restored["origin"]
+            == format!(
+                "restore of {} at {}",
+                made["cluster_id"].as_str().unwrap_or_default(),
+                before.revision
+            ),
+        "{restored}"
+    );
+    after.revision -= 1;
     ensure!(after == before, "{after:#?}\nis not\n{before:#?}");
     new.node(1).ok("audit --verify").await?;
 
@@ -78,8 +91,8 @@ async fn a_backup_restored_elsewhere_prints_the_same_and_takes_the_same_keys() -
     ensure!(calls == 5, "3 calls before and 2 since, not {calls}");
     new.node(2).apply("tenants: [{name: later}]").await?;
     ensure!(
-        new.node(1).revision().await? == before.revision + 3,
-        "a token, a node and a tenant"
+        new.node(1).revision().await? == before.revision + 4,
+        "the restore, a token, a node and a tenant"
     );
     ensure!(
         total_calls(&old, 1).await? == 3,

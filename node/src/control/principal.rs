@@ -92,3 +92,46 @@ impl Control {
         who.ok_or(ControlError::Unauthenticated)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mode_envoy_model::catalog::Record;
+    use mode_envoy_model::token::Token;
+
+    use super::*;
+
+    fn catalog(tokens: &[&str]) -> Catalog {
+        let records = tokens.iter().map(|secret| {
+            let token = Token {
+                name: (*secret).into(),
+                role: Role::Admin,
+                hash: hash_admin_token(secret),
+                created_ms: 0,
+                tenant: None,
+            };
+            (1, Record::Token(Arc::new(token)))
+        });
+        Catalog::restore(None, 1, 1, records)
+    }
+
+    #[test]
+    fn a_token_that_may_be_revoked_is_not_one_and_one_whose_secret_is_being_replaced_is() {
+        let who = Principal::of(&catalog(&["kept", "root"]), "root").unwrap();
+        assert!(who.stays_in(&catalog(&["root"])));
+        let ahead = catalog(&["kept"]);
+        assert!(!who.stays_in(&ahead));
+        let rotation = |switched| Rotation {
+            check: [1; 32],
+            wrapped_key: [1].into(),
+            old_wrapped_key: [1].into(),
+            generation: 1,
+            old_root: who.hash,
+            new_root: [2; 32],
+            switched,
+        };
+        assert!(who.stays_in(&ahead.clone().with_rotation(Some(rotation(true)))));
+        assert!(!who.stays_in(&ahead.with_rotation(Some(rotation(false)))));
+    }
+}
