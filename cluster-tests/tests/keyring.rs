@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 const SOON: Duration = Duration::from_mins(1);
+/// More than one step seals anew.
+const PROVIDERS: usize = 120;
 
 #[tokio::test]
 async fn the_old_secret_opens_nothing_of_a_backup_from_after_the_rotation() -> Result<()> {
@@ -59,36 +61,12 @@ async fn the_old_secret_opens_nothing_of_a_backup_from_after_the_rotation() -> R
         "the old one needs the old secret"
     );
 
-    let mut restored = Cluster::plan(NODE, 1)?;
-    let launch = &mut restored.node_mut(1).launch;
-    launch.secret_file = Some(new_secret.clone());
-    launch.told_id = false;
-    launch.initial_cluster = None;
-    let data_dir = launch.data_dir.clone();
-    let made = restore(&cluster, &new_backup, &data_dir, &new_secret)
-        .await?
-        .json()?;
-    restored.node_mut(1).start()?;
-    restored.node_mut(1).wait_ready().await?;
+    let restored = restored(&cluster, &new_backup, &new_secret).await?;
     call(&restored, &key).await?;
     ensure!(
         restored.node(1).ok("export").await? == declared,
         "as it was declared"
     );
-
-    // The restore is the first thing in the record of the new cluster, and in its chain.
-    let audit: Value =
-        serde_json::from_str(&restored.node(1).ok("audit --limit 1 -o json").await?)?;
-    let entry = &audit["entries"][0];
-    let from = made["restored_from"].as_str().context("an id")?;
-    let at = made["revision"].as_u64().context("a revision")? - 1;
-    ensure!(
-        entry["origin"] == format!("restore of {from} at {at}"),
-        "{entry}"
-    );
-    let by = entry["actor"].as_str().unwrap_or_default();
-    ensure!(by.contains('@'), "{entry}");
-    restored.node(1).ok("audit --verify").await?;
     upstream.check()?;
     restored.finish().await?;
     cluster.finish().await
@@ -96,46 +74,15 @@ async fn the_old_secret_opens_nothing_of_a_backup_from_after_the_rotation() -> R
 
 #[tokio::test]
 async fn nodes_that_die_while_keys_are_sealed_anew_go_on_where_they_were() -> Result<()> {
-    const PROVIDERS: usize = 120;
     let mut cluster = Cluster::start(NODE, 3).await?;
     let upstream = Upstream::start().await?;
     cluster.apply(&upstream.document(&["remote"])).await?;
-    let many = |number: usize| {
-        let secret = |at: usize| format!("{{value: {}-{number}-{at}}}", "x".repeat(1_000));
-        let keys: Vec<_> = (0..16).map(secret).collect();
-        let keys = keys.join(", ");
-        format!(
-            "  - {{name: p-{number}, protocol: openai, base_url: 'http://127.0.0.1:9', keys: [{keys}]}}\n"
-        )
-    };
-    for part in 0..3 {
-        let providers = (0..PROVIDERS / 3).map(|n| many(part * PROVIDERS / 3 + n));
-        cluster
-            .node(1)
-            .apply(&format!("providers:\n{}", providers.collect::<String>()))
-            .await?;
-    }
+    many_providers(&cluster).await?;
     let key = cluster.key("acme", "mobile-app", "first").await?;
     let declared = cluster.node(1).ok("export").await?;
     let before = cluster.node(1).revision().await?;
 
-    // Nobody waits for the answer; as soon as the rotation has gone on by itself, everybody dies.
-    let (program, url) = (cluster.program().clone(), cluster.node(2).admin_url());
-    let mut asked = JoinSet::new();
-    asked.spawn(async move {
-        let words = ["cluster", "rotate-secret", "--admin", &url];
-        program.run(&words, "").await
-    });
-    wait::until("the new key to be in force", SOON, async || {
-        let revision = cluster.node(1).revision().await?;
-        ensure!(revision >= before + 2, "revision {revision}");
-        Ok(())
-    })
-    .await?;
-    for node in cluster.nodes_mut() {
-        node.kill().await?;
-    }
-    asked.abort_all();
+    everybody_dies_in_a_rotation(&mut cluster, before).await?;
     cluster.start_all()?;
     cluster.wait_ready().await?;
     for node in cluster.nodes() {
@@ -158,7 +105,81 @@ async fn nodes_that_die_while_keys_are_sealed_anew_go_on_where_they_were() -> Re
         cluster.node(3).ok("export").await? == declared,
         "nothing is declared otherwise"
     );
-    // Each secret was sealed anew, once.
+    each_is_sealed_once(&cluster).await?;
+    cluster.node(2).ok("audit --verify").await?;
+    upstream.check()?;
+    cluster.finish().await
+}
+
+// === helpers ===
+
+/// Restores a backup and starts its cluster. The restore is the first thing in the record of that cluster, and in its chain.
+async fn restored(cluster: &Cluster, file: &Path, secret: &Path) -> Result<Cluster> {
+    let mut restored = Cluster::plan(NODE, 1)?;
+    let launch = &mut restored.node_mut(1).launch;
+    launch.secret_file = Some(secret.to_owned());
+    launch.told_id = false;
+    launch.initial_cluster = None;
+    let data_dir = launch.data_dir.clone();
+    let made = restore(cluster, file, &data_dir, secret).await?.json()?;
+    restored.node_mut(1).start()?;
+    restored.node_mut(1).wait_ready().await?;
+    let audit = restored.node(1).ok("audit --limit 1 -o json").await?;
+    let audit: Value = serde_json::from_str(&audit)?;
+    let entry = &audit["entries"][0];
+    let from = made["restored_from"].as_str().context("an id")?;
+    let at = made["revision"].as_u64().context("a revision")? - 1;
+    ensure!(
+        entry["origin"] == format!("restore of {from} at {at}"),
+        "{entry}"
+    );
+    let by = entry["actor"].as_str().unwrap_or_default();
+    ensure!(by.contains('@'), "{entry}");
+    restored.node(1).ok("audit --verify").await?;
+    Ok(restored)
+}
+
+/// Providers with keys that are long, so that sealing them anew takes a while.
+async fn many_providers(cluster: &Cluster) -> Result<()> {
+    let provider = |number: usize| {
+        let secret = |at: usize| format!("{{value: {}-{number}-{at}}}", "x".repeat(1_000));
+        let keys: Vec<_> = (0..16).map(secret).collect();
+        let keys = keys.join(", ");
+        format!(
+            "  - {{name: p-{number}, protocol: openai, base_url: 'http://127.0.0.1:9', keys: [{keys}]}}\n"
+        )
+    };
+    for part in 0..3 {
+        let numbers = part * PROVIDERS / 3..(part + 1) * PROVIDERS / 3;
+        let providers: String = numbers.map(provider).collect();
+        let document = format!("providers:\n{providers}");
+        cluster.node(1).apply(&document).await?;
+    }
+    Ok(())
+}
+
+/// Nobody waits for the answer; as soon as the rotation has gone on by itself, everybody dies.
+async fn everybody_dies_in_a_rotation(cluster: &mut Cluster, before: u64) -> Result<()> {
+    let (program, url) = (cluster.program().clone(), cluster.node(2).admin_url());
+    let mut asked = JoinSet::new();
+    asked.spawn(async move {
+        let words = ["cluster", "rotate-secret", "--admin", &url];
+        program.run(&words, "").await
+    });
+    wait::until("the new key to be in force", SOON, async || {
+        let revision = cluster.node(1).revision().await?;
+        ensure!(revision >= before + 2, "revision {revision}");
+        Ok(())
+    })
+    .await?;
+    for node in cluster.nodes_mut() {
+        node.kill().await?;
+    }
+    asked.abort_all();
+    Ok(())
+}
+
+async fn each_is_sealed_once(cluster: &Cluster) -> Result<()> {
     let audit = cluster.node(3).ok("audit --limit 100 -o json").await?;
     let audit: Value = serde_json::from_str(&audit)?;
     let entries = audit["entries"].as_array().context("entries")?;
@@ -170,12 +191,8 @@ async fn nodes_that_die_while_keys_are_sealed_anew_go_on_where_they_were() -> Re
         .filter(|change| change["kind"] == "provider")
         .count();
     ensure!(sealed == PROVIDERS + 1, "{sealed}");
-    cluster.node(2).ok("audit --verify").await?;
-    upstream.check()?;
-    cluster.finish().await
+    Ok(())
 }
-
-// === helpers ===
 
 async fn call(cluster: &Cluster, key: &str) -> Result<()> {
     let body = http::chat("remote", "hello");

@@ -8,6 +8,7 @@
 //! Invariant: a step is one change of the log, which changes only what is sealed under the old key still; so a crash, another leader or
 //! the same step twice do no harm, and what is left is found in the catalog.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mode_envoy_model::catalog::Catalog;
@@ -56,7 +57,7 @@ async fn follow(member: &Handle, keyring: &KeyringSource) {
     let mut leader = member.watch_leader();
     loop {
         let leads = *leader.borrow_and_update() == Some(member.node_id());
-        let current = catalog.borrow_and_update().clone();
+        let current = Arc::clone(&catalog.borrow_and_update());
         let is_left = leads && current.rotation().is_some() && current.has_stale_secrets();
         if is_left && let Err(error) = step(member, keyring, &current).await {
             let error = Chain(&error).to_string();

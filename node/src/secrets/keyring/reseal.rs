@@ -3,6 +3,7 @@
 //! Invariant: what cannot be opened keeps its bytes and only counts as done: it could not be sent before either, and must not keep the
 //! old key alive for ever.
 
+use mode_envoy_model::object::Name;
 use mode_envoy_model::provider::{Provider, Resealed, SealedSecret};
 
 use super::{Keyring, KeyringError, Place};
@@ -23,7 +24,7 @@ impl Keyring {
             .filter(|key| key.generation != self.key.generation);
         let keys: Result<Vec<_>, _> = stale.map(|key| self.sealed_anew(provider, key)).collect();
         Ok(Resealed {
-            provider: provider.name.clone(),
+            provider: Name::clone(&provider.name),
             keys: keys?,
         })
     }
