@@ -81,8 +81,7 @@ async fn a_verb_about_members_or_the_secret_is_carried_out_once_for_one_request_
         again == rotated && secret()? == in_force,
         "{again} is not {rotated}"
     );
-    // The token that was made before names the old secret, and is not shown as if it were good.
-    let remove = format!("cluster remove-node 2 --request-id {}x -o json", ANOTHER);
+    let remove = format!("cluster remove-node 2 --request-id {ANOTHER}x -o json");
     let removed = cluster.node(1).ok(&remove).await?;
     ensure!(
         cluster.node(1).ok(&remove).await? == removed,
