@@ -57,6 +57,7 @@ mod listeners;
 mod member;
 mod own;
 mod protection;
+mod reseal;
 mod roll_ups;
 mod signals;
 
@@ -298,6 +299,7 @@ impl App {
             founding::founded(&member, &own.secrets.current()).await?;
             self.check_secret(&own, &member).await?;
             credentials::write(self, &own, &member);
+            reseal::start(self, &own, &member);
             stage("catching up with the cluster that it joined");
             own::catch_up(&member).await?;
 

@@ -30,8 +30,10 @@ pub mod command;
 pub mod event;
 
 pub mod catalog;
+pub mod growth;
 pub mod history;
 pub mod requests;
+pub mod restored;
 pub mod rotation;
 pub mod usage;
 

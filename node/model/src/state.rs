@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::batch::{Batch, ChangeSet, Item, Outcome};
 use crate::catalog::Catalog;
+use crate::growth::Growth;
 use crate::history::History;
 use crate::requests::Requests;
 use crate::usage::Usage;
@@ -21,6 +22,8 @@ pub struct State {
     pub history: History,
     /// Requests that retries are answered from.
     pub requests: Requests,
+    /// How much the tokens of tenants have changed today.
+    pub growth: Growth,
     /// What was used.
     pub usage: Usage,
     /// The leader's monotone clock, as of the last batch.
@@ -38,6 +41,7 @@ impl State {
             catalog: Arc::new(Catalog::empty()),
             history: History::default(),
             requests: Requests::default(),
+            growth: Growth::default(),
             usage: Usage::default(),
             lease_clock_ms: 0,
             wall_ms: 0,
@@ -77,6 +81,9 @@ impl State {
             return outcome;
         }
         self.requests.note(&self.catalog, set, index, self.wall_ms);
+        let bytes = set.encoded.len() as u64;
+        self.growth
+            .note(&self.catalog, &set.actor, bytes, self.wall_ms);
         let outcome = Arc::make_mut(&mut self.catalog).apply_change_set(set);
         if let Outcome::Changed { revision } = outcome {
             let encoded = Arc::clone(&set.encoded);

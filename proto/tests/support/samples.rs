@@ -119,6 +119,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             history: Some(super::samples_history::head()),
             members: Some(members::members()),
             rotation: Some(super::rotation::rotation()),
+            growth: None,
         },
     );
     let entry = log::SeriesEntry {
@@ -195,6 +196,7 @@ pub(crate) fn founded() -> log::Founded {
     log::Founded {
         cluster_id: vec![1; 16],
         wrapped_key: vec![2; 60],
+        generation: 0,
     }
 }
 
@@ -218,6 +220,7 @@ fn sealed() -> log::SealedSecret {
         wrapped_data_key: vec![4; 60],
         ciphertext: vec![5; 40],
         fingerprint: vec![6; 16],
+        generation: 0,
     }
 }
 

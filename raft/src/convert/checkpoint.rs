@@ -17,6 +17,7 @@ use wire::catalog_object::Kind;
 use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
+mod growth;
 mod history;
 mod requests;
 mod usage;
@@ -95,6 +96,7 @@ pub(crate) fn decode_checkpoint(
         members: optional(meta.members)?.unwrap_or_default(),
         rotation: optional(meta.rotation)?,
         requests: Vec::new(),
+        growth: meta.growth.map(growth::read).unwrap_or_default(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -160,6 +162,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
     let founded = parts.founded.as_ref().map(|founded| wire::Founded {
         cluster_id: founded.cluster_id.to_vec(),
         wrapped_key: founded.wrapped_key.to_vec(),
+        generation: founded.generation,
     });
     Ok(wire::CheckpointMeta {
         applied_term: applied.term,
@@ -175,6 +178,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         history: parts.history.as_ref().map(history::write_head),
         members: Some(parts.members.to_wire()),
         rotation: parts.rotation.as_ref().map(Wire::to_wire),
+        growth: Some(growth::write(&parts.growth)),
     })
 }
 
@@ -223,6 +227,7 @@ fn read_founded(founded: wire::Founded) -> Result<Founded, DecodeError> {
     Ok(Founded {
         cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
         wrapped_key: founded.wrapped_key.into(),
+        generation: founded.generation,
     })
 }
 
