@@ -67,7 +67,7 @@ impl<'a> Copies<'a> {
             ensure!(!node.is_started(), "{error:#}: {}", node.log());
             return Ok(None);
         }
-        let answers = self.source.answers(node).await;
+        let answers = Box::pin(self.source.answers(node)).await;
         let answers = answers.with_context(|| node.log())?;
         let code = node.term().await?;
         ensure!(code == Some(0), "it ended with {code:?}: {}", node.log());
