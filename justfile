@@ -31,9 +31,11 @@ test:
 doctest:
     cargo test --locked --workspace --doc
 
-# Tests that need Python clients (cluster-tests/external/requirements.txt), curl, a minute of load, or network namespaces of their
-# own (iproute2 and util-linux, as root or where user namespaces are allowed).
+# Tests that need Python clients (cluster-tests/external/requirements.txt), curl, a minute of load, network namespaces of their
+# own (iproute2 and util-linux, as root or where user namespaces are allowed), or what is delivered and the places where it runs (as
+# root: podman with crun, netavark and aardvark-dns, iptables, systemd with systemd-container).
 external:
+    deploy/build-static.sh
     cargo nextest run --locked -p mode-envoy-cluster-tests --features external --run-ignored default -E 'binary(/external/)'
 
 # Clusters in one thread where networks, disks and clocks fail as a seed says: 200 seeds, or one with its trace.
@@ -48,6 +50,10 @@ sim seed="":
         $sim --lib sim::
         $sim --test sim -- --nocapture --test-threads 1
     fi
+
+# One flipped byte at so many places of each file of a stopped node; `just one-byte 10000000` for every byte of all of them.
+one-byte flips="50":
+    MODE_ENVOY_FLIPS={{flips}} cargo test --locked -p mode-envoy-cluster-tests --test one_byte a_node_with -- --nocapture
 
 # The simulation must find faults put in on purpose: openraft 0.9.24, which can commit without a quorum (#1802; needs crates.io),
 # or those of cluster-tests/faults by name, or `all`.

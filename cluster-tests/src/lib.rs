@@ -13,9 +13,12 @@ pub mod http;
 pub mod load;
 pub mod members;
 pub mod netns;
+pub mod one_byte;
 pub mod origin;
 pub mod program;
+pub mod run_book;
 pub mod server;
+pub mod shipped;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod soak;

@@ -1,4 +1,4 @@
-//! Running the product's binary, apart from the user's own configuration.
+//! Running the product's binary, apart from the user's own configuration, and other commands to their end.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +18,7 @@ pub struct Program {
     binary: PathBuf,
     config_home: PathBuf,
     token_file: Option<PathBuf>,
+    starter: Vec<String>,
 }
 
 /// What a finished command left.
@@ -41,7 +42,14 @@ impl Program {
             binary: PathBuf::from(binary),
             config_home,
             token_file: None,
+            starter: Vec::new(),
         }
+    }
+
+    /// The same, always started by another program, as by `chroot DIR`. Paths are then as it sees them.
+    #[must_use]
+    pub fn with_starter(self, starter: Vec<String>) -> Self {
+        Self { starter, ..self }
     }
 
     /// The same, told where its admin token is: beyond loopback it does not look for one.
@@ -65,11 +73,12 @@ impl Program {
 
     /// The same, started by another program: the words of its command line, to which this one's is added.
     pub fn command_below(&self, starter: &[String]) -> Command {
-        let mut command = match starter {
-            [] => Command::new(&self.binary),
-            [first, rest @ ..] => {
+        let mut starters = starter.iter().chain(&self.starter);
+        let mut command = match starters.next() {
+            None => Command::new(&self.binary),
+            Some(first) => {
                 let mut command = Command::new(first);
-                command.args(rest).arg(&self.binary);
+                command.args(starters).arg(&self.binary);
                 command
             }
         };
@@ -109,16 +118,34 @@ impl Program {
         input: &str,
         variables: &[(&str, &str)],
     ) -> Result<Output> {
-        let command = format!("mode-envoy {}", arguments.join(" "));
-        let mut child = self
-            .command()
-            .args(arguments)
-            .envs(variables.iter().copied())
+        let name = format!("mode-envoy {}", arguments.join(" "));
+        let mut command = self.command();
+        command.args(arguments).envs(variables.iter().copied());
+        Output::of(name, command, input, WITHIN).await
+    }
+}
+
+// === impl Output ===
+
+impl Output {
+    /// Runs a command, which is told as `name`, to its end.
+    ///
+    /// # Errors
+    ///
+    /// It could not be started, or does not end within that time.
+    pub async fn of(
+        name: String,
+        mut command: Command,
+        input: &str,
+        within: Duration,
+    ) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("starting {command}"))?;
+            .with_context(|| format!("starting {name}"))?;
         let mut stdin = child.stdin.take().context("a piped standard input")?;
         let feed = async move {
             // A command that does not read its input closes it early.
@@ -126,22 +153,18 @@ impl Program {
             drop(stdin);
         };
         let (output, ()) =
-            tokio::join!(tokio::time::timeout(WITHIN, child.wait_with_output()), feed);
+            tokio::join!(tokio::time::timeout(within, child.wait_with_output()), feed);
         let output = output
-            .with_context(|| format!("{command} did not end within {} s", WITHIN.as_secs()))?
-            .with_context(|| format!("running {command}"))?;
-        Ok(Output {
-            command,
+            .with_context(|| format!("{name} did not end within {} s", within.as_secs()))?
+            .with_context(|| format!("running {name}"))?;
+        Ok(Self {
+            command: name,
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
-}
 
-// === impl Output ===
-
-impl Output {
     /// What it printed, if it went well.
     ///
     /// # Errors

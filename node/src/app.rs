@@ -57,6 +57,7 @@ mod listeners;
 mod member;
 mod own;
 mod protection;
+mod reseal;
 mod roll_ups;
 mod signals;
 
@@ -72,6 +73,10 @@ const LEAVE: Duration = Duration::from_secs(30);
 const UP_TO_DATE: Duration = Duration::from_secs(5);
 /// A node that comes back after a while looks so long for the others before it serves without them.
 const CONTACT: Duration = Duration::from_secs(5);
+/// What a node waits for whose own secret does not open what it has applied.
+const WAITS_FOR_SECRET: &str = "the secret in the data directory's cluster.secret does not fit what this node has applied; waiting \
+     for the cluster to say which one is in force. Where the other nodes run and this does not end, the file is damaged: put \
+     back the one that every other node has under that name";
 /// Every task may take so long to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -118,13 +123,12 @@ pub(crate) enum AppError {
     #[error(transparent)]
     Founding(#[from] FoundingError),
     /// The cluster's secret is another one.
-    #[error(
-        "the cluster secret in {path} is not the one this cluster was founded with; start this node with that one \
-         (--cluster-secret-file)"
-    )]
+    #[error("the cluster secret in {path} is not the one of this cluster; {advice}")]
     OtherSecret {
         /// The file that was read.
         path: PathBuf,
+        /// What to do.
+        advice: &'static str,
         /// What did not open.
         #[source]
         source: KeyringError,
@@ -295,6 +299,7 @@ impl App {
             founding::founded(&member, &own.secrets.current()).await?;
             self.check_secret(&own, &member).await?;
             credentials::write(self, &own, &member);
+            reseal::start(self, &own, &member);
             stage("catching up with the cluster that it joined");
             own::catch_up(&member).await?;
 
@@ -350,12 +355,20 @@ impl App {
         // What is applied here may be from before the cluster replaced its secret, which this node has from the cluster then.
         let from_the_cluster = matches!(self.settings.secret, SecretFile::Kept(_));
         if from_the_cluster {
+            self.readiness.set(Stage::Starting(WAITS_FOR_SECRET));
             while let Err(error) = member.read_barrier(UP_TO_DATE).await {
-                tracing::info!(%error, "catching up with the cluster's secret");
+                let path = self.settings.secret.path().display();
+                tracing::warn!(%error, %path, "{WAITS_FOR_SECRET}");
             }
         }
+        let advice = if from_the_cluster {
+            "put that one back: every other node has it in the file of that name, and so has whoever keeps it for the backups"
+        } else {
+            "start this node with that one (--cluster-secret-file)"
+        };
         opens().map_err(|source| AppError::OtherSecret {
             path: self.settings.secret.path().to_owned(),
+            advice,
             source,
         })
     }

@@ -22,6 +22,7 @@ mod apply;
 mod backup;
 mod calls;
 mod cluster;
+mod credential;
 mod diff;
 mod history;
 mod keys;
@@ -38,6 +39,8 @@ use std::time::Duration;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::requests::{Answered, ClientRequest};
 use mode_envoy_raft::{Accepted, Caller, Handle};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::secrets::{Keyring, KeyringSource};
 use crate::usage::Queries;
@@ -57,6 +60,7 @@ pub use self::keys::{Grace, NewKey, ShownKey};
 pub use self::principal::{NamedRequest, Principal};
 pub use self::read::{AsOf, Exported};
 pub use self::rotation::Rotated;
+pub(crate) use self::time::now_ms;
 pub use self::time::{format_exact_ms, format_minute, format_ms, parse_time};
 pub use self::tokens::ShownToken;
 pub use self::usage::{UsageAnswer, UsageQuestion};
@@ -68,29 +72,32 @@ pub const READ_DEADLINE: Duration = Duration::from_millis(4_500);
 /// How long `wait` waits for every node to have a change in force.
 pub const WAIT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Callers for whom the history is replayed at one time: it takes a processor, and some milliseconds for each thousand changes.
+const REPLAYS: usize = 2;
+/// How long others wait for their turn.
+const REPLAY_TURN: Duration = Duration::from_secs(3);
+
 /// Everything that may be asked of the cluster, on this node.
 pub struct Control {
     handle: Handle,
     keyring: KeyringSource,
     usage: Queries,
     calls: Gather,
+    /// Taken while the history is replayed.
+    replays: Arc<Semaphore>,
 }
 
 // === impl Control ===
 
 impl Control {
     /// Over a member of the cluster.
-    pub const fn new(
-        handle: Handle,
-        keyring: KeyringSource,
-        usage: Queries,
-        calls: Gather,
-    ) -> Self {
+    pub fn new(handle: Handle, keyring: KeyringSource, usage: Queries, calls: Gather) -> Self {
         Self {
             handle,
             keyring,
             usage,
             calls,
+            replays: Arc::new(Semaphore::new(REPLAYS)),
         }
     }
 
@@ -101,14 +108,10 @@ impl Control {
             if who.tenant.is_none() {
                 return Err(refused);
             }
-            self.up_to_date(false).await?;
+            self.up_to_date(who, false).await?;
             authorize::check_command(who, &self.handle.catalog(), &command)?;
         }
-        let request = self.client_request(who)?;
-        let caller = Caller {
-            request,
-            ..who.caller()
-        };
+        let caller = self.caller(who)?;
         let accepted = self
             .handle
             .propose(command, &caller, WRITE_DEADLINE)
@@ -123,13 +126,22 @@ impl Control {
         Ok(accepted)
     }
 
+    /// As the log and the leader know who asks, and what is carried out.
+    fn caller(&self, who: &Principal) -> Result<Caller, ControlError> {
+        Ok(Caller {
+            request: self.client_request(who)?,
+            ..who.caller()
+        })
+    }
+
     /// By what the cluster knows the request again that is carried out.
     fn client_request(&self, who: &Principal) -> Result<Option<ClientRequest>, ControlError> {
         let Some(request) = &who.request else {
             return Ok(None);
         };
         let keyring = self.required_keyring()?;
-        Ok(Some(keyring.client_request(&request.id, &request.body)))
+        let NamedRequest { id, body, nonce } = request;
+        Ok(Some(keyring.client_request(id, body, *nonce)))
     }
 
     fn required_keyring(&self) -> Result<Arc<Keyring>, ControlError> {
@@ -140,8 +152,8 @@ impl Control {
         })
     }
 
-    /// What this request came to when it was carried out before, as far as this node has applied the log.
-    fn answered_before(&self, who: &Principal) -> Result<Option<Accepted>, ControlError> {
+    /// This request as it was carried out, as far as this node has applied the log.
+    fn remembered(&self, who: &Principal) -> Result<Option<Answered>, ControlError> {
         let Some(request) = self.client_request(who)? else {
             return Ok(None);
         };
@@ -149,22 +161,46 @@ impl Control {
             let known = state.requests.answer(&who.name, &request);
             known.map(Option::<&Answered>::cloned)
         })?;
-        Ok(known.map(|known| Accepted {
+        Ok(known)
+    }
+
+    /// What this request came to when it was carried out before, as far as this node has applied the log.
+    fn answered_before(&self, who: &Principal) -> Result<Option<Accepted>, ControlError> {
+        Ok(self.remembered(who)?.map(|known| Accepted {
             revision: known.revision,
             index: known.index,
             changes: known.changes,
         }))
     }
 
-    /// Makes sure that this node has applied everything that was acknowledged before now.
-    async fn up_to_date(&self, local: bool) -> Result<(), ControlError> {
+    /// Makes sure that this node has applied everything that was acknowledged before now, and that the caller's token is one still.
+    async fn up_to_date(&self, who: &Principal, local: bool) -> Result<(), ControlError> {
         if !local {
             self.handle
                 .read_barrier(READ_DEADLINE)
                 .await
                 .map_err(ControlError::of_reading)?;
+            self.check_token(who)?;
         }
         Ok(())
+    }
+
+    /// What brought this node up to date may have revoked the token.
+    fn check_token(&self, who: &Principal) -> Result<(), ControlError> {
+        let known = self.handle.catalog().token_by_hash(&who.hash).is_some();
+        known.then_some(()).ok_or(ControlError::Unauthenticated)
+    }
+
+    /// A turn to replay the history in.
+    async fn replay_turn(&self) -> Result<OwnedSemaphorePermit, ControlError> {
+        let turn = Arc::clone(&self.replays).acquire_owned();
+        match timeout(REPLAY_TURN, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(ControlError::Unavailable(
+                "this node is reading the history for others already; try again in a few seconds, or ask another node"
+                    .to_owned(),
+            )),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-pub use self::keyring::{Keyring, KeyringError, Place};
+pub use self::keyring::{Keyring, KeyringError, NextKey, Place};
 pub use self::source::KeyringSource;
 
 /// What every API key starts with.
@@ -99,6 +99,24 @@ pub fn new_secret(prefix: &str) -> Result<Secret, RandomError> {
 /// [`RandomError`] if the system has no random bytes.
 pub fn random_id() -> Result<String, RandomError> {
     Ok(encoding::hex(&random_bytes::<12>()?))
+}
+
+/// 16 random bytes that tell one try of a request from another.
+///
+/// # Errors
+///
+/// [`RandomError`] if the system has no random bytes.
+pub(crate) fn new_nonce() -> Result<[u8; 16], RandomError> {
+    random_bytes()
+}
+
+/// 32 random bytes that nobody can guess.
+///
+/// # Errors
+///
+/// [`RandomError`] if the system has no random bytes.
+pub(crate) fn new_secret_bytes() -> Result<Zeroizing<[u8; 32]>, RandomError> {
+    Ok(Zeroizing::new(random_bytes()?))
 }
 
 /// The id of a cluster that nobody else will ever draw.

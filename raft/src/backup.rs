@@ -16,6 +16,9 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use mode_envoy_model::adopt::{AdoptError, NewCluster};
+use mode_envoy_model::batch::{Batch, ChangeSet, Item};
+use mode_envoy_model::event::Event;
+use mode_envoy_model::restored::{Restored, shown_by};
 use mode_envoy_model::state::State;
 use mode_envoy_storage::backup::{
     BackupAbout, BackupError, BackupPart, BackupReader, BackupWriter,
@@ -24,13 +27,23 @@ use mode_envoy_storage::checkpoint::{CheckpointError, CheckpointStore};
 use mode_envoy_storage::disk::{Disk, RealDisk};
 use mode_envoy_storage::wal::{Position, Wal, WalError, WalOptions};
 use openraft::Membership;
+use prost::Message as _;
 
 use crate::apply::SharedState;
 use crate::cluster::Handle;
-use crate::convert;
+use crate::convert::{self, Wire as _};
 use crate::data_dir::{DataDirError, NodeRecord, RestoreDir, Stage};
 use crate::log_store;
 use crate::types::{Member, NodeId, SnapshotMeta, StoredMembership, Vote};
+
+/// Who restores a backup, and when, as the history of the new cluster tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoredBy<'a> {
+    /// Whoever runs the restore: no token's name, since it is made without the cluster.
+    pub name: &'a str,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
 
 /// A backup is read in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -213,12 +226,19 @@ impl Backup {
         largest.saturating_add(1)
     }
 
-    /// Makes a data directory of it: the only node of a new cluster. Whether the derived root token is one of the cluster.
+    /// Makes a data directory of it: the only node of a new cluster, whose first change says so. Whether the derived root token
+    /// is one of the cluster.
     ///
     /// # Errors
     /// [`RestoreError`]. Nothing was written, or the directory says that it is not whole.
-    pub fn restore(mut self, dir: &Path, new: &NewCluster) -> Result<bool, RestoreError> {
+    pub fn restore(
+        mut self,
+        dir: &Path,
+        new: &NewCluster,
+        by: RestoredBy<'_>,
+    ) -> Result<bool, RestoreError> {
         let has_root = self.state.adopt(new)?;
+        self.record_restore(new, by);
         let dir = RestoreDir::begin(dir)?;
         let (cluster_id, node_id) = (new.founded.cluster_id, new.node);
         let at = self.place(node_id);
@@ -244,6 +264,35 @@ impl Backup {
             removed: false,
         })?;
         Ok(has_root)
+    }
+
+    /// The chain of the history goes on through a record of the restore. It stands where the backup does, since the new cluster's log
+    /// begins behind it.
+    fn record_restore(&mut self, new: &NewCluster, by: RestoredBy<'_>) {
+        let restored = Restored {
+            cluster_id: new.founded.cluster_id,
+            from_cluster_id: self.about.cluster_id,
+            from_revision: self.about.revision,
+            from_index: self.about.applied_index,
+            node: new.node,
+        };
+        let set = ChangeSet {
+            base_revision: self.state.catalog.revision(),
+            actor: shown_by(by.name),
+            origin: restored.origin(),
+            events: vec![Event::Restored(restored)],
+            ..ChangeSet::default()
+        };
+        let encoded = set.to_wire().encode_to_vec();
+        let batch = Batch {
+            lease_clock_ms: self.state.lease_clock_ms,
+            wall_ms: by.now_ms,
+            items: vec![Item::ChangeSet(ChangeSet {
+                encoded: encoded.into(),
+                ..set
+            })],
+        };
+        self.state.apply(self.about.applied_index, &batch);
     }
 
     /// Where the state stands, with one member. Its address is not known before it serves, and is put into the log then.

@@ -80,7 +80,7 @@ pub enum DataDirError {
     },
     /// A newer build has written it.
     #[error(
-        "the data directory {path} has format {format}, this build reads up to {FORMAT}; start it with the newer mode-envoy that wrote it"
+        "the {NODE_FILE} of the data directory {path} has format {format}, this build reads up to {FORMAT}; start it with the newer mode-envoy that wrote it"
     )]
     NewerFormat {
         /// The directory.

@@ -253,11 +253,7 @@ impl Driver {
             .map(|l| l.clock.stamp(now))
             .unwrap_or_default();
         // As one: an entry of an unknown fate may be applied at any moment.
-        let (catalog, requests) = self
-            .own
-            .state
-            .read(|state| (Arc::clone(&state.catalog), state.requests.clone()));
-        let mut draft = EntryDraft::new(catalog, requests, stamp);
+        let mut draft = self.own.state.read(|state| EntryDraft::new(state, stamp));
         while let Some(request) = self.waiting.pop_front() {
             if !request.hold.passes_to(TAKEN) {
                 continue;

@@ -5,7 +5,7 @@
 //! every member: Trusting -> take the secret from a member that holds it, keep it, trust both CAs      reports 1
 //!               Switched -> the new secret is in force, certificates of its CA, both CAs trusted      reports 2
 //!               over     -> only the new CA
-//! leader: all report 1 -> RotationSwitched; all report 2 -> RotationEnded
+//! leader: all report 1 -> RotationSwitched; all report 2, and every secret is sealed under the new encryption key -> RotationEnded
 //! ```
 //!
 //! Invariants: a member shows a certificate of the new CA only when every member trusts it, and stops to trust the old one only when
@@ -309,7 +309,9 @@ async fn step(handle: &Handle, open: Option<Rotation>) -> Result<bool, StepError
     };
     drop(turn);
     let leads = *handle.watch_leader().borrow() == Some(handle.node_id());
-    if leads && handle.rotation_waits_for(ASK).await.is_empty() {
+    // Sealing secrets anew is not consensus' work: it goes on where the keyring is.
+    let sealed = !rotation.switched || !handle.catalog().has_stale_secrets();
+    if leads && sealed && handle.rotation_waits_for(ASK).await.is_empty() {
         let end = rotation.switched;
         let check = rotation.check;
         let command = Command::AdvanceRotation { end, check };
@@ -364,6 +366,8 @@ mod tests {
         let rotation = |check: u8, switched| Rotation {
             check: [check; 32],
             wrapped_key: [1].into(),
+            old_wrapped_key: [4].into(),
+            generation: 1,
             old_root: [2; 32],
             new_root: [3; 32],
             switched,

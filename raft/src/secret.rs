@@ -54,7 +54,8 @@ pub enum SecretError {
     Malformed,
     /// The file's content is not a secret.
     #[error(
-        "the file {path} does not hold a cluster secret (64 hexadecimal digits); `mode-envoy certs secret` makes one"
+        "the file {path} does not hold a cluster secret (64 hexadecimal digits); put the cluster's own there, which its other \
+         nodes have, or, for a new cluster, one that `mode-envoy certs secret` makes"
     )]
     MalformedFile {
         /// The file.
@@ -128,11 +129,13 @@ impl ClusterSecret {
                 "the cluster secret file can be read by others than its owner; `chmod 600` it"
             );
         }
-        let mut text = Zeroizing::new(String::new());
+        let mut bytes = Zeroizing::new(Vec::new());
         file.take(SECRET_FILE_BYTES_MAX)
-            .read_to_string(&mut text)
+            .read_to_end(&mut bytes)
             .map_err(failed)?;
-        Self::parse(&text).map_err(|_| SecretError::MalformedFile {
+        // What is no text at all is no secret either.
+        let secret = std::str::from_utf8(&bytes).map_or(Err(SecretError::Malformed), Self::parse);
+        secret.map_err(|_| SecretError::MalformedFile {
             path: path.to_owned(),
         })
     }
@@ -331,6 +334,25 @@ mod tests {
             assert!(!error.contains("ggg") && error.contains("64 hexadecimal"));
         }
         assert_eq!(format!("{secret:?}"), "ClusterSecret(..)");
+    }
+
+    #[test]
+    fn a_file_that_holds_no_secret_is_named_with_what_belongs_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        known().create(&path).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for (at, mask) in [(0, 0x80), (63, 0x40), (64, 0x40)] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= mask;
+            std::fs::write(&path, damaged).unwrap();
+            let error = ClusterSecret::load(&path).unwrap_err();
+            assert!(
+                matches!(error, SecretError::MalformedFile { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains("put the cluster's own there"));
+        }
     }
 
     #[test]

@@ -236,9 +236,14 @@ pub(crate) fn encode_preambled(
     let mut out = Vec::with_capacity(PREAMBLE + frame::size(payload.len()));
     out.extend_from_slice(&magic);
     out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    let seed = crc32c::crc32c(&out);
+    let seed = seed_of(magic, FORMAT_VERSION);
     let crc = frame::push(&mut out, seed, kind, version, payload);
     (out, crc)
+}
+
+/// Where the checksum of the frame behind a preamble starts.
+fn seed_of(magic: [u8; 4], format: u32) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&magic), &format.to_le_bytes())
 }
 
 /// Reads what [`encode_preambled`] wrote.
@@ -253,9 +258,14 @@ pub(crate) fn decode_preambled(
         return Err(HeaderError::Damaged);
     };
     if format > FORMAT_VERSION {
-        return Err(HeaderError::NewerFormat { found: format });
+        // The checksum covers the format: what fits it with ours was ours, and only the format was changed since.
+        let ours = seed_of(magic, FORMAT_VERSION);
+        return Err(match frame::parse(&buf[PREAMBLE..], ours, max_payload) {
+            Parsed::Frame(_) => HeaderError::Damaged,
+            Parsed::Damaged | Parsed::End => HeaderError::NewerFormat { found: format },
+        });
     }
-    let seed = crc32c::crc32c(&buf[..PREAMBLE]);
+    let seed = seed_of(magic, format);
     match frame::parse(&buf[PREAMBLE..], seed, max_payload) {
         Parsed::Frame(frame) if format == FORMAT_VERSION => Ok(frame),
         _ => Err(HeaderError::Damaged),
@@ -320,9 +330,25 @@ mod tests {
             HeaderError::OtherCluster { found: [7; 16] }
         );
         assert_eq!(decode(&bytes, node), HeaderError::OtherNode { found: 3 });
-        let mut newer = bytes;
-        newer[4] = 2;
-        assert_eq!(decode(&newer, OWNER), HeaderError::NewerFormat { found: 2 });
         assert_eq!(decode(&[], OWNER), HeaderError::Damaged);
+    }
+
+    #[test]
+    fn a_newer_format_is_told_from_a_changed_byte_in_the_format() {
+        let (bytes, _) = header().encode(MAGIC);
+        let decode = |bytes: &[u8]| Header::decode(MAGIC, bytes, OWNER).unwrap_err();
+        for at in 4..PREAMBLE {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x20;
+            assert_eq!(decode(&changed), HeaderError::Damaged, "byte {at}");
+        }
+        let mut newer = [MAGIC, 2_u32.to_le_bytes()].concat();
+        let seed = seed_of(MAGIC, 2);
+        frame::push(&mut newer, seed, KIND, VERSION, b"who knows");
+        assert_eq!(decode(&newer), HeaderError::NewerFormat { found: 2 });
+        assert_eq!(
+            decode(&newer[..PREAMBLE]),
+            HeaderError::NewerFormat { found: 2 }
+        );
     }
 }

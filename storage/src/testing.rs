@@ -367,7 +367,7 @@ impl DiskFile for FaultFile {
 
     fn to_map(&self) -> io::Result<File> {
         let mut inner = self.disk.lock();
-        inner.files.node_mut(self.node).to_map()
+        inner.files.node_mut(self.node).share()
     }
 
     fn size(&self) -> io::Result<u64> {

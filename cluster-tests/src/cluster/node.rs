@@ -82,9 +82,8 @@ pub struct Node {
 
 impl Launch {
     fn names(&self, setting: &[&str]) -> bool {
-        setting
-            .iter()
-            .any(|word| self.more.iter().any(|own| own == word))
+        let flag = setting.first();
+        flag.is_some_and(|flag| self.more.iter().any(|own| own == flag))
     }
 }
 
@@ -258,6 +257,16 @@ impl Node {
     /// The signal could not be sent.
     pub fn hang_up(&self) -> Result<()> {
         self.signal(Signal::HUP)
+    }
+
+    /// Asks it to end at once, without waiting for what a stop waits for: the second signal.
+    ///
+    /// # Errors
+    ///
+    /// The signals could not be sent.
+    pub fn ask_to_end_at_once(&self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        self.signal(Signal::INT)
     }
 
     /// Stops it where it is, as a paused virtual machine.

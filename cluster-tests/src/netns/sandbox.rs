@@ -37,6 +37,19 @@ pub fn run(name: &str, test: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     }
 }
 
+/// The same for a test that needs more than namespaces: owners of files, control groups, a system of its own.
+///
+/// # Errors
+///
+/// The test failed, or was not started by root.
+pub fn run_as_root(name: &str, test: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "{name} makes files of other users, containers or a system: run it as root"
+    );
+    run(name, test)
+}
+
 /// Runs a tool of the system to its end; what it printed.
 ///
 /// # Errors

@@ -36,8 +36,8 @@ pub(crate) const REMOVED: &str = "it was removed";
 pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// So few, that a node which was away for a second or two lacks what no log has any more.
-const CHECKPOINT_EVERY: u64 = 15;
-const LOG_KEEP: u64 = 5;
+const CHECKPOINT_EVERY: u64 = 12;
+const LOG_KEEP: u64 = 4;
 
 /// So slow, that a transfer meets faults.
 const SNAPSHOT_PACE: u64 = 64 * 1024;
@@ -221,6 +221,11 @@ impl Nodes {
         let (gateway, flusher) = (CancellationToken::new(), CancellationToken::new());
         let (told, ended) = oneshot::channel();
         spawn(usage.gateway.run(gateway.clone()));
+        spawn(usage::ask(
+            self.world.clone(),
+            usage.flush.clone(),
+            gateway.clone(),
+        ));
         let flushing = usage::flush(self.clone(), node, usage.flushing, flusher.clone());
         spawn(async move {
             // A process that is gone is told nothing.

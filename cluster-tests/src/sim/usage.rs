@@ -15,7 +15,7 @@ use mode_envoy_storage::spool::SpoolReader;
 use tokio_util::sync::CancellationToken;
 
 use super::host::Nodes;
-use super::world::pass;
+use super::world::{World, pass};
 
 mod books;
 
@@ -32,6 +32,9 @@ const WORKERS: u64 = 2;
 
 /// Attempts of one call at most.
 const ATTEMPTS: u8 = 3;
+
+/// How long a flush is waited for.
+const ASKING: Duration = Duration::from_millis(600);
 
 /// What a node does with usage in one life.
 pub(crate) struct Usage {
@@ -80,6 +83,8 @@ pub(crate) fn start(nodes: &Nodes, node: u64, handle: &Handle) -> Result<Usage, 
     nodes.world.note(&format!(
         "n{node} has {workers_now} workers and {all} spools; {presumed} calls are presumed"
     ));
+    // Who looks on at a spool keeps it from being removed once it is drained.
+    spools.truncate(workers_now);
     let gateway = Gateway {
         nodes: nodes.clone(),
         node,
@@ -103,6 +108,15 @@ pub(crate) async fn flush(
 ) -> Result<(), String> {
     let ended = flushing.run(&stop).await;
     ended.map_err(|why| failed(&nodes, node, why))
+}
+
+/// Somebody who wants to see the latest usage asks for a flush now and then, and does not wait for long.
+pub(crate) async fn ask(world: World, flush: FlushHandle, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        pass(Duration::from_millis(50 + world.below(350))).await;
+        // What is not counted yet is asked for again.
+        let _ = tokio::time::timeout(ASKING, flush.flush()).await;
+    }
 }
 
 /// What usage may not do, unless the disk is broken: then it has to.

@@ -14,6 +14,7 @@ use crate::catalog::Founded;
 use crate::key::SecretHash;
 use crate::limits;
 use crate::member::Members;
+use crate::provider::Resealed;
 use crate::state::State;
 
 /// What a restored state is to be the state of.
@@ -29,6 +30,8 @@ pub struct NewCluster {
     pub old_root: SecretHash,
     /// Hash of the one that the new cluster's nodes derive.
     pub new_root: SecretHash,
+    /// What was not sealed under the cluster's encryption key yet, where the backup was made while the secret was replaced.
+    pub resealed: Vec<Resealed>,
 }
 
 /// Why a state does not become another cluster's.
@@ -91,6 +94,9 @@ impl State {
         catalog.adopt(new.founded.clone(), members);
         // None of the old nodes will tell what it used of what it had.
         self.ledger.remove_all_nodes();
+        for resealed in &new.resealed {
+            catalog.put_resealed(resealed);
+        }
         Ok(has_root)
     }
 }

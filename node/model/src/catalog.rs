@@ -38,6 +38,7 @@ mod members;
 mod put;
 mod references;
 mod replace;
+mod reseal;
 mod routing;
 mod scope;
 
@@ -61,6 +62,8 @@ pub struct Founded {
     pub cluster_id: [u8; 16],
     /// The cluster's encryption key, wrapped by the cluster secret.
     pub wrapped_key: Arc<[u8]>,
+    /// Which one it is: each rotation of the secret makes the next one.
+    pub generation: u32,
 }
 
 /// Anything a catalog holds, as checkpoints list it.

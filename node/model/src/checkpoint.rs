@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, Founded, Record};
+use crate::growth::Growth;
 use crate::history::{History, HistoryParts};
 use crate::ledger::Ledger;
 use crate::ledger::parts::{LedgerError, LedgerParts};
@@ -45,6 +46,8 @@ pub struct Parts {
     pub rotation: Option<Rotation>,
     /// The requests that retries are answered from, the oldest first.
     pub requests: Vec<Arc<Answered>>,
+    /// How much the tenants have changed today.
+    pub growth: Growth,
     /// The dictionary, by number.
     pub series: Vec<(u32, Arc<SeriesKey>)>,
     /// The usage streams, by node.
@@ -158,6 +161,7 @@ impl State {
             last_limit_id: self.catalog.last_limit_id(),
             rotation: self.catalog.rotation().cloned(),
             requests: self.requests.iter().cloned().collect(),
+            growth: self.growth.clone(),
             series: series.collect(),
             streams: streams.collect(),
             cells: take_cells(&self.usage.cells),
@@ -225,6 +229,7 @@ impl State {
             catalog: Arc::new(catalog),
             history,
             requests,
+            growth: parts.growth,
             usage,
             ledger,
             lease_clock_ms: parts.lease_clock_ms,

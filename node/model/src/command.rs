@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::catalog::WayBack;
 use crate::key::{Key, SecretHash};
 use crate::object::{Name, Object, ObjectRef};
+use crate::provider::Resealed;
 use crate::rotation::Rotation;
 use crate::token::Token;
 
@@ -117,6 +118,13 @@ pub enum Command {
     },
     /// Leaves the old secret in force.
     AbortRotation,
+    /// Seals secrets of providers under the encryption key that a rotation has brought into force.
+    Reseal {
+        /// Which key.
+        generation: u32,
+        /// Some of the secrets that are sealed under the one before.
+        providers: Vec<Resealed>,
+    },
 }
 
 /// What a command did to one object.
@@ -213,7 +221,7 @@ impl Command {
             Self::Join { .. } => "join",
             Self::RemoveNode { .. } => "cluster remove-node",
             Self::BeginRotation(_) => "cluster rotate-secret",
-            Self::AdvanceRotation { .. } => "rotation",
+            Self::AdvanceRotation { .. } | Self::Reseal { .. } => "rotation",
             Self::AbortRotation => "cluster rotate-secret --abort",
         };
         words.to_owned()

@@ -6,7 +6,8 @@ use crate::limit::{Limit, LimitId};
 use crate::member::{JoinToken, JoinedNode};
 use crate::model::Model;
 use crate::object::Name;
-use crate::provider::Provider;
+use crate::provider::{Provider, Resealed};
+use crate::restored::Restored;
 use crate::rotation::Rotation;
 use crate::route::Route;
 use crate::service::Service;
@@ -110,4 +111,8 @@ pub enum Event {
     RotationEnded,
     /// The old one stays.
     RotationAborted,
+    /// Secrets of a provider are sealed under the new encryption key.
+    Resealed(Resealed),
+    /// The state was made that of a new cluster, from a backup.
+    Restored(Restored),
 }

@@ -31,9 +31,11 @@ pub mod command;
 pub mod event;
 
 pub mod catalog;
+pub mod growth;
 pub mod history;
 pub mod ledger;
 pub mod requests;
+pub mod restored;
 pub mod rotation;
 pub mod usage;
 

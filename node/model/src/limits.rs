@@ -109,6 +109,14 @@ pub const JOIN_TOKEN_MS: (u64, u64) = (1_000, 3_600_000);
 /// Highest price: one dollar per token, in pico-dollars.
 pub const PRICE_PICO_USD: u64 = 1_000_000_000_000;
 
+/// By so much the tokens of one tenant may make the history grow in a day of the log's wall clock: each change set counts with
+/// its bytes and [`RECORD_BYTES`].
+pub const TENANT_HISTORY_BYTES: u64 = 8 << 20;
+/// What keeping one record of the history takes beside its change set.
+pub const RECORD_BYTES: u64 = 128;
+/// Providers whose secrets one command seals anew.
+pub const RESEALED_PROVIDERS: usize = PROVIDERS;
+
 /// How long an answer is remembered, by the wall clock of the log: one hour, in milliseconds.
 pub const REQUEST_MS: u64 = 3_600_000;
 

@@ -27,6 +27,17 @@ pub struct SealedSecret {
     pub ciphertext: Arc<[u8]>,
     /// Keyed hash of the plaintext.
     pub fingerprint: [u8; 16],
+    /// Which cluster key wraps the data key: the number of the one in force then.
+    pub generation: u32,
+}
+
+/// The secrets of a provider, sealed anew under the cluster key that is in force; those that it does not hold stay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resealed {
+    /// Name of the provider.
+    pub provider: Name,
+    /// Its secrets, by their fingerprints.
+    pub keys: Vec<SealedSecret>,
 }
 
 /// Who serves models.
@@ -103,6 +114,7 @@ mod tests {
             wrapped_data_key: [1].into(),
             ciphertext: [n].into(),
             fingerprint: [n; 16],
+            generation: 0,
         }
     }
 

@@ -27,6 +27,9 @@ pub struct ClientRequest {
     pub id: [u8; 32],
     /// Keyed hash of what it asks for.
     pub body: [u8; 32],
+    /// Drawn by the node that was asked. It tells apart what is carried out under one id at different times, so that no secret is
+    /// made twice; a retry is answered with what is remembered of the first try. Zeros: of a version that drew none.
+    pub nonce: [u8; 16],
 }
 
 /// A request that was carried out.

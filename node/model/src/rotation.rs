@@ -7,6 +7,9 @@
 //!                         Trusting --RotationAborted--> none
 //! ```
 //!
+//! With the secret, the cluster's encryption key is replaced: with the switch the new one is in force, and what the old one has sealed is
+//! sealed anew before the end (`Event::Resealed`). Until then the old key is kept, wrapped by the new secret.
+//!
 //! The secret itself is never here, since the history keeps what is, and the old secret may have been stolen. Members of two
 //! neighbouring phases get along with each other, so no member has to take a step at the same moment as another.
 
@@ -26,8 +29,12 @@ use crate::object::Name;
 pub struct Rotation {
     /// By which a member knows the new secret when it gets it.
     pub check: [u8; 32],
-    /// The cluster's encryption key, wrapped by the new secret.
+    /// The cluster's next encryption key, wrapped by the new secret.
     pub wrapped_key: Arc<[u8]>,
+    /// The one that is in force when it begins, wrapped by the new secret.
+    pub old_wrapped_key: Arc<[u8]>,
+    /// Which one the next key is. 0 in a log of a version that kept the key.
+    pub generation: u32,
     /// Hash of the root token that the old secret gives.
     pub old_root: SecretHash,
     /// Hash of the one that the new secret gives.
@@ -49,12 +56,19 @@ impl Catalog {
                 "the secret is being replaced already; wait until every member has the new one";
             return Err(refuse(RejectedCode::InUse, "secret", problem));
         }
-        if self.founded().is_none() {
+        let Some(founded) = self.founded() else {
             let problem = "the cluster is not founded yet; try again when it is";
             return Err(refuse(RejectedCode::NotFound, "secret", problem));
+        };
+        // It was prepared with a secret that is not in force any more.
+        if founded.generation.checked_add(1) != Some(new.generation) {
+            let problem = "the cluster secret was replaced while this was on its way; nothing was changed, and you may replace it \
+                           once more";
+            return Err(refuse(RejectedCode::Conflict, "secret", problem));
         }
-        if new.switched || !(1..=limits::WRAPPED_KEY).contains(&new.wrapped_key.len()) {
-            let problem = "a rotation begins with a wrapped key, and is not switched";
+        let sound = |key: &[u8]| (1..=limits::WRAPPED_KEY).contains(&key.len());
+        if new.switched || !sound(&new.wrapped_key) || !sound(&new.old_wrapped_key) {
+            let problem = "a rotation begins with two wrapped keys, and is not switched";
             return Err(refuse(RejectedCode::Invalid, "secret", problem));
         }
         let event = Event::RotationBegan(new.clone());
@@ -70,6 +84,10 @@ impl Catalog {
             Some(open) if open.check != *check => {
                 let problem =
                     "another rotation of the secret is under way than the one that was to go on";
+                return Err(refuse(RejectedCode::Conflict, "secret", problem));
+            }
+            Some(open) if open.switched && end && self.has_stale_secrets() => {
+                let problem = "not every secret is sealed under the new encryption key yet";
                 return Err(refuse(RejectedCode::Conflict, "secret", problem));
             }
             Some(open) if open.switched && end => Event::RotationEnded,
@@ -113,6 +131,7 @@ impl Catalog {
                 if let Some(founded) = self.founded().cloned() {
                     self.set_founded(Founded {
                         wrapped_key: Arc::clone(&open.wrapped_key),
+                        generation: founded.generation.max(open.generation),
                         ..founded
                     });
                 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::batch::{Batch, ChangeSet, Item, Outcome};
 use crate::catalog::Catalog;
 use crate::event::Event;
+use crate::growth::Growth;
 use crate::history::History;
 use crate::ledger::Ledger;
 use crate::requests::Requests;
@@ -24,6 +25,8 @@ pub struct State {
     pub history: History,
     /// Requests that retries are answered from.
     pub requests: Requests,
+    /// How much the tokens of tenants have changed today.
+    pub growth: Growth,
     /// What was used.
     pub usage: Usage,
     /// What is left of limits, and who has it.
@@ -43,6 +46,7 @@ impl State {
             catalog: Arc::new(Catalog::empty()),
             history: History::default(),
             requests: Requests::default(),
+            growth: Growth::default(),
             usage: Usage::default(),
             ledger: Ledger::default(),
             lease_clock_ms: 0,
@@ -125,6 +129,9 @@ impl State {
             return outcome;
         }
         self.requests.note(&self.catalog, set, index, self.wall_ms);
+        let bytes = set.encoded.len() as u64;
+        self.growth
+            .note(&self.catalog, &set.actor, bytes, self.wall_ms);
         let outcome = Arc::make_mut(&mut self.catalog).apply_change_set(set);
         if let Outcome::Changed { revision } = outcome {
             let encoded = Arc::clone(&set.encoded);

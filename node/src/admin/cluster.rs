@@ -7,7 +7,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use super::gate::call_of;
+use super::gate::{call_of, change_of};
 use super::services::Api;
 use super::status::to_status;
 use crate::control::format_ms;
@@ -37,7 +37,7 @@ impl pb::cluster_server::Cluster for Api {
         &self,
         request: Request<pb::AddNodeRequest>,
     ) -> Result<Response<pb::AddNodeResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let seconds = request.get_ref().valid_seconds;
         let made = call.control.add_node(&call.who, seconds).await;
         let made = made.map_err(|error| to_status(&error))?;
@@ -45,7 +45,7 @@ impl pb::cluster_server::Cluster for Api {
             join_token: made.token.text.to_string(),
             expires: format_ms(made.token.expires_ms),
             peer: made.peer,
-            revision: made.token.revision,
+            revision: made.revision,
         }))
     }
 
@@ -53,7 +53,7 @@ impl pb::cluster_server::Cluster for Api {
         &self,
         request: Request<pb::RemoveNodeRequest>,
     ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let removed = call
             .control
             .remove_node(&call.who, request.get_ref().id)
@@ -80,7 +80,7 @@ impl pb::cluster_server::Cluster for Api {
         &self,
         request: Request<pb::RotateSecretRequest>,
     ) -> Result<Response<pb::RotateSecretResponse>, Status> {
-        let call = call_of(&request)?;
+        let call = change_of(&request)?;
         let abort = request.get_ref().abort;
         let rotated = call.control.rotate_secret(&call.who, abort).await;
         let rotated = rotated.map_err(|error| to_status(&error))?;

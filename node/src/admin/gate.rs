@@ -23,6 +23,7 @@ use super::status::to_status;
 use super::streams::{StreamPlace, Streams};
 use super::{AdminContext, http as pages};
 use crate::control::{Control, ControlError, NamedRequest, Principal, authorize};
+use crate::secrets::new_nonce;
 
 /// Requests at a time, over all connections.
 const MAX_REQUESTS: usize = 512;
@@ -171,7 +172,8 @@ pub(super) fn change_of<M: Message>(request: &tonic::Request<M>) -> Result<Call,
     hasher.update(call.method.as_bytes()).update(&[0]);
     hasher.update(&request.get_ref().encode_to_vec());
     let body = *hasher.finalize().as_bytes();
-    call.who.request = Some(NamedRequest { id, body });
+    let nonce = new_nonce().map_err(|error| to_status(&error.into()))?;
+    call.who.request = Some(NamedRequest { id, body, nonce });
     Ok(call)
 }
 

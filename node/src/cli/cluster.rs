@@ -172,7 +172,7 @@ async fn add_node(client: &Client, expires: u64, format: Format) -> anyhow::Resu
         valid_seconds: expires,
     };
     let made = client
-        .call(message, |channel, request| async move {
+        .change(message, |channel, request| async move {
             api!(ClusterClient, channel).add_node(request).await
         })
         .await?;
@@ -196,7 +196,7 @@ async fn add_node(client: &Client, expires: u64, format: Format) -> anyhow::Resu
 async fn remove_node(client: &Client, id: u64, format: Format) -> anyhow::Result<Ended> {
     let removed =
         client
-            .call(
+            .change(
                 pb::RemoveNodeRequest { id },
                 |channel, request| async move {
                     api!(ClusterClient, channel).remove_node(request).await
@@ -237,7 +237,7 @@ async fn transfer_leader(client: &Client, id: u64, format: Format) -> anyhow::Re
 async fn rotate_secret(client: &Client, abort: bool, format: Format) -> anyhow::Result<Ended> {
     let message = pb::RotateSecretRequest { abort };
     let rotated = client
-        .call(message, |channel, request| async move {
+        .change(message, |channel, request| async move {
             api!(ClusterClient, channel).rotate_secret(request).await
         })
         .await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mode_envoy_model::command::{Change, Command};
+use mode_envoy_model::command::{Change, Command, RejectedCode};
 use mode_envoy_model::object::{Kind, Name, Object, ObjectRef};
 use mode_envoy_model::provider::SealedSecret;
 use mode_envoy_raft::Accepted;
@@ -58,9 +58,9 @@ impl Control {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         check(who.role, Action::ChangeConfig)?;
-        let objects = self.read_objects(text).await?;
-        let command = Command::Put { objects, dry_run };
-        self.carry_out(who, command, wait && !dry_run).await
+        let command = |objects| Command::Put { objects, dry_run };
+        self.carry_out_document(who, text, command, wait && !dry_run)
+            .await
     }
 
     /// Creates and updates every object of a document, and deletes what there is beside them, of their kinds and
@@ -78,13 +78,37 @@ impl Control {
         wait: bool,
     ) -> Result<Applied, ControlError> {
         check(who.role, Action::ChangeConfig)?;
-        let objects = self.read_objects(text).await?;
-        let command = Command::Prune {
+        let command = |objects| Command::Prune {
             objects,
             confirmed: confirmed == Confirmed::Yes,
             dry_run,
         };
-        self.carry_out(who, command, wait && !dry_run).await
+        self.carry_out_document(who, text, command, wait && !dry_run)
+            .await
+    }
+
+    /// As [`Self::carry_out`], of a document whose secrets are sealed again where the encryption key was replaced meanwhile.
+    async fn carry_out_document(
+        &self,
+        who: &Principal,
+        text: String,
+        command: impl Fn(Vec<Object>) -> Command,
+        wait: bool,
+    ) -> Result<Applied, ControlError> {
+        let generation = || self.handle.catalog().generation();
+        let sealed_under = generation();
+        let objects = self.read_objects(text.clone()).await?;
+        match self.carry_out(who, command(objects), wait).await {
+            Err(ControlError::Rejected(rejected)) if rejected.code == RejectedCode::Conflict => {
+                self.up_to_date(who, false).await?;
+                if generation() == sealed_under {
+                    return Err(ControlError::Rejected(rejected));
+                }
+                let objects = self.read_objects(text).await?;
+                self.carry_out(who, command(objects), wait).await
+            }
+            done => done,
+        }
     }
 
     /// Has a command decided; what it came to, once every node has it in force if that is to be waited for.
@@ -247,6 +271,7 @@ fn seal_one(
             wrapped_data_key: Arc::from([]),
             ciphertext: Arc::from([]),
             fingerprint: *fingerprint,
+            generation: 0,
         }),
         SecretSource::Env(_) | SecretSource::File(_) => {
             let problem = "a node reads no environment variables and files for its callers: \

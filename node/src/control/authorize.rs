@@ -95,7 +95,8 @@ impl Action {
             Command::Found { .. }
             | Command::RaiseFormat { .. }
             | Command::Join { .. }
-            | Command::AdvanceRotation { .. } => Self::Internal,
+            | Command::AdvanceRotation { .. }
+            | Command::Reseal { .. } => Self::Internal,
             Command::BeginRotation(_) | Command::AbortRotation => Self::Secret,
             Command::CreateJoinToken { .. } | Command::RemoveNode { .. } => Self::Members,
             Command::Put { .. } | Command::Prune { .. } | Command::Delete(_) => Self::ChangeConfig,

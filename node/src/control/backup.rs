@@ -45,10 +45,7 @@ impl Control {
                 )
             })?
         };
-        // What brought this node up to date may have revoked the token.
-        if self.handle.catalog().token_by_hash(&who.hash).is_none() {
-            return Err(ControlError::Unauthenticated);
-        }
+        self.check_token(who)?;
         let made = self.handle.backup(local, now_ms()).await;
         let writer = made.map_err(|error| match error {
             MakeBackupError::Interrupted => ControlError::Unavailable(error.to_string()),

@@ -137,6 +137,7 @@ fn sealed(index: usize, key: &SecretRef) -> SealedSecret {
         wrapped_data_key: Arc::from([0]),
         ciphertext: Arc::from([0]),
         fingerprint,
+        generation: 0,
     }
 }
 

@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How long moving leadership may take: catching up, a lease of silence, an election.
 const TRANSFER: Duration = Duration::from_secs(8);
 /// How long a removal waits for the membership to follow; it follows later all the same.
-const LEAVE: Duration = Duration::from_secs(10);
+const LEAVE: Duration = Duration::from_secs(7);
 /// A join token is valid for so long where nothing else is asked for; the longest, too.
 const JOIN_TOKEN_SECONDS: u64 = 3_600;
 
@@ -42,6 +42,8 @@ pub struct ClusterStatus {
 pub struct NewNode {
     /// The token; it is never seen again.
     pub token: MadeJoinToken,
+    /// The revision that it is valid from.
+    pub revision: u64,
     /// This node's peer address, for `--join`.
     pub peer: String,
 }
@@ -95,15 +97,18 @@ impl Control {
             valid_seconds
         };
         let valid_ms = seconds.saturating_mul(1_000);
-        let caller = who.caller();
+        let caller = self.caller(who)?;
+        let secret = self.new_join_secret(who)?;
         let made = self
             .handle
-            .make_join_token(&caller, valid_ms, WRITE_DEADLINE);
-        let token = made.await?;
+            .make_join_token(&secret, &caller, valid_ms, WRITE_DEADLINE);
+        let revision = made.await?.revision;
+        let token = self.join_token(who, &secret, revision)?;
         let addresses = self.handle.member_addresses();
         let peer = addresses.get(&self.handle.node_id()).cloned();
         Ok(NewNode {
             token,
+            revision,
             peer: peer.unwrap_or_default(),
         })
     }
@@ -116,21 +121,28 @@ impl Control {
     /// cluster cannot decide now.
     pub async fn remove_node(&self, who: &Principal, id: u64) -> Result<Removal, ControlError> {
         check(who.role, Action::Members)?;
-        self.up_to_date(false).await?;
+        self.up_to_date(who, false).await?;
+        if let Some(before) = self.answered_before(who)? {
+            return Ok(self.removal(id, before.revision).await);
+        }
         let statuses = self.handle.statuses(LOOK).await;
         if statuses.iter().any(|status| status.id == id) {
             let stays = self.handle.check_removal(id, &statuses);
             stays.map_err(|stall| would_stall(id, &stall))?;
         }
-        let caller = who.caller();
+        let caller = self.caller(who)?;
         let removing = self.handle.remove_node(id, &caller, WRITE_DEADLINE);
-        let revision = removing.await?.revision;
+        Ok(self.removal(id, removing.await?.revision).await)
+    }
+
+    /// Waits a while for the membership to follow.
+    async fn removal(&self, id: u64, revision: u64) -> Removal {
         let done = if id == self.handle.node_id() {
             self.handle.wait_left(LEAVE).await
         } else {
             tokio::time::timeout(LEAVE, self.left(id)).await.is_ok()
         };
-        Ok(Removal { revision, done })
+        Removal { revision, done }
     }
 
     /// Moves leadership to a voter.

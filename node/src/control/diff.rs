@@ -46,8 +46,9 @@ impl Control {
         local: bool,
     ) -> Result<Compared, ControlError> {
         check(who.role, Action::Read)?;
+        // Before its secrets are sealed: the encryption key may have been replaced.
+        self.up_to_date(who, local).await?;
         let objects = self.read_objects(text).await?;
-        self.up_to_date(local).await?;
         let (catalog, who) = (self.handle.catalog(), who.clone());
         in_background(move || compared(&who, &catalog, objects)).await?
     }

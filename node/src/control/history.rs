@@ -110,7 +110,7 @@ impl Control {
         let kind = parse_kind(&question.kind)?;
         let (name, tenant) = (question.name, question.tenant);
         authorize::check_named_tenant(who, &tenant)?;
-        let who = who.clone();
+        let (asker, who) = (who, who.clone());
         let wanted = move |_: &Record, change: &Change| {
             authorize::sees_change(&who, change)
                 && (kind.is_empty() || change.kind == kind)
@@ -118,8 +118,8 @@ impl Control {
                 && (tenant.is_empty() || is_of(change, &tenant))
         };
         self.page(
-            question.limit,
-            question.before_revision,
+            asker,
+            (question.limit, question.before_revision),
             question.local,
             wanted,
         )
@@ -137,15 +137,15 @@ impl Control {
         question: AuditQuestion,
     ) -> Result<HistoryPage, ControlError> {
         check(who.role, Action::Read)?;
-        let who = who.clone();
+        let (asker, who) = (who, who.clone());
         let wanted = move |record: &Record, change: &Change| {
             authorize::sees_change(&who, change)
                 && record.wall_ms >= question.from_ms
                 && question.to_ms.is_none_or(|to| record.wall_ms < to)
         };
         self.page(
-            question.limit,
-            question.before_revision,
+            asker,
+            (question.limit, question.before_revision),
             question.local,
             wanted,
         )
@@ -163,7 +163,7 @@ impl Control {
         local: bool,
     ) -> Result<Recorded, ControlError> {
         check(who.role, Action::ReadCluster)?;
-        self.up_to_date(local).await?;
+        self.up_to_date(who, local).await?;
         Ok(Recorded(self.handle.read(|state| state.history.clone())))
     }
 
@@ -178,8 +178,12 @@ impl Control {
     }
 
     /// The catalog now, or the declared objects of a revision.
-    pub(super) async fn catalog_of(&self, at: AsOf) -> Result<Arc<Catalog>, ControlError> {
-        self.up_to_date(at.local).await?;
+    pub(super) async fn catalog_of(
+        &self,
+        who: &Principal,
+        at: AsOf,
+    ) -> Result<Arc<Catalog>, ControlError> {
+        self.up_to_date(who, at.local).await?;
         let revision = at.revision;
         if revision == 0 {
             return Ok(self.handle.catalog());
@@ -187,23 +191,34 @@ impl Control {
         let (now, history) = self
             .handle
             .read(|state| (Arc::clone(&state.catalog), state.history.clone()));
-        in_background(move || catalog_at(&now, &history, revision).map(Arc::new)).await?
+        let turn = self.replay_turn().await?;
+        in_background(move || {
+            let _turn = turn;
+            catalog_at(&now, &history, revision).map(Arc::new)
+        })
+        .await?
     }
 
     async fn page(
         &self,
-        limit: u32,
-        before_revision: u64,
+        who: &Principal,
+        (limit, before_revision): (u32, u64),
         local: bool,
         wanted: impl Fn(&Record, &Change) -> bool + Send + 'static,
     ) -> Result<HistoryPage, ControlError> {
-        self.up_to_date(local).await?;
+        self.up_to_date(who, local).await?;
+        let turn = self.replay_turn().await?;
         let (revision, history) = self
             .handle
             .read(|state| (state.catalog.revision(), state.history.clone()));
         let limit = usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
         let before = Some(before_revision).filter(|before| *before > 0);
-        let page = in_background(move || page_of(&history, limit, before, &wanted)).await??;
+        let page = in_background(move || {
+            // Held until the work is done, also where nobody waits for it any more.
+            let _turn = turn;
+            page_of(&history, limit, before, &wanted)
+        })
+        .await??;
         Ok(HistoryPage { revision, ..page })
     }
 }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use mode_envoy_model::command::{Command, RejectedCode};
+use mode_envoy_model::command::Command;
 use mode_envoy_model::key::Key;
 use mode_envoy_model::object::Name;
 use mode_envoy_raft::Accepted;
 
 use super::authorize::{self, Action, check};
+use super::credential::changed_since;
 use super::time::now_ms;
 use super::{Control, ControlError, Principal};
-use crate::secrets::{API_KEY_PREFIX, Secret, hash_api_key, new_secret, random_id, same_hash};
+use crate::secrets::{API_KEY_PREFIX, Secret, hash_api_key, same_hash};
 
 /// Longest time to live that a key may be asked to have: 100 years.
 const MAX_EXPIRES_SECONDS: u64 = 100 * 366 * 86_400;
@@ -82,7 +83,7 @@ impl Control {
             previous: None,
         };
         let accepted = self.propose(who, Command::CreateKey(key)).await?;
-        self.shown(&accepted, secret)
+        self.shown(who, &accepted, secret)
     }
 
     /// The keys of a tenant, of a consumer, or all; and the revision they were read at.
@@ -99,7 +100,7 @@ impl Control {
     ) -> Result<(Vec<Arc<Key>>, u64), ControlError> {
         check(who.role, Action::Read)?;
         let tenant = authorize::narrowed(who, tenant)?;
-        self.up_to_date(local).await?;
+        self.up_to_date(who, local).await?;
         let catalog = self.handle.catalog();
         let wanted = |key: &Key| {
             (tenant.is_empty() || *key.tenant == *tenant)
@@ -135,7 +136,7 @@ impl Control {
             grace_ms: grace.seconds.saturating_mul(1_000),
         };
         let accepted = self.propose(who, command).await?;
-        self.shown(&accepted, secret)
+        self.shown(who, &accepted, secret)
     }
 
     /// Removes a key for good; answers the revision. `name` may be its id.
@@ -158,35 +159,30 @@ impl Control {
         Ok(self.propose(who, command).await?.revision)
     }
 
-    /// An identifier and a secret that nobody else has: those of the request, if its client named it, so that a retry
-    /// gets the same.
-    pub(super) fn new_credential(
+    /// The key that a request has made, with its secret.
+    fn shown(
         &self,
         who: &Principal,
-        prefix: &str,
-    ) -> Result<(String, Secret), ControlError> {
-        let Some(request) = self.client_request(who)? else {
-            return Ok((random_id()?, new_secret(prefix)?));
-        };
-        let keyring = self.required_keyring()?;
-        let secret = keyring.secret_of(&who.name, &request, prefix);
-        Ok((keyring.id_of(&who.name, &request), secret))
-    }
-
-    /// The key that a change was about, as this node has it now, with its secret.
-    fn shown(&self, accepted: &Accepted, secret: Secret) -> Result<ShownKey, ControlError> {
+        accepted: &Accepted,
+        own: Secret,
+    ) -> Result<ShownKey, ControlError> {
         let catalog = self.handle.catalog();
+        // The key's name may be its id, which a retry does not know.
         let change = accepted.changes.iter().find(|change| change.kind == "key");
         let change = change.ok_or(ControlError::OutcomeUnknown)?;
         let key = catalog.key(change.tenant.as_deref().unwrap_or_default(), &change.name);
-        match key {
-            Some(key) if same_hash(&key.value.hash, &hash_api_key(secret.expose())) => {
-                Ok(ShownKey {
-                    key: Arc::clone(&key.value),
-                    secret,
-                    revision: accepted.revision,
-                })
-            }
+        let secret = match key {
+            Some(key) => self.secret_made(who, own, API_KEY_PREFIX, |secret| {
+                same_hash(&key.value.hash, &hash_api_key(secret))
+            })?,
+            None => None,
+        };
+        match (key, secret) {
+            (Some(key), Some(secret)) => Ok(ShownKey {
+                key: Arc::clone(&key.value),
+                secret,
+                revision: accepted.revision,
+            }),
             // Not applied here yet.
             _ if catalog.revision() < accepted.revision => Err(ControlError::OutcomeUnknown),
             _ => Err(changed_since("key", &change.name, accepted.revision)),
@@ -206,18 +202,6 @@ fn require(field: &str, value: &str) -> Result<(), ControlError> {
 /// A token of a tenant means its own.
 fn tenant_of_key(who: &Principal, tenant: &str) -> Result<Option<Name>, ControlError> {
     authorize::narrowed(who, tenant).map(optional)
-}
-
-/// What a retry is told that comes after something else happened to what the first try made.
-pub(super) fn changed_since(kind: &str, name: &str, revision: u64) -> ControlError {
-    ControlError::refused(
-        RejectedCode::Conflict,
-        "x-request-id",
-        format!(
-            "this request was carried out at revision {revision}, and {kind} `{name}` was rotated or removed since, so \
-             its secret from then is worth nothing; make a new request"
-        ),
-    )
 }
 
 fn optional(text: &str) -> Option<Name> {

@@ -35,7 +35,7 @@ impl Control {
     /// The history does not hold that revision, or the cluster did not confirm that this node is up to date.
     pub async fn export(&self, who: &Principal, at: AsOf) -> Result<Exported, ControlError> {
         check(who.role, Action::Read)?;
-        let catalog = authorize::seen_by(who, self.catalog_of(at).await?);
+        let catalog = authorize::seen_by(who, self.catalog_of(who, at).await?);
         let objects = Kind::ALL
             .into_iter()
             .flat_map(|kind| catalog.objects(kind))
@@ -63,7 +63,7 @@ impl Control {
             return Err(ControlError::invalid("tenant", problem));
         }
         authorize::check_named_tenant(who, tenant)?;
-        let catalog = authorize::seen_by(who, self.catalog_of(as_of).await?);
+        let catalog = authorize::seen_by(who, self.catalog_of(who, as_of).await?);
         let wanted = |at: &ObjectRef| {
             (name.is_empty() || *at.name == *name)
                 && (tenant.is_empty() || at.tenant.as_deref() == Some(tenant))

@@ -34,7 +34,7 @@ impl Control {
         check(who.role, Action::Rollback)?;
         let mut attempt = 1;
         loop {
-            self.up_to_date(false).await?;
+            self.up_to_date(who, false).await?;
             // Once it is carried out, the way back is another one, or none.
             if let Some(before) = self.answered_before(who)? {
                 return Ok(self.applied(before, wait && !dry_run).await);
@@ -52,11 +52,13 @@ impl Control {
     }
 
     async fn way_back_to(&self, revision: u64, dry_run: bool) -> Result<Command, ControlError> {
+        let turn = self.replay_turn().await?;
         let (now, history) = self
             .handle
             .read(|state| (Arc::clone(&state.catalog), state.history.clone()));
         let base_revision = now.revision();
         let back = in_background(move || {
+            let _turn = turn;
             let old = catalog_at(&now, &history, revision)?;
             now.way_back(&old).map_err(ControlError::from)
         })

@@ -12,7 +12,7 @@ use super::{Control, ControlError, Principal, WRITE_DEADLINE};
 use crate::secrets::{Keyring, hash_admin_token};
 
 /// How long a rotation is waited for; it goes on all the same.
-const WAIT: Duration = Duration::from_secs(12);
+const WAIT: Duration = Duration::from_secs(8);
 /// How long members have to say how far they are.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -41,10 +41,11 @@ impl Control {
         abort: bool,
     ) -> Result<Rotated, ControlError> {
         check(who.role, Action::Secret)?;
-        self.up_to_date(false).await?;
+        self.up_to_date(who, false).await?;
+        let begun_before = self.answered_before(who)?.is_some();
         if abort {
             self.propose(who, Command::AbortRotation).await?;
-        } else if self.handle.catalog().rotation().is_none() {
+        } else if !begun_before && self.handle.catalog().rotation().is_none() {
             self.begin_rotation(who).await?;
         }
         let deadline = Instant::now() + WAIT;
@@ -66,20 +67,23 @@ impl Control {
     async fn begin_rotation(&self, who: &Principal) -> Result<(), ControlError> {
         let cluster_id = self.handle.cluster_id();
         let catalog = self.handle.catalog();
-        let wrapped = catalog.founded().map(|founded| &*founded.wrapped_key);
+        let founded = catalog.founded();
+        let wrapped = founded.map(|founded| &*founded.wrapped_key);
         let old = self.handle.secrets().current();
         let new = ClusterSecret::generate().map_err(|e| ControlError::Internal(e.to_string()))?;
         let wrapped = wrapped.unwrap_or_default();
-        let wrapped_key = Keyring::rewrap((&old, &cluster_id), wrapped, (&new, &cluster_id))?;
+        let next = Keyring::next((&old, wrapped), &new, &cluster_id)?;
         let derived = |secret: &ClusterSecret| hash_admin_token(&secret.root_token(&cluster_id));
         let rotation = Rotation {
             check: new.check(&cluster_id),
-            wrapped_key: wrapped_key.into(),
+            wrapped_key: next.wrapped_key.into(),
+            old_wrapped_key: next.old_wrapped_key.into(),
+            generation: catalog.generation().saturating_add(1),
             old_root: derived(&old),
             new_root: derived(&new),
             switched: false,
         };
-        let caller = who.caller();
+        let caller = self.caller(who)?;
         let begun = self
             .handle
             .begin_rotation((&old, &new), rotation, &caller, WRITE_DEADLINE)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::ControlError;
 
 /// The wall clock, in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -6,7 +6,7 @@ use mode_envoy_model::command::Command;
 use mode_envoy_model::token::{Role, Token};
 
 use super::authorize::{Action, check};
-use super::keys::changed_since;
+use super::credential::changed_since;
 use super::time::now_ms;
 use super::{Control, ControlError, Principal};
 use crate::secrets::{ADMIN_TOKEN_PREFIX, Secret, hash_admin_token, same_hash};
@@ -54,9 +54,16 @@ impl Control {
             .propose(who, Command::CreateToken(token.clone()))
             .await?;
         let catalog = self.handle.catalog();
-        match catalog.token(&token.name) {
-            Some(stored) if same_hash(&stored.value.hash, &token.hash) => Ok(ShownToken {
-                token,
+        let stored = catalog.token(&token.name).map(|stored| &stored.value);
+        let secret = match stored {
+            Some(stored) => self.secret_made(who, secret, ADMIN_TOKEN_PREFIX, |secret| {
+                same_hash(&stored.hash, &hash_admin_token(secret))
+            })?,
+            None => None,
+        };
+        match (stored, secret) {
+            (Some(stored), Some(secret)) => Ok(ShownToken {
+                token: Token::clone(stored),
                 secret,
                 revision: accepted.revision,
             }),
@@ -77,7 +84,7 @@ impl Control {
         local: bool,
     ) -> Result<(Vec<Arc<Token>>, u64), ControlError> {
         check(who.role, Action::Tokens)?;
-        self.up_to_date(local).await?;
+        self.up_to_date(who, local).await?;
         let catalog = self.handle.catalog();
         Ok((
             catalog.tokens().map(|t| Arc::clone(&t.value)).collect(),

@@ -4,7 +4,8 @@
 //! clock is left; where that stands before the contact it has been set back, and the time since is unknown.
 //!
 //! The file is replaced by renaming and never synced: what a power cut leaves is the file before, or none, and with
-//! either the contact counts as longer ago than it was.
+//! either the contact counts as longer ago than it was. So it does with one that was changed since, which its checksum
+//! tells: another digit would make it fresher.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -18,6 +19,8 @@ const FILE: &str = "contact.json";
 const FILE_NEW: &str = "contact.json.new";
 /// A file longer than this is none of ours.
 const FILE_MAX: u64 = 1_024;
+/// Hexadecimal digits of the checksum.
+const CHECK_DIGITS: usize = 16;
 /// Names one run of the kernel.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -30,6 +33,15 @@ pub(super) struct Record {
     /// Which run of the machine `boot_ms` is of; empty if that is not known.
     boot_id: String,
     boot_ms: u64,
+}
+
+/// A record as it is in the file.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    contact: Record,
+    /// Of the contact.
+    check: String,
 }
 
 /// A moment by every clock there is.
@@ -58,7 +70,8 @@ impl Record {
         let read = file.take(FILE_MAX).read_to_string(&mut text);
         let record = read
             .map_err(|error| error.to_string())
-            .and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()));
+            .and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
+            .and_then(Kept::verified);
         match record {
             Ok(record) => Some(record),
             Err(error) => {
@@ -79,7 +92,7 @@ impl Record {
 
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let (beside, path) = (dir.join(FILE_NEW), dir.join(FILE));
-        fs::write(&beside, serde_json::to_vec(self)?)?;
+        fs::write(&beside, serde_json::to_vec(&Kept::of(self)?)?)?;
         fs::rename(beside, path)
     }
 
@@ -92,6 +105,25 @@ impl Record {
         now.wall_ms
             .checked_sub(self.wall_ms)
             .map(Duration::from_millis)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn of(record: &Record) -> serde_json::Result<Self> {
+        Ok(Self {
+            contact: record.clone(),
+            check: checksum(record)?,
+        })
+    }
+
+    fn verified(self) -> Result<Record, String> {
+        let expected = checksum(&self.contact).map_err(|error| error.to_string())?;
+        if self.check == expected {
+            return Ok(self.contact);
+        }
+        Err("its checksum does not fit, so it was changed since it was written".to_owned())
     }
 }
 
@@ -120,6 +152,11 @@ impl Moment {
             boot_ms: boot.0,
         }
     }
+}
+
+fn checksum(record: &Record) -> serde_json::Result<String> {
+    let hash = blake3::hash(&serde_json::to_vec(record)?);
+    Ok(hash.to_hex()[..CHECK_DIGITS].to_owned())
 }
 
 #[cfg(test)]
@@ -163,6 +200,26 @@ mod tests {
         for damaged in ["", "{", "{\"wall_ms\":-1}", "\u{0}\u{0}"] {
             fs::write(dir.path().join(FILE), damaged).unwrap();
             assert_eq!(Record::read(dir.path()), None, "{damaged:?}");
+        }
+    }
+    #[test]
+    fn a_record_with_one_flipped_byte_says_what_was_written_or_counts_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = moment(1_700_000_000_000, "2c1a", 86_400_000).record_of(BootMs(86_300_000));
+        record.write(dir.path()).unwrap();
+        let path = dir.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            for mask in (0..8).map(|bit| 1 << bit).chain([0x0f, 0xff]) {
+                let mut damaged = whole.clone();
+                damaged[at] ^= mask;
+                fs::write(&path, damaged).unwrap();
+                let found = Record::read(dir.path());
+                assert!(
+                    found.is_none() || found.as_ref() == Some(&record),
+                    "byte {at} ^ {mask:#x}: {found:?}"
+                );
+            }
         }
     }
 }

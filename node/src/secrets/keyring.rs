@@ -4,40 +4,65 @@
 //! cluster secret (file) --HKDF--> wrapping key --wraps--> cluster key (in the log) --wraps--> data key of one record --seals--> secret
 //! ```
 //!
+//! A rotation of the secret makes the next cluster key. While it lasts the keyring holds both, opens what either has sealed, and seals
+//! with the new one.
+//!
 //! * Nothing that stands in the log or in a checkpoint can be read without the cluster secret's file.
 //! * A sealed secret opens only at the [`Place`] it was sealed for: moved to another object, it is refused.
 //! * A cluster key seals fewer than 2^32 records, far from where random 96-bit nonces collide; a data key seals one.
-//! * Fingerprints are keyed: they tell whether two secrets are equal only to those who hold the cluster key.
+//! * Fingerprints are keyed: they tell whether two secrets are equal only to those who hold the cluster key. That key, and the one that
+//!   requests are known again by, outlive rotations, since they open nothing (`material.rs`).
 
+mod material;
 mod requests;
+mod reseal;
 
 use std::fmt;
 
 use mode_envoy_model::provider::SealedSecret;
 use mode_envoy_raft::ClusterSecret;
-use mode_envoy_raft::secret::LABEL_CLUSTER_KEY_WRAP;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::aead::LessSafeKey;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use self::material::{KEY_LEN, Material, aead_key, decrypt, encrypt, wrapping_key};
 use super::{RandomError, Secret, random_bytes};
 
-const KEY_LEN: usize = 32;
 /// First byte of everything written here, so that the construction can change.
 const FORMAT: u8 = 1;
 
-const CLUSTER_KEY_DOMAIN: &[u8] = b"mode-envoy cluster key v1";
 const DATA_KEY_DOMAIN: &[u8] = b"mode-envoy data key v1";
 const SECRET_DOMAIN: &[u8] = b"mode-envoy sealed secret v1";
 const SEAL_CONTEXT: &str = "mode-envoy cluster key: seal v1";
-const FINGERPRINT_CONTEXT: &str = "mode-envoy cluster key: fingerprint v1";
+// The secrets that requests make; and, until the first rotation, what requests are known again by.
 const REQUESTS_CONTEXT: &str = "mode-envoy cluster key: requests v1";
 
 /// Seals and opens the secrets of one cluster.
 pub struct Keyring {
-    seal: LessSafeKey,
+    /// In force: it seals.
+    key: ClusterKey,
+    /// While a rotation lasts: what it has sealed opens still.
+    previous: Option<ClusterKey>,
     fingerprint: Zeroizing<[u8; KEY_LEN]>,
-    requests: Zeroizing<[u8; KEY_LEN]>,
+    /// Of the hashes by which requests are known again.
+    recognise: Zeroizing<[u8; KEY_LEN]>,
+}
+
+/// What one cluster key is used as.
+struct ClusterKey {
+    generation: u32,
+    seal: LessSafeKey,
+    /// Of the secrets that requests make.
+    derive: Zeroizing<[u8; KEY_LEN]>,
+}
+
+/// The next cluster key, and the one in force, both wrapped by a new secret.
+#[derive(Debug)]
+pub struct NextKey {
+    /// The next one.
+    pub wrapped_key: Vec<u8>,
+    /// The one in force.
+    pub old_wrapped_key: Vec<u8>,
 }
 
 /// Where a secret belongs.
@@ -145,7 +170,7 @@ impl Keyring {
         Self::create_under(&wrapping_key(secret, cluster_id), cluster_id)
     }
 
-    /// Opens what [`Self::create`] stored.
+    /// Opens what [`Self::create`] or [`Self::next`] stored; `generation` is which cluster key that is.
     ///
     /// # Errors
     ///
@@ -153,9 +178,37 @@ impl Keyring {
     pub fn unwrap(
         secret: &ClusterSecret,
         cluster_id: &[u8; 16],
-        wrapped: &[u8],
+        (wrapped, generation): (&[u8], u32),
     ) -> Result<Self, KeyringError> {
-        Self::unwrap_under(&wrapping_key(secret, cluster_id), cluster_id, wrapped)
+        let wrapping = wrapping_key(secret, cluster_id);
+        Self::unwrap_under(&wrapping, cluster_id, (wrapped, generation))
+    }
+
+    /// With the cluster key before, for what is sealed under that one still.
+    #[must_use]
+    pub fn with_previous(self, previous: Self) -> Self {
+        Self {
+            previous: Some(previous.key),
+            ..self
+        }
+    }
+
+    /// Makes the cluster key that takes the place of `wrapped` when `new_secret` takes the place of `secret`.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyringError::WrongClusterSecret`] if `secret` does not open `wrapped`.
+    pub fn next(
+        (secret, wrapped): (&ClusterSecret, &[u8]),
+        new_secret: &ClusterSecret,
+        cluster_id: &[u8; 16],
+    ) -> Result<NextKey, KeyringError> {
+        let old = Material::unwrap(&wrapping_key(secret, cluster_id), cluster_id, wrapped)?;
+        let wrapping = wrapping_key(new_secret, cluster_id);
+        Ok(NextKey {
+            wrapped_key: old.next()?.wrap(&wrapping, cluster_id)?,
+            old_wrapped_key: old.wrap(&wrapping, cluster_id)?,
+        })
     }
 
     /// Wraps what [`Self::create`] stored by another secret or for another cluster; the encryption key stays.
@@ -168,8 +221,8 @@ impl Keyring {
         wrapped: &[u8],
         (new_secret, to): (&ClusterSecret, &[u8; 16]),
     ) -> Result<Vec<u8>, KeyringError> {
-        let cluster_key = unwrapped(&wrapping_key(secret, from), from, wrapped)?;
-        wrap(&wrapping_key(new_secret, to), to, &cluster_key)
+        let material = Material::unwrap(&wrapping_key(secret, from), from, wrapped)?;
+        material.wrap(&wrapping_key(new_secret, to), to)
     }
 
     /// Encrypts `plain` so that it opens at `at` only.
@@ -180,7 +233,7 @@ impl Keyring {
     pub fn seal(&self, plain: &Secret, at: Place<'_>) -> Result<SealedSecret, KeyringError> {
         let data_key = Zeroizing::new(random_bytes::<KEY_LEN>()?);
         let wrapped_data_key = encrypt(
-            &self.seal,
+            &self.key.seal,
             data_key.as_slice(),
             &at.associated_data(DATA_KEY_DOMAIN),
         )?;
@@ -193,6 +246,7 @@ impl Keyring {
             wrapped_data_key: wrapped_data_key.into(),
             ciphertext: ciphertext.into(),
             fingerprint: self.fingerprint(plain),
+            generation: self.key.generation,
         })
     }
 
@@ -202,8 +256,11 @@ impl Keyring {
     ///
     /// [`KeyringError::NotSealedHere`] if it was altered or moved.
     pub fn open(&self, sealed: &SealedSecret, at: Place<'_>) -> Result<Secret, KeyringError> {
+        let both = [Some(&self.key), self.previous.as_ref()];
+        let mut keys = both.into_iter().flatten();
+        let key = keys.find(|key| key.generation == sealed.generation);
         let data_key = decrypt(
-            &self.seal,
+            &key.ok_or_else(|| at.refusal())?.seal,
             &sealed.wrapped_data_key,
             &at.associated_data(DATA_KEY_DOMAIN),
         )?
@@ -233,26 +290,33 @@ impl Keyring {
         wrapping: &[u8; KEY_LEN],
         cluster_id: &[u8; 16],
     ) -> Result<(Self, Vec<u8>), KeyringError> {
-        let cluster_key = Zeroizing::new(random_bytes::<KEY_LEN>()?);
-        let wrapped = wrap(wrapping, cluster_id, &cluster_key)?;
-        Ok((Self::of(&cluster_key)?, wrapped))
+        let material = Material::draw()?;
+        let wrapped = material.wrap(wrapping, cluster_id)?;
+        Ok((Self::of(&material, 0)?, wrapped))
     }
 
     fn unwrap_under(
         wrapping: &[u8; KEY_LEN],
         cluster_id: &[u8; 16],
-        wrapped: &[u8],
+        (wrapped, generation): (&[u8], u32),
     ) -> Result<Self, KeyringError> {
-        let cluster_key = unwrapped(wrapping, cluster_id, wrapped)?;
-        Self::of(&cluster_key)
+        let material = Material::unwrap(wrapping, cluster_id, wrapped)?;
+        Self::of(&material, generation)
     }
 
-    fn of(cluster_key: &[u8; KEY_LEN]) -> Result<Self, KeyringError> {
+    fn of(material: &Material, generation: u32) -> Result<Self, KeyringError> {
+        let cluster_key = material.cluster_key();
         let seal = Zeroizing::new(blake3::derive_key(SEAL_CONTEXT, cluster_key));
+        let lasting = material.lasting();
         Ok(Self {
-            seal: aead_key(&seal)?,
-            fingerprint: Zeroizing::new(blake3::derive_key(FINGERPRINT_CONTEXT, cluster_key)),
-            requests: Zeroizing::new(blake3::derive_key(REQUESTS_CONTEXT, cluster_key)),
+            key: ClusterKey {
+                generation,
+                seal: aead_key(&seal)?,
+                derive: Zeroizing::new(blake3::derive_key(REQUESTS_CONTEXT, cluster_key)),
+            },
+            previous: None,
+            fingerprint: lasting.fingerprint,
+            recognise: lasting.recognise,
         })
     }
 }
@@ -261,91 +325,6 @@ impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keyring(redacted)")
     }
-}
-
-// === free functions ===
-
-fn wrapping_key(secret: &ClusterSecret, cluster_id: &[u8; 16]) -> Zeroizing<[u8; KEY_LEN]> {
-    Zeroizing::new(secret.derive(LABEL_CLUSTER_KEY_WRAP, cluster_id))
-}
-
-fn cluster_key_data(cluster_id: &[u8; 16]) -> Vec<u8> {
-    [CLUSTER_KEY_DOMAIN, cluster_id].concat()
-}
-
-fn wrap(
-    wrapping: &[u8; KEY_LEN],
-    cluster_id: &[u8; 16],
-    cluster_key: &[u8; KEY_LEN],
-) -> Result<Vec<u8>, KeyringError> {
-    let place = cluster_key_data(cluster_id);
-    encrypt(&aead_key(wrapping)?, cluster_key.as_slice(), &place)
-}
-
-fn unwrapped(
-    wrapping: &[u8; KEY_LEN],
-    cluster_id: &[u8; 16],
-    wrapped: &[u8],
-) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyringError> {
-    let opened = decrypt(&aead_key(wrapping)?, wrapped, &cluster_key_data(cluster_id))?;
-    let opened = opened.ok_or(KeyringError::WrongClusterSecret)?;
-    let cluster_key = opened.as_slice().try_into();
-    cluster_key
-        .map(Zeroizing::new)
-        .map_err(|_| KeyringError::WrongClusterSecret)
-}
-
-fn aead_key(bytes: &[u8; KEY_LEN]) -> Result<LessSafeKey, KeyringError> {
-    UnboundKey::new(&CHACHA20_POLY1305, bytes)
-        .map(LessSafeKey::new)
-        .map_err(|_| KeyringError::Seal)
-}
-
-/// `FORMAT nonce ciphertext tag`.
-fn encrypt(key: &LessSafeKey, plain: &[u8], associated: &[u8]) -> Result<Vec<u8>, KeyringError> {
-    let nonce = random_bytes::<NONCE_LEN>()?;
-    let head = 1 + NONCE_LEN;
-    let mut out = Vec::with_capacity(head + plain.len() + CHACHA20_POLY1305.tag_len());
-    out.push(FORMAT);
-    out.extend_from_slice(&nonce);
-    out.extend_from_slice(plain);
-    let tag = key
-        .seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(associated),
-            &mut out[head..],
-        )
-        .map_err(|_| KeyringError::Seal)?;
-    out.extend_from_slice(tag.as_ref());
-    Ok(out)
-}
-
-/// `None` where the bytes were not made by [`encrypt`] with the same key and associated data.
-fn decrypt(
-    key: &LessSafeKey,
-    sealed: &[u8],
-    associated: &[u8],
-) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
-    let Some((format, rest)) = sealed.split_first() else {
-        return Ok(None);
-    };
-    if *format != FORMAT {
-        return Err(KeyringError::UnknownFormat(*format));
-    }
-    let Some((nonce, body)) = rest.split_first_chunk::<NONCE_LEN>() else {
-        return Ok(None);
-    };
-    let mut body = Zeroizing::new(body.to_vec());
-    let opened = key.open_in_place(
-        Nonce::assume_unique_for_key(*nonce),
-        Aad::from(associated),
-        body.as_mut_slice(),
-    );
-    let Ok(len) = opened.map(|plain| plain.len()) else {
-        return Ok(None);
-    };
-    body.truncate(len);
-    Ok(Some(body))
 }
 
 #[cfg(test)]
@@ -494,14 +473,14 @@ mod tests {
     fn the_wrapped_key_opens_with_the_same_secret_and_cluster_only() {
         let (keyring, wrapped) = Keyring::create_under(&[1; 32], &CLUSTER).unwrap();
         let sealed = keyring.seal(&secret(), AT).unwrap();
-        let again = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped).unwrap();
+        let again = Keyring::unwrap_under(&[1; 32], &CLUSTER, (&wrapped, 0)).unwrap();
         assert_eq!(again.open(&sealed, AT).unwrap().expose(), "sk-live-123");
         assert_eq!(again.fingerprint(&secret()), sealed.fingerprint);
         for (wrapping, cluster) in [([2; 32], CLUSTER), ([1; 32], [8; 16])] {
-            let refused = Keyring::unwrap_under(&wrapping, &cluster, &wrapped);
+            let refused = Keyring::unwrap_under(&wrapping, &cluster, (&wrapped, 0));
             assert_eq!(refused.unwrap_err(), KeyringError::WrongClusterSecret);
         }
-        let truncated = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped[..20]);
+        let truncated = Keyring::unwrap_under(&[1; 32], &CLUSTER, (&wrapped[..20], 0));
         assert_eq!(truncated.unwrap_err(), KeyringError::WrongClusterSecret);
     }
 
@@ -510,7 +489,7 @@ mod tests {
         let secret = ClusterSecret::generate().unwrap();
         let (keyring, wrapped) = Keyring::create(&secret, &CLUSTER).unwrap();
         let moved = Keyring::rewrap((&secret, &CLUSTER), &wrapped, (&secret, &[8; 16])).unwrap();
-        let there = Keyring::unwrap(&secret, &[8; 16], &moved).unwrap();
+        let there = Keyring::unwrap(&secret, &[8; 16], (&moved, 0)).unwrap();
         let sealed = keyring.seal(&self::secret(), AT).unwrap();
         assert_eq!(there.open(&sealed, AT).unwrap().expose(), "sk-live-123");
         let other = ClusterSecret::generate().unwrap();
@@ -520,14 +499,14 @@ mod tests {
         ] {
             assert_eq!(refused, Err(KeyringError::WrongClusterSecret));
         }
-        assert!(Keyring::unwrap(&secret, &CLUSTER, &moved).is_err());
+        assert!(Keyring::unwrap(&secret, &CLUSTER, (&moved, 0)).is_err());
     }
 
     #[test]
     fn a_newer_format_is_named() {
         let (_, mut wrapped) = Keyring::create_under(&[1; 32], &CLUSTER).unwrap();
         wrapped[0] = 9;
-        let refused = Keyring::unwrap_under(&[1; 32], &CLUSTER, &wrapped).unwrap_err();
+        let refused = Keyring::unwrap_under(&[1; 32], &CLUSTER, (&wrapped, 0)).unwrap_err();
         assert_eq!(refused, KeyringError::UnknownFormat(9));
     }
 }

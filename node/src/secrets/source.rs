@@ -21,9 +21,12 @@ struct Inner {
 }
 
 struct Opened {
-    wrapped: Arc<[u8]>,
+    wrapped: Wrapped,
     keyring: Arc<Keyring>,
 }
+
+/// The cluster keys of a catalog, as it holds them: the one in force, and the one before while a rotation lasts.
+type Wrapped = (Arc<[u8]>, Option<Arc<[u8]>>);
 
 // === impl KeyringSource ===
 
@@ -45,21 +48,33 @@ impl KeyringSource {
         let Some(founded) = catalog.founded() else {
             return Ok(None);
         };
+        let before = catalog.rotation().filter(|rotation| rotation.switched);
+        let before = before.map(|rotation| Arc::clone(&rotation.old_wrapped_key));
+        // A version that kept the cluster key wrote none.
+        let before = before.filter(|wrapped| !wrapped.is_empty());
+        let wrapped = (Arc::clone(&founded.wrapped_key), before);
         let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opened) = opened.as_ref().filter(|o| o.wrapped == founded.wrapped_key) {
+        if let Some(opened) = opened.as_ref().filter(|o| o.wrapped == wrapped) {
             return Ok(Some(Arc::clone(&opened.keyring)));
         }
-        let unwrap = |secret: &ClusterSecret| {
-            Keyring::unwrap(secret, &founded.cluster_id, &founded.wrapped_key)
+        let unwrap = |wrapped: &[u8], generation| {
+            let with = |secret: &ClusterSecret| {
+                Keyring::unwrap(secret, &founded.cluster_id, (wrapped, generation))
+            };
+            // While the secret is replaced, the key is wrapped by the one or by the other.
+            match (with(&self.0.secrets.current()), self.0.secrets.other()) {
+                (Err(KeyringError::WrongClusterSecret), Some(other)) => with(&other),
+                (unwrapped, _) => unwrapped,
+            }
         };
-        // While the secret is replaced, the key is wrapped by the one or by the other.
-        let keyring = match (unwrap(&self.0.secrets.current()), self.0.secrets.other()) {
-            (Err(KeyringError::WrongClusterSecret), Some(other)) => unwrap(&other),
-            (unwrapped, _) => unwrapped,
-        };
-        let keyring = Arc::new(keyring?);
+        let generation = founded.generation;
+        let mut keyring = unwrap(&wrapped.0, generation)?;
+        if let Some(before) = &wrapped.1 {
+            keyring = keyring.with_previous(unwrap(before, generation.saturating_sub(1))?);
+        }
+        let keyring = Arc::new(keyring);
         *opened = Some(Opened {
-            wrapped: Arc::clone(&founded.wrapped_key),
+            wrapped,
             keyring: Arc::clone(&keyring),
         });
         Ok(Some(keyring))

@@ -22,10 +22,10 @@ mod wire;
 pub use takes::Takes;
 pub use trail::{Asked, Story, Try};
 pub(crate) use trail::{EARLIER_MAX, RefusedBy, Trail, TriedOnce, kept_path};
+pub use wire::{CARRY, CLOSE, OPEN};
 pub(crate) use wire::{
     CloseHead, EncodedDims, EncodedTrail, RECORD_MAX, Record, TOTAL, TotalHead, VERSION,
 };
-pub use wire::{CARRY, CLOSE, OPEN};
 
 /// What a client asked once; attempts belong to it. Random, minted by the gateway.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

@@ -28,5 +28,7 @@ pub(crate) fn rotation() -> log::Rotation {
         old_root: vec![14; 32],
         new_root: vec![15; 32],
         switched: true,
+        old_wrapped_key: Vec::new(),
+        generation: 0,
     }
 }

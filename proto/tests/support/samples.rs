@@ -125,6 +125,7 @@ fn checkpoint(golden: &mut Golden<'_>) {
             rotation: Some(super::rotation::rotation()),
             ledger: Some(samples_ledger::meta()),
             last_limit_id: 7,
+            growth: None,
         },
     );
     let entry = log::SeriesEntry {
@@ -201,6 +202,7 @@ pub(crate) fn founded() -> log::Founded {
     log::Founded {
         cluster_id: vec![1; 16],
         wrapped_key: vec![2; 60],
+        generation: 0,
     }
 }
 
@@ -224,6 +226,7 @@ fn sealed() -> log::SealedSecret {
         wrapped_data_key: vec![4; 60],
         ciphertext: vec![5; 40],
         fingerprint: vec![6; 16],
+        generation: 0,
     }
 }
 

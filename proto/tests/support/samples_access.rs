@@ -20,6 +20,7 @@ pub(crate) fn request() -> log::ClientRequest {
     log::ClientRequest {
         id: vec![12; 32],
         body: vec![13; 32],
+        nonce: Vec::new(),
     }
 }
 

@@ -33,8 +33,6 @@ pub struct MadeJoinToken {
     pub text: Zeroizing<String>,
     /// Unix milliseconds.
     pub expires_ms: u64,
-    /// The revision that it is valid from.
-    pub revision: u64,
 }
 
 /// Changes of the membership that are under way.
@@ -58,30 +56,36 @@ pub struct WouldStall {
 // === impl Handle ===
 
 impl Handle {
-    /// Makes a token that lets one node join.
+    /// Makes a token that lets one node join, of a secret that cannot be guessed; [`Handle::join_token`] is its text.
     ///
     /// # Errors
     /// As [`Handle::propose`].
     pub async fn make_join_token(
         &self,
+        secret: &[u8; 32],
         caller: &Caller,
         valid_ms: u64,
         timeout: Duration,
-    ) -> Result<MadeJoinToken, ProposeError> {
-        let pin = self.rotator().identity().pin();
-        let token = JoinTokenText::draw(pin, self.inner.cluster_id).ok_or_else(|| {
-            ProposeError::Unavailable("the system gives no random bytes".to_owned())
-        })?;
-        let hash = token_hash(&token.secret);
+    ) -> Result<Accepted, ProposeError> {
+        let hash = token_hash(secret);
         let command = Command::CreateJoinToken { hash, valid_ms };
         let accepted = self.propose(command, caller, timeout).await?;
         self.wait_applied(accepted.index, timeout).await?;
+        Ok(accepted)
+    }
+
+    /// The token of a secret; `None` where the cluster has made none of it, or it has expired since.
+    pub fn join_token(&self, secret: &[u8; 32]) -> Option<MadeJoinToken> {
         let catalog = self.catalog();
-        let made = catalog.members().token(&hash);
-        Ok(MadeJoinToken {
+        let made = catalog.members().token(&token_hash(secret))?;
+        let token = JoinTokenText {
+            pin: self.rotator().identity().pin(),
+            cluster_id: self.inner.cluster_id,
+            secret: Zeroizing::new(*secret),
+        };
+        Some(MadeJoinToken {
             text: token.to_text(),
-            expires_ms: made.map_or(0, |token| token.expires_ms),
-            revision: accepted.revision,
+            expires_ms: made.expires_ms,
         })
     }
 

@@ -17,6 +17,7 @@ use wire::catalog_object::Kind;
 use super::{DecodeError, Wire, fixed, missing, optional, raft, unknown};
 use crate::types::{SnapshotMeta, StoredMembership};
 
+mod growth;
 mod history;
 mod ledger;
 mod requests;
@@ -98,6 +99,7 @@ pub(crate) fn decode_checkpoint(
         last_limit_id: meta.last_limit_id,
         rotation: optional(meta.rotation)?,
         requests: Vec::new(),
+        growth: meta.growth.map(growth::read).unwrap_or_default(),
         series: Vec::new(),
         streams: Vec::new(),
         cells: Vec::new(),
@@ -164,6 +166,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
     let founded = parts.founded.as_ref().map(|founded| wire::Founded {
         cluster_id: founded.cluster_id.to_vec(),
         wrapped_key: founded.wrapped_key.to_vec(),
+        generation: founded.generation,
     });
     Ok(wire::CheckpointMeta {
         applied_term: applied.term,
@@ -181,6 +184,7 @@ fn write_meta(parts: &Parts, at: &SnapshotMeta) -> Result<wire::CheckpointMeta, 
         last_limit_id: parts.last_limit_id,
         rotation: parts.rotation.as_ref().map(Wire::to_wire),
         ledger: Some(ledger::write_meta(&parts.ledger)),
+        growth: Some(growth::write(&parts.growth)),
     })
 }
 
@@ -229,6 +233,7 @@ fn read_founded(founded: wire::Founded) -> Result<Founded, DecodeError> {
     Ok(Founded {
         cluster_id: fixed("Founded.cluster_id", &founded.cluster_id)?,
         wrapped_key: founded.wrapped_key.into(),
+        generation: founded.generation,
     })
 }
 

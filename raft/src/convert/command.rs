@@ -5,6 +5,7 @@ use mode_envoy_model::catalog::WayBack;
 use mode_envoy_model::command::Command;
 use mode_envoy_model::limits;
 use mode_envoy_model::object::{Kind as ObjectKind, Object, ObjectRef};
+use mode_envoy_model::provider::Resealed;
 use mode_envoy_model::token::Token;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
 use mode_envoy_proto::log::v1 as log;
@@ -176,11 +177,14 @@ impl Wire for Command {
                 members: members::write_peers(members),
             }),
             Self::BeginRotation(new) => Kind::BeginRotation(new.to_wire()),
-            Self::AdvanceRotation { end, check } => Kind::AdvanceRotation(wire::AdvanceRotation {
-                end: *end,
-                check: check.to_vec(),
-            }),
+            Self::AdvanceRotation { end, check } => {
+                Kind::AdvanceRotation(write_advance(*end, check))
+            }
             Self::AbortRotation => Kind::AbortRotation(wire::AbortRotation {}),
+            Self::Reseal {
+                generation,
+                providers,
+            } => Kind::Reseal(write_reseal(*generation, providers)),
         };
         wire::Command { kind: Some(kind) }
     }
@@ -246,6 +250,14 @@ impl Wire for Command {
                 check: fixed("AdvanceRotation.check", &advance.check)?,
             },
             Kind::AbortRotation(_) => Self::AbortRotation,
+            Kind::Reseal(reseal) => Self::Reseal {
+                generation: reseal.generation,
+                providers: read_list(
+                    "Reseal.providers",
+                    limits::RESEALED_PROVIDERS,
+                    reseal.providers,
+                )?,
+            },
         })
     }
 }
@@ -255,6 +267,7 @@ fn write_found(cluster_id: &[u8; 16], wrapped_key: &[u8], root: &Token) -> wire:
         founded: Some(log::Founded {
             cluster_id: cluster_id.to_vec(),
             wrapped_key: wrapped_key.to_vec(),
+            generation: 0,
         }),
         root: Some(root.to_wire()),
     }
@@ -272,6 +285,18 @@ fn write_rollback(
         put: write_list(&back.put),
         delete: write_list(&back.delete),
         dry_run,
+    }
+}
+
+fn write_advance(end: bool, check: &[u8; 32]) -> wire::AdvanceRotation {
+    let check = check.to_vec();
+    wire::AdvanceRotation { end, check }
+}
+
+fn write_reseal(generation: u32, providers: &[Resealed]) -> wire::Reseal {
+    wire::Reseal {
+        generation,
+        providers: write_list(providers),
     }
 }
 

@@ -53,6 +53,7 @@ impl Wire for Event {
             } => Kind::Founded(wire::Founded {
                 cluster_id: cluster_id.to_vec(),
                 wrapped_key: wrapped_key.clone(),
+                generation: 0,
             }),
             Self::FormatRaised { version } => {
                 Kind::FormatRaised(wire::FormatRaised { version: *version })
@@ -92,6 +93,8 @@ impl Wire for Event {
             Self::RotationSwitched => Kind::RotationSwitched(wire::RotationSwitched {}),
             Self::RotationEnded => Kind::RotationEnded(wire::RotationEnded {}),
             Self::RotationAborted => Kind::RotationAborted(wire::RotationAborted {}),
+            Self::Resealed(resealed) => Kind::Resealed(resealed.to_wire()),
+            Self::Restored(restored) => Kind::Restored(restored.to_wire()),
         };
         wire::Event { kind: Some(kind) }
     }
@@ -145,6 +148,8 @@ impl Wire for Event {
             Kind::RotationSwitched(_) => Self::RotationSwitched,
             Kind::RotationEnded(_) => Self::RotationEnded,
             Kind::RotationAborted(_) => Self::RotationAborted,
+            Kind::Resealed(resealed) => Self::Resealed(Wire::from_wire(resealed)?),
+            Kind::Restored(restored) => Self::Restored(Wire::from_wire(restored)?),
         })
     }
 }

@@ -86,6 +86,7 @@ impl Wire for SealedSecret {
             wrapped_data_key: self.wrapped_data_key.to_vec(),
             ciphertext: self.ciphertext.to_vec(),
             fingerprint: self.fingerprint.to_vec(),
+            generation: self.generation,
         }
     }
 
@@ -94,6 +95,7 @@ impl Wire for SealedSecret {
             wrapped_data_key: message.wrapped_data_key.into(),
             ciphertext: message.ciphertext.into(),
             fingerprint: fixed("SealedSecret.fingerprint", &message.fingerprint)?,
+            generation: message.generation,
         })
     }
 }

@@ -14,6 +14,9 @@ use super::{
 /// What a change set can come to: its events at most.
 const CHANGES: usize = limits::EVENTS_PER_CHANGE_SET;
 
+/// Of a version that drew none.
+const NO_NONCE: [u8; 16] = [0; 16];
+
 /// As the log holds them; peers tell each other reports in words of their own.
 struct Changed(Change);
 
@@ -24,6 +27,10 @@ impl Wire for ClientRequest {
         wire::ClientRequest {
             id: self.id.to_vec(),
             body: self.body.to_vec(),
+            nonce: match self.nonce {
+                NO_NONCE => Vec::new(),
+                nonce => nonce.to_vec(),
+            },
         }
     }
 
@@ -31,6 +38,10 @@ impl Wire for ClientRequest {
         Ok(Self {
             id: fixed("ClientRequest.id", &message.id)?,
             body: fixed("ClientRequest.body", &message.body)?,
+            nonce: match message.nonce.as_slice() {
+                [] => NO_NONCE,
+                nonce => fixed("ClientRequest.nonce", nonce)?,
+            },
         })
     }
 }

@@ -73,11 +73,62 @@ fn a_directory_of_another_node_another_cluster_or_a_newer_format_is_refused_by_n
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(
         &file,
-        text.replace("\"format\": 1", "\"format\": 3, \"more\": 1"),
+        text.replace("\"format\": 3", "\"format\": 4, \"more\": 1"),
     )
     .unwrap();
     let error = DataDir::open(root.path(), 1).unwrap_err().to_string();
-    assert!(error.contains("format 3"), "{error}");
+    assert!(
+        error.contains("node.json") && error.contains("format 4"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_record_with_one_flipped_byte_says_what_was_written_or_is_refused_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(root.path(), 1).unwrap();
+    dir.begin_forming(CLUSTER, &members()).unwrap();
+    dir.confirm_log().unwrap();
+    let written = dir.record();
+    drop(dir);
+    let file = root.path().join(NODE_FILE);
+    let whole = std::fs::read(&file).unwrap();
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        for mask in (0..8).map(|bit| 1 << bit).chain([0x11, 0xff]) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= mask;
+            std::fs::write(&file, damaged).unwrap();
+            match DataDir::peek(root.path()) {
+                Ok(found) => assert_eq!(found.as_ref(), Some(&written), "byte {at} ^ {mask:#x}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains(NODE_FILE), "byte {at} ^ {mask:#x}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > whole.len(), "only white space does not matter");
+}
+
+#[test]
+fn a_record_of_an_earlier_format_has_no_checksum_and_gets_one_with_the_next_step() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join(NODE_FILE);
+    let earlier = format!(
+        "{{\"format\":1,\"state\":\"member\",\"cluster_id\":\"{}\",\"node_id\":1}}",
+        cluster_hex(&CLUSTER)
+    );
+    std::fs::write(&file, earlier).unwrap();
+    let dir = DataDir::open(root.path(), 1).unwrap();
+    assert_eq!(dir.record().cluster_id(), Some(CLUSTER));
+    dir.confirm_log().unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("\"format\": 3") && text.contains("\"check\""),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `node.json`: what a data directory says about its node.
 //!
 //! Invariants: the file is replaced whole, and is durable when [`write_record`] returns. A file that cannot be understood to the
-//! last field is refused, never taken for that of a fresh node.
+//! last field is refused, never taken for that of a fresh node; so is one that was changed since, which its checksum tells:
+//! another digit would make it another node's.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -14,10 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::{DataDirError, io_error, sync_dir};
 use crate::identity::{ClusterId, cluster_hex, parse_cluster_hex};
 
-/// The newest format that this build reads. It writes the oldest one that can say what is to be said.
-pub(super) const FORMAT: u32 = 2;
-/// The format of a node that neither joins nor was removed.
-const FORMAT_PLAIN: u32 = 1;
+/// The format that this build writes, and the newest that it reads. Those before had no checksum.
+pub(super) const FORMAT: u32 = 3;
 pub(super) const NODE_FILE: &str = "node.json";
 const NODE_FILE_TEMPORARY: &str = "node.json.tmp";
 /// The file is a few hundred bytes.
@@ -59,7 +58,7 @@ pub enum Stage {
 }
 
 /// `node.json` as it is written. A build that adds a field raises [`FORMAT`].
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     format: u32,
@@ -75,6 +74,9 @@ struct Stored {
     joining: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     removed: bool,
+    /// Of all the others, as [`Stored::checksum`] has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<String>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -108,9 +110,8 @@ impl NodeRecord {
             Stage::Forming { .. } => (StoredState::Forming, false),
             Stage::Member { log_started, .. } => (StoredState::Member, log_started),
         };
-        let plain = !self.joining && !self.removed;
         Stored {
-            format: if plain { FORMAT_PLAIN } else { FORMAT },
+            format: FORMAT,
             state,
             cluster_id: self.cluster_id().as_ref().map(cluster_hex),
             node_id: self.node_id,
@@ -118,6 +119,7 @@ impl NodeRecord {
             log_started,
             joining: self.joining,
             removed: self.removed,
+            check: None,
         }
     }
 
@@ -144,6 +146,31 @@ impl NodeRecord {
             joining: stored.joining,
             removed: stored.removed,
         })
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// Eight hexadecimal digits: the CRC-32C of the fields as compact JSON, without the checksum itself.
+    fn checksum(&self) -> serde_json::Result<String> {
+        let bare = Self {
+            check: None,
+            ..self.clone()
+        };
+        let bytes = serde_json::to_vec(&bare)?;
+        Ok(format!("{:08x}", crc32c::crc32c(&bytes)))
+    }
+
+    fn verify(&self) -> Result<(), String> {
+        if self.check.is_none() && self.format < FORMAT {
+            return Ok(());
+        }
+        let expected = self.checksum().map_err(|error| error.to_string())?;
+        if self.check.as_ref() == Some(&expected) {
+            return Ok(());
+        }
+        Err("its checksum does not fit, so it was changed since it was written".to_owned())
     }
 }
 
@@ -174,7 +201,8 @@ pub(super) fn read_record(dir: &Path) -> Result<Option<NodeRecord>, DataDirError
             format,
         });
     }
-    let stored = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+    stored.verify().map_err(malformed)?;
     NodeRecord::of_stored(stored).map(Some).map_err(malformed)
 }
 
@@ -182,7 +210,9 @@ pub(super) fn read_record(dir: &Path) -> Result<Option<NodeRecord>, DataDirError
 pub(super) fn write_record(dir: &Path, record: &NodeRecord) -> Result<(), DataDirError> {
     let (path, temporary) = (dir.join(NODE_FILE), dir.join(NODE_FILE_TEMPORARY));
     let write = || -> io::Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(&record.stored())?;
+        let mut stored = record.stored();
+        stored.check = Some(stored.checksum()?);
+        let mut bytes = serde_json::to_vec_pretty(&stored)?;
         bytes.push(b'\n');
         let mut file = OpenOptions::new()
             .create(true)

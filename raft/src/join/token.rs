@@ -5,6 +5,7 @@
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
+#[cfg(test)]
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -44,6 +45,7 @@ pub(crate) struct JoinTokenText {
 // === impl JoinTokenText ===
 
 impl JoinTokenText {
+    #[cfg(test)]
     /// A new token of a cluster; `None` where the system gives no random bytes.
     pub(crate) fn draw(pin: Pin, cluster_id: ClusterId) -> Option<Self> {
         let mut secret = TokenSecret::default();

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use mode_envoy_model::batch::ChangeSet;
 use mode_envoy_model::catalog::Catalog;
 use mode_envoy_model::command::{Change, Command, Rejected, RejectedCode, Violation};
+use mode_envoy_model::growth::Growth;
 use mode_envoy_model::limits;
 use mode_envoy_model::requests::Requests;
+use mode_envoy_model::state::State;
 use mode_envoy_model::usage::batch::{Register, UsageBatch};
 use mode_envoy_proto::log::v1 as wire;
 use prost::Message as _;
@@ -34,6 +36,7 @@ pub(super) struct EntryDraft<R> {
     /// The revision that is applied already.
     applied: u64,
     requests: Requests,
+    growth: Growth,
     stamp: Stamp,
     items: Vec<wire::Item>,
     bytes: usize,
@@ -66,14 +69,15 @@ pub(super) enum Drafted {
 // === impl EntryDraft ===
 
 impl<R> EntryDraft<R> {
-    /// Empty, on the applied catalog.
-    pub(super) fn new(catalog: Arc<Catalog>, requests: Requests, stamp: Stamp) -> Self {
+    /// Empty, on the applied state.
+    pub(super) fn new(state: &State, stamp: Stamp) -> Self {
         Self {
             queued: Vec::new(),
             answers: Vec::new(),
-            applied: catalog.revision(),
-            catalog,
-            requests,
+            applied: state.catalog.revision(),
+            catalog: Arc::clone(&state.catalog),
+            requests: state.requests.clone(),
+            growth: state.growth.clone(),
             stamp,
             items: Vec::new(),
             bytes: 0,
@@ -166,13 +170,21 @@ impl<R> EntryDraft<R> {
             request: caller.request,
             encoded: Arc::default(),
         };
+        let wall_ms = self.stamp.wall_ms;
+        let message = set.to_wire();
+        let bytes = message.encoded_len() as u64;
+        if let Some(tenant) = tenant
+            && let Err(rejected) = self.growth.check(tenant, bytes, wall_ms)
+        {
+            return refused(rejected);
+        }
         let drafted = self.push(
-            Kind::ChangeSet(set.to_wire()),
+            Kind::ChangeSet(message),
             Queued::ChangeSet(decision.changes),
         );
         if matches!(drafted, Drafted::Queued(_)) {
-            let wall_ms = self.stamp.wall_ms;
             self.requests.note(&self.catalog, &set, 0, wall_ms);
+            self.growth.note(&self.catalog, &set.actor, bytes, wall_ms);
             Arc::make_mut(&mut self.catalog).apply_change_set(&set);
         }
         drafted
@@ -283,8 +295,7 @@ mod tests {
 
     fn draft() -> EntryDraft<()> {
         EntryDraft::new(
-            Arc::new(Catalog::empty()),
-            Requests::default(),
+            &State::new(),
             Stamp {
                 lease_clock_ms: 1,
                 wall_ms: 2,

@@ -17,6 +17,7 @@ fn caller(id: u8, body: u8) -> Caller {
     let request = Some(ClientRequest {
         id: [id; 32],
         body: [body; 32],
+        nonce: [0; 16],
     });
     Caller {
         request,

@@ -18,6 +18,8 @@ async fn begin(
     let rotation = Rotation {
         check: next.check(&node.cluster_id()),
         wrapped_key: [2; 40].into(),
+        old_wrapped_key: [3; 40].into(),
+        generation: 1,
         old_root: [5; 32],
         new_root: [6; 32],
         switched: false,

@@ -236,6 +236,7 @@ fn meta(index: u64, cluster_id: [u8; 16]) -> Vec<u8> {
         founded: Some(mode_envoy_proto::log::v1::Founded {
             cluster_id: cluster_id.to_vec(),
             wrapped_key: vec![1; 40],
+            generation: 0,
         }),
         ..Default::default()
     }

@@ -58,6 +58,9 @@ struct Cursor {
     seq: u64,
 }
 
+/// A record without its payload, that, and its size in the segment.
+type Found<'a> = (SpoolRecord, &'a [u8], usize);
+
 /// What one read gives; its payloads share their memory.
 #[derive(Debug, Default)]
 struct Page {
@@ -327,8 +330,8 @@ impl Cursor {
         }
     }
 
-    /// The record here without its payload, that, and its size; or `None` at the end of what the segment has published.
-    fn record(&self) -> Result<Option<(SpoolRecord, &[u8], usize)>, SpoolError> {
+    /// The record here, or `None` at the end of what the segment has published.
+    fn record(&self) -> Result<Option<Found<'_>>, SpoolError> {
         let Some(frame) = self.frame()? else {
             return Ok(None);
         };

@@ -164,12 +164,11 @@ impl Shared {
             });
         }
         let taken = self.lock_prepared().take();
-        let prepared = match taken {
-            Some(prepared) => prepared,
-            None => {
-                let name = format!("writer-{number}");
-                Prepared::create(&*self.disk, &self.dir, &name, self.segment_bytes)?
-            }
+        let prepared = if let Some(prepared) = taken {
+            prepared
+        } else {
+            let name = format!("writer-{number}");
+            Prepared::create(&*self.disk, &self.dir, &name, self.segment_bytes)?
         };
         let header = Header {
             owner: self.owner,

@@ -327,7 +327,7 @@ impl Node {
     }
 
     /// The system's file that stands for this one from now on.
-    pub(super) fn to_map(&mut self) -> io::Result<File> {
+    pub(super) fn share(&mut self) -> io::Result<File> {
         if self.mapped.is_none() {
             let file = File::from(memfd_create("fault-disk", MemfdFlags::CLOEXEC)?);
             file.write_all_at(&self.live, 0)?;

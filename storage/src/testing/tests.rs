@@ -1,7 +1,5 @@
 //! The disk in memory loses what it may lose and keeps what it must keep.
 
-use std::os::unix::fs::FileExt as _;
-
 use super::*;
 
 const FILE: &str = "/d/file";

@@ -193,6 +193,8 @@ fn files_of_another_cluster_or_node_or_a_newer_format_are_refused_without_fallin
     ));
     edit(&ending_with(dir.path(), ".manifest")[1], |bytes| {
         bytes[4] = 7;
+        // The checksum of that format is another.
+        bytes[12] ^= 0xff;
     });
     let refused = open(dir.path()).load();
     assert!(matches!(

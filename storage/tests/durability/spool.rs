@@ -345,7 +345,11 @@ fn files_of_another_cluster_or_node_or_a_newer_format_are_refused_by_name() {
             ..
         })
     ));
-    edit(&segments(dir.path())[0], |bytes| bytes[4] = 9);
+    edit(&segments(dir.path())[0], |bytes| {
+        bytes[4] = 9;
+        // The checksum of that format is another.
+        bytes[12] ^= 0xff;
+    });
     let refused = spool::open(options(dir.path()));
     assert!(matches!(
         refused,

@@ -151,7 +151,11 @@ fn files_of_another_cluster_or_node_or_a_newer_format_are_refused_by_name() {
             ..
         }
     ));
-    edit(&only_segment(dir.path()), |bytes| bytes[4] = 2);
+    edit(&only_segment(dir.path()), |bytes| {
+        bytes[4] = 2;
+        // The checksum of that format is another.
+        bytes[12] ^= 0xff;
+    });
     let refused = try_open(dir.path()).unwrap_err();
     assert!(matches!(
         refused,

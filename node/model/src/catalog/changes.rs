@@ -54,6 +54,13 @@ impl Catalog {
             | Event::RotationSwitched
             | Event::RotationEnded
             | Event::RotationAborted => rotation::secret_change(ChangeKind::Updated),
+            Event::Resealed(resealed) => {
+                change("provider", None, &resealed.provider, ChangeKind::Updated)
+            }
+            Event::Restored(restored) => {
+                let id = format!("{:032x}", u128::from_be_bytes(restored.cluster_id));
+                change("cluster", None, &id.into(), ChangeKind::Created)
+            }
         }
     }
 

@@ -68,6 +68,10 @@ impl Catalog {
             Command::BeginRotation(new) => self.decide_begin_rotation(new),
             Command::AdvanceRotation { end, check } => self.decide_advance_rotation(*end, check),
             Command::AbortRotation => self.decide_abort_rotation(),
+            Command::Reseal {
+                generation,
+                providers,
+            } => Ok(self.decide_reseal(*generation, providers)),
         }
     }
 

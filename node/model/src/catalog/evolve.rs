@@ -73,6 +73,9 @@ impl Catalog {
             | Event::RotationSwitched
             | Event::RotationEnded
             | Event::RotationAborted => self.evolve_rotation(event),
+            Event::Resealed(resealed) => self.put_resealed(resealed),
+            // The restore itself has made this catalog another cluster's.
+            Event::Restored(_) => {}
         }
     }
 
@@ -131,6 +134,7 @@ impl Catalog {
             self.founded = Some(Founded {
                 cluster_id,
                 wrapped_key: Arc::from(wrapped_key),
+                generation: 0,
             });
         }
     }

@@ -75,6 +75,7 @@ impl Catalog {
             }
         }
         for object in &changed {
+            self.check_generation(object, &mut faults);
             draft.check_references(object, &mut faults);
         }
         draft.check_routing(&changed, &mut faults);
@@ -82,6 +83,8 @@ impl Catalog {
         draft.check_matched(&changed, &mut faults);
         draft.check_counts(&mut faults);
         faults.done()?;
+        // What is deleted may take tokens along.
+        check_size(events.len())?;
         changes.extend(delete.iter().map(deletion));
         changes.extend(tokens.iter().map(|t| token_change(t, ChangeKind::Deleted)));
         Ok(Decision {

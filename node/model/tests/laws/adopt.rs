@@ -67,11 +67,13 @@ fn new_cluster(node: u64) -> NewCluster {
         founded: Founded {
             cluster_id: [9; 16],
             wrapped_key: [4, 5].into(),
+            generation: 3,
         },
         node,
         former: former(),
         old_root: OLD_ROOT,
         new_root: NEW_ROOT,
+        resealed: Vec::new(),
     }
 }
 

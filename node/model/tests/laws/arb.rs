@@ -45,6 +45,7 @@ pub(crate) fn secret() -> impl Strategy<Value = SealedSecret> {
         wrapped_data_key: [n].into(),
         ciphertext: ciphertext.into(),
         fingerprint: [n; 16],
+        generation: 0,
     })
 }
 

@@ -13,6 +13,7 @@ mod credentials;
 mod decide;
 mod exactly_once;
 mod folding;
+mod growth;
 mod histogram;
 mod history;
 mod limits;

@@ -1,9 +1,11 @@
 //! Prune and rollback: what they may delete, what they never touch, and what refuses them.
 
-use mode_envoy_model::catalog::Catalog;
+use mode_envoy_model::catalog::{Catalog, WayBack};
 use mode_envoy_model::command::{ChangeKind, Command, RejectedCode};
-use mode_envoy_model::object::{Kind, Object};
+use mode_envoy_model::limits;
+use mode_envoy_model::object::{Kind, Object, ObjectRef};
 use mode_envoy_model::provider::Provider;
+use mode_envoy_model::token::{Role, Token};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -41,6 +43,43 @@ fn deleted(catalog: &Catalog, command: &Command) -> Vec<String> {
         format!("{} {}{}", c.kind, owner.unwrap_or_default(), c.name)
     })
     .collect()
+}
+
+#[test]
+fn the_tokens_that_go_with_a_tenant_count_as_well() {
+    let mut catalog = catalog();
+    run(&mut catalog, &put(vec![tenant("gone")])).expect("one more");
+    for n in 100..104 {
+        let token = Token {
+            tenant: Some("gone".into()),
+            ..samples::token(&format!("t-{n}"), Role::Viewer, n)
+        };
+        run(&mut catalog, &Command::CreateToken(token)).expect("a token");
+    }
+    let with = |consumers: usize| Command::Rollback {
+        revision: 1,
+        base_revision: catalog.revision(),
+        back: WayBack {
+            put: (0..consumers)
+                .map(|n| consumer("acme", &format!("c-{n}")))
+                .collect(),
+            delete: vec![ObjectRef {
+                kind: Kind::Tenant,
+                tenant: None,
+                name: "gone".into(),
+            }],
+        },
+        dry_run: false,
+    };
+    // What every replica would find unsound is refused before it is written.
+    let (code, paths) = refusal(&catalog, &with(limits::PUT_OBJECTS - 4));
+    assert_eq!(
+        (code, paths),
+        (RejectedCode::Limit, vec!["objects".to_owned()])
+    );
+    let most = with(limits::PUT_OBJECTS - 5);
+    let events = catalog.decide(&most, NOW).expect("it fits").events;
+    assert_eq!(events.len(), limits::EVENTS_PER_CHANGE_SET);
 }
 
 #[test]

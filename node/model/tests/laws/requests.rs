@@ -22,6 +22,7 @@ fn request(id: u64, body: u8) -> ClientRequest {
     ClientRequest {
         id: bytes,
         body: [body; 32],
+        nonce: [7; 16],
     }
 }
 

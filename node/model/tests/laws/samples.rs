@@ -55,6 +55,7 @@ pub(crate) fn secret(fingerprint: u8, ciphertext: &[u8]) -> SealedSecret {
         wrapped_data_key: [1].into(),
         ciphertext: ciphertext.into(),
         fingerprint: [fingerprint; 16],
+        generation: 0,
     }
 }
 

@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use mode_envoy_model::adopt::NewCluster;
-use mode_envoy_model::catalog::Founded;
+use mode_envoy_model::catalog::{Catalog, Founded};
+use mode_envoy_model::provider::Resealed;
 use mode_envoy_raft::ClusterSecret;
-use mode_envoy_raft::backup::Backup;
+use mode_envoy_raft::backup::{Backup, RestoredBy};
 use mode_envoy_raft::secret::default_secret_path;
 use serde::Serialize;
 
 use super::super::Ended;
 use super::super::output::{Format, Table, answer, note};
 use super::backup;
+use crate::control::now_ms;
 use crate::secrets::{Keyring, KeyringError, hash_admin_token, hex, new_cluster_id};
 
 /// Make the data directory of a new cluster from a backup.
@@ -61,12 +63,17 @@ pub(super) fn run(args: &RestoreArgs, format: Format) -> anyhow::Result<Ended> {
         other => other.into(),
     })?;
     let about = *backup.about();
-    let restored = backup.restore(&args.data_dir, &new);
+    let by = RestoredBy {
+        name: &whoever_runs_this(),
+        now_ms: now_ms(),
+    };
+    let restored = backup.restore(&args.data_dir, &new, by);
     let has_root = restored.with_context(|| format!("restoring {}", args.file.display()))?;
     let shown = Shown {
         cluster_id: hex(&new.founded.cluster_id),
         node_id: node,
-        revision: about.revision,
+        // The restore itself is a change, the first of the new cluster.
+        revision: about.revision.saturating_add(1),
         applied_index: about.applied_index,
         restored_from: hex(&about.cluster_id),
         data_dir: args.data_dir.display().to_string(),
@@ -103,12 +110,48 @@ fn new_cluster(
         founded: Founded {
             cluster_id,
             wrapped_key: wrapped.into(),
+            generation: backup.state().catalog.generation(),
         },
         node,
         former: backup.members(),
         old_root: derived(&old_id),
         new_root: derived(&cluster_id),
+        resealed: resealed(&backup.state().catalog, secret, &old_id)?,
     })
+}
+
+/// What a backup that was made while the secret was being replaced has sealed under the encryption key before.
+fn resealed(
+    catalog: &Catalog,
+    secret: &ClusterSecret,
+    cluster_id: &[u8; 16],
+) -> Result<Vec<Resealed>, KeyringError> {
+    let rotation = catalog.rotation().filter(|rotation| rotation.switched);
+    let (Some(rotation), Some(founded)) = (rotation, catalog.founded()) else {
+        return Ok(Vec::new());
+    };
+    if !catalog.has_stale_secrets() {
+        return Ok(Vec::new());
+    }
+    let generation = founded.generation;
+    let open =
+        |wrapped: &[u8], generation| Keyring::unwrap(secret, cluster_id, (wrapped, generation));
+    let previous = open(&rotation.old_wrapped_key, generation.saturating_sub(1))?;
+    let keyring = open(&founded.wrapped_key, generation)?.with_previous(previous);
+    let stale = catalog.stale_providers();
+    stale.map(|provider| keyring.reseal(provider)).collect()
+}
+
+/// Nothing proves it: the restore is made without the cluster, by whoever has the backup and the secret.
+fn whoever_runs_this() -> String {
+    let named = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let user = named("LOGNAME").or_else(|| named("USER"));
+    let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("{user}@unknown"),
+        host => format!("{user}@{host}"),
+    }
 }
 
 fn say_what_is_next(data_dir: &Path, secret_file: &Path, has_root: bool) {

@@ -96,6 +96,7 @@ pub(super) fn check_command(
         | Command::RaiseFormat { .. }
         | Command::BeginRotation(_)
         | Command::AdvanceRotation { .. }
+        | Command::Reseal { .. }
         | Command::AbortRotation => Err(super::of_the_cluster("this", own)),
     }
 }

@@ -116,7 +116,7 @@ fn every_command() -> Vec<(Command, [bool; 3])> {
     .collect()
 }
 
-fn about_members() -> [(Command, [bool; 3]); 5] {
+fn about_members() -> [(Command, [bool; 3]); 6] {
     let (nobody, only_root) = ([false; 3], [false, false, true]);
     let (hash, members) = ([1; 32], BTreeMap::new());
     let join = Command::Join {
@@ -130,12 +130,17 @@ fn about_members() -> [(Command, [bool; 3]); 5] {
         end: true,
         check: hash,
     };
+    let reseal = Command::Reseal {
+        generation: 1,
+        providers: Vec::new(),
+    };
     [
         (create, only_root),
         (Command::RemoveNode { node: 1, members }, only_root),
         (join, nobody),
         (advance, nobody),
         (Command::AbortRotation, only_root),
+        (reseal, nobody),
     ]
 }
 

@@ -135,6 +135,7 @@ mod tests {
             wrapped_data_key: [1].into(),
             ciphertext: [*n].into(),
             fingerprint: [*n; 16],
+            generation: 0,
         };
         Object::Provider(Provider {
             name: "p".into(),

@@ -212,6 +212,7 @@ fn what_the_catalog_holds_is_written_with_fingerprints_only() {
         wrapped_data_key: [1; 8].into(),
         ciphertext: [2; 8].into(),
         fingerprint: [0xab; 16],
+        generation: 0,
     };
     let provider = Provider {
         name: "openai".into(),

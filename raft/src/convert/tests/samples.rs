@@ -13,8 +13,9 @@ use mode_envoy_model::member::{JoinToken, JoinedNode};
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::{Kind, Object, ObjectRef};
 use mode_envoy_model::price::Price;
-use mode_envoy_model::provider::{Protocol, Provider, SealedSecret};
+use mode_envoy_model::provider::{Protocol, Provider, Resealed, SealedSecret};
 use mode_envoy_model::requests::ClientRequest;
+use mode_envoy_model::restored::Restored;
 use mode_envoy_model::route::{Auth, Route};
 use mode_envoy_model::service::{Endpoint, Service, Timeouts};
 use mode_envoy_model::tenant::Tenant;
@@ -57,6 +58,7 @@ pub(super) fn provider() -> Provider {
             wrapped_data_key: Arc::from([1, 2]),
             ciphertext: Arc::from([3, 4, 5]),
             fingerprint: [6; 16],
+            generation: 2,
         }],
         timeouts: timeouts(),
     }
@@ -209,6 +211,14 @@ pub(super) fn events() -> Vec<Event> {
         Event::RotationSwitched,
         Event::RotationEnded,
         Event::RotationAborted,
+        Event::Resealed(resealed()),
+        Event::Restored(Restored {
+            cluster_id: [31; 16],
+            from_cluster_id: [32; 16],
+            from_revision: 33,
+            from_index: 34,
+            node: 4,
+        }),
     ]
     .into_iter()
     .chain(limit_events())
@@ -269,9 +279,18 @@ fn rotation() -> mode_envoy_model::rotation::Rotation {
     mode_envoy_model::rotation::Rotation {
         check: [21; 32],
         wrapped_key: [22, 23].into(),
+        old_wrapped_key: [26].into(),
+        generation: 1,
         old_root: [24; 32],
         new_root: [25; 32],
         switched: false,
+    }
+}
+
+fn resealed() -> Resealed {
+    Resealed {
+        provider: "openai".into(),
+        keys: provider().keys,
     }
 }
 
@@ -295,6 +314,10 @@ fn member_commands() -> Vec<Command> {
             check: [8; 32],
         },
         Command::AbortRotation,
+        Command::Reseal {
+            generation: 2,
+            providers: vec![resealed()],
+        },
     ]
 }
 
@@ -392,6 +415,7 @@ pub(super) fn request() -> ClientRequest {
     ClientRequest {
         id: [3; 32],
         body: [4; 32],
+        nonce: [5; 16],
     }
 }
 

@@ -96,6 +96,7 @@ fn request() -> impl Strategy<Value = ClientRequest> {
     (0_u8..4, 0_u8..2).prop_map(|(id, body)| ClientRequest {
         id: [id; 32],
         body: [body; 32],
+        nonce: [id; 16],
     })
 }
 

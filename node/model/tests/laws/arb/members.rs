@@ -3,7 +3,9 @@
 use mode_envoy_model::command::Command;
 use mode_envoy_model::event::Event;
 use mode_envoy_model::member::{JoinToken, JoinedNode};
+use mode_envoy_model::provider::{Resealed, SealedSecret};
 use mode_envoy_model::rotation::Rotation;
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -32,13 +34,27 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         hash().prop_map(|hash| Command::BeginRotation(rotation(hash))),
         (any::<bool>(), hash()).prop_map(|(end, check)| Command::AdvanceRotation { end, check }),
         Just(Command::AbortRotation),
+        (1_u32..3, vec(resealed(), 0..3)).prop_map(|(generation, providers)| Command::Reseal {
+            generation,
+            providers,
+        }),
     ]
+}
+
+fn resealed() -> impl Strategy<Value = Resealed> {
+    let key = (super::secret(), 0_u32..3).prop_map(|(secret, generation)| SealedSecret {
+        generation,
+        ..secret
+    });
+    (super::name(), vec(key, 0..3)).prop_map(|(provider, keys)| Resealed { provider, keys })
 }
 
 fn rotation(hash: [u8; 32]) -> Rotation {
     Rotation {
         check: hash,
         wrapped_key: [7, 8].into(),
+        old_wrapped_key: [9].into(),
+        generation: 1,
         old_root: [200; 32],
         new_root: hash,
         switched: false,
@@ -49,6 +65,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     let used = proptest::option::of((0_u64..9, hash()));
     let token = (hash(), 0_u64..400_000_000, used);
     prop_oneof![
+        resealed().prop_map(Event::Resealed),
         token.prop_map(|(hash, expires_ms, used)| Event::JoinTokenPut(JoinToken {
             hash,
             expires_ms,
