@@ -113,7 +113,10 @@ fn crates_depend_downwards_only() {
         ("ai", &[]),
         ("limits", &["model"]),
         ("raft", &["proto", "storage", "model"]),
-        ("node", &["proto", "storage", "model", "ai", "limits", "raft"]),
+        (
+            "node",
+            &["proto", "storage", "model", "ai", "limits", "raft"],
+        ),
         (
             "cluster-tests",
             &["node", "proto", "storage", "model", "ai", "raft"],

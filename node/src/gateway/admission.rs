@@ -45,7 +45,11 @@ impl Admission {
         let (writer, _, _) = spool::open(options).map_err(io::Error::other)?;
         let recorder = Recorder::new(writer, Arc::<Notice>::default());
         let table = Table::compile(catalog, None, &Table::empty()).map_err(io::Error::other)?;
-        let shared = Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).map_err(io::Error::other)?;
+        let shared = Shared::new(
+            Freshness::connected(),
+            limits::channel(Contact::default()).0,
+        )
+        .map_err(io::Error::other)?;
         let table = Arc::new(ArcSwap::from_pointee(table));
         let worker = Worker::new(GatewayLimits::default(), table, shared, recorder)
             .ok_or_else(|| io::Error::other("the system gives no random bytes"))?;

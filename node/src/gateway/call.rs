@@ -344,10 +344,7 @@ impl Call {
         }
     }
 
-    fn refusal(
-        worker: &Worker,
-        closed: &Closed<'_>,
-    ) -> Result<(), RecordError> {
+    fn refusal(worker: &Worker, closed: &Closed<'_>) -> Result<(), RecordError> {
         worker.recorder.refuse(closed)
     }
 

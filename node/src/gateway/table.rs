@@ -221,9 +221,10 @@ impl Table {
 impl LimitIndex {
     fn of(catalog: &Catalog, previous: &Arc<Self>) -> Arc<Self> {
         let known = previous.sources.iter();
-        let same = |((id, limit), (known_id, known)): ((LimitId, &Arc<Limit>), &(LimitId, Arc<Limit>))| {
-            id == *known_id && Arc::ptr_eq(limit, known)
-        };
+        let same =
+            |((id, limit), (known_id, known)): ((LimitId, &Arc<Limit>), &(LimitId, Arc<Limit>))| {
+                id == *known_id && Arc::ptr_eq(limit, known)
+            };
         let count = catalog.limits().count();
         if count == previous.sources.len() && catalog.limits().zip(known).all(same) {
             return Arc::clone(previous);

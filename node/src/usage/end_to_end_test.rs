@@ -70,7 +70,12 @@ impl Node {
         let core = Core::new(1, spools.dir, recovered.spools);
         let (_, settle) = CallStore::new(u64::MAX);
         let (_limiter, limits) = limits::channel(handle.contact());
-        let flusher = Flusher::new(core, handle.clone(), (requests, settle, limits), Alarms::default());
+        let flusher = Flusher::new(
+            core,
+            handle.clone(),
+            (requests, settle, limits),
+            Alarms::default(),
+        );
         let stopping = supervisor.stopping();
         let run = move || flusher.run(&stopping);
         supervisor

@@ -337,7 +337,12 @@ async fn finish_and_apply(handle: &Handle, done: Final) -> Result<Outcome, Propo
         outcome = handle.evict(evict, ANSWER_TIMEOUT).await?;
     }
     if outcome == Outcome::Closed {
-        let over = |state: &State| !state.ledger.unfinished(node).any(|(life, _)| life == incarnation);
+        let over = |state: &State| {
+            !state
+                .ledger
+                .unfinished(node)
+                .any(|(life, _)| life == incarnation)
+        };
         applied(handle, over).await;
     } else {
         sleep(AGAIN).await;

@@ -11,8 +11,8 @@ use mode_envoy_storage::spool::{self, SpoolOptions};
 use super::super::{Gateway, GatewayLimits, GatewaySettings, Shared, Table, start};
 use crate::freshness::Freshness;
 use crate::limits;
-use mode_envoy_raft::Contact;
 use crate::usage::recorder::{Notice, Recorder};
+use mode_envoy_raft::Contact;
 
 fn recorder(dir: &std::path::Path, worker: u32) -> Recorder {
     let options = SpoolOptions {
@@ -40,7 +40,11 @@ fn limited(dir: &std::path::Path, workers: usize, limits: GatewayLimits) -> Gate
         },
         table,
         recorders,
-        Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).unwrap(),
+        Shared::new(
+            Freshness::connected(),
+            limits::channel(Contact::default()).0,
+        )
+        .unwrap(),
     )
     .unwrap()
 }
@@ -104,7 +108,11 @@ fn a_worker_without_a_spool_is_refused() {
             settings,
             table,
             Vec::new(),
-            Shared::new(Freshness::connected(), limits::channel(Contact::default()).0).unwrap()
+            Shared::new(
+                Freshness::connected(),
+                limits::channel(Contact::default()).0
+            )
+            .unwrap()
         )
         .is_err()
     );

@@ -110,7 +110,10 @@ impl Log {
                 Need::Answer(batch) => Item::Usage(batch.clone()),
                 Need::Compose => {
                     let series = &self.state.usage.series;
-                    if core.compose(|_| Default::default(), |key| series.id_of(key)).unwrap() {
+                    if core
+                        .compose(|_| Default::default(), |key| series.id_of(key))
+                        .unwrap()
+                    {
                         continue;
                     }
                     return;

@@ -87,7 +87,11 @@ impl Core {
 
     /// The same, with recorders whose workers exist no more; `owes` says whether what is presumed has yet to be written.
     pub(crate) fn with_owing(self, owing: Vec<Recorder>, owes: bool) -> Self {
-        Self { owing, owes, ..self }
+        Self {
+            owing,
+            owes,
+            ..self
+        }
     }
 
     /// Whether everything that earlier lives of this node left is in their spools.

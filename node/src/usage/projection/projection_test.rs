@@ -87,7 +87,7 @@ impl World {
             rows: numbers.map(row).collect(),
             uses: Vec::new(),
             asks: Vec::new(),
-            };
+        };
         assert_eq!(self.apply(Item::Usage(batch)), Outcome::Counted);
     }
 

@@ -230,7 +230,8 @@ fn a_record_of_version_1_is_read_as_it_was_shipped() {
         bytes_in: 5,
     };
     let mut out = [0; RECORD_MAX];
-    let presumed = CloseHead::presumed(&open, true).encode_with((&Takes::NONE, None), encoded, &mut out);
+    let presumed =
+        CloseHead::presumed(&open, true).encode_with((&Takes::NONE, None), encoded, &mut out);
     let (version, len) = presumed.unwrap();
     assert_eq!(version, BARE);
     assert!(Record::parse(CLOSE, version, &out[..len]).is_ok());
