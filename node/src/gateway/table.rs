@@ -220,13 +220,13 @@ impl Table {
 
 impl LimitIndex {
     fn of(catalog: &Catalog, previous: &Arc<Self>) -> Arc<Self> {
-        let known = previous.sources.iter();
-        let same =
-            |((id, limit), (known_id, known)): ((LimitId, &Arc<Limit>), &(LimitId, Arc<Limit>))| {
-                id == *known_id && Arc::ptr_eq(limit, known)
-            };
-        let count = catalog.limits().count();
-        if count == previous.sources.len() && catalog.limits().zip(known).all(same) {
+        let known = &previous.sources;
+        let is_same = known.len() == catalog.limits().count()
+            && catalog
+                .limits()
+                .zip(known)
+                .all(|((id, limit), known)| id == known.0 && Arc::ptr_eq(limit, &known.1));
+        if is_same {
             return Arc::clone(previous);
         }
         let sources = catalog.limits();

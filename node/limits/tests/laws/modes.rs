@@ -27,7 +27,7 @@ fn a_strict_limit_that_is_used_up_refuses_without_the_log_until_its_window_ends(
         );
         assert!(refusal.reason.is_limited());
         assert_eq!(refusal.retry_at_ms, Some(MIDNIGHT + 60_000));
-        assert_eq!(refusal.retry_after_s(at(2_000)), Some(58));
+        assert_eq!(refusal.retry_after_s(at(2_000).wall_ms), Some(58));
         assert_eq!(
             (refusal.window_begins_ms, refusal.window_ends_ms),
             (MIDNIGHT, Some(MIDNIGHT + 60_000))

@@ -152,7 +152,7 @@ fn units_that_others_hold_are_waited_for_longer_and_then_not_asked_for_at_once()
         (Reason::HeldElsewhere, 100)
     );
     assert!(refusal.reason.is_limited());
-    assert_eq!(refusal.retry_after_s(at(TAIL_WAIT_MS)), Some(1));
+    assert_eq!(refusal.retry_after_s(at(TAIL_WAIT_MS).wall_ms), Some(1));
     assert_eq!(
         crate::node::reason(node.take(&[1], at(TAIL_WAIT_MS + 50))),
         Reason::HeldElsewhere

@@ -274,7 +274,8 @@ mod tests {
         let mut stream = ready();
         let range = stream.range(0, 9).unwrap();
         let key = key();
-        stream.compose(vec![range], vec![key], Vec::new(), |_| Some(3));
+        let parts = (vec![key], Vec::new());
+        stream.compose(vec![range], parts, Default::default(), |_| Some(3));
         stream
     }
 

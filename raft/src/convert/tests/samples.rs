@@ -195,6 +195,15 @@ pub(super) fn events() -> Vec<Event> {
         Event::TokenPut(token(Role::Admin)),
         Event::TokenPut(token(Role::Root)),
         Event::TokenRevoked("root".into()),
+    ]
+    .into_iter()
+    .chain(cluster_events())
+    .chain(limit_events())
+    .collect()
+}
+
+fn cluster_events() -> Vec<Event> {
+    vec![
         Event::JoinTokenPut(join_token(1, None)),
         Event::JoinTokenPut(join_token(2, Some((7, [3; 32])))),
         Event::NodeJoined {
@@ -220,9 +229,6 @@ pub(super) fn events() -> Vec<Event> {
             node: 4,
         }),
     ]
-    .into_iter()
-    .chain(limit_events())
-    .collect()
 }
 
 /// Every unit, time, window, mode and dimension.
@@ -321,6 +327,13 @@ fn member_commands() -> Vec<Command> {
     ]
 }
 
+fn put_limits() -> Command {
+    Command::Put {
+        objects: limits().into_iter().map(Object::Limit).collect(),
+        dry_run: false,
+    }
+}
+
 pub(super) fn commands() -> Vec<Command> {
     let objects = vec![
         Object::Tenant(tenant()),
@@ -379,10 +392,7 @@ pub(super) fn commands() -> Vec<Command> {
             dry_run: true,
         },
     ];
-    commands.push(Command::Put {
-        objects: limits().into_iter().map(Object::Limit).collect(),
-        dry_run: false,
-    });
+    commands.push(put_limits());
     commands.extend(member_commands());
     commands.extend(Kind::ALL.map(|kind| {
         let tenant = kind.takes_tenant().then(|| "acme".into());

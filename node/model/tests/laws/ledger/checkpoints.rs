@@ -138,11 +138,13 @@ fn a_restored_cluster_burns_what_the_old_nodes_had() {
         founded: mode_envoy_model::catalog::Founded {
             cluster_id: [1; 16],
             wrapped_key: Arc::from([1]),
+            generation: 0,
         },
         node: 9,
         former: [1, 2, 3].into(),
         old_root: [1; 32],
         new_root: [2; 32],
+        resealed: Vec::new(),
     };
     cluster.state.adopt(&new).expect("a new id");
     let ledger = &cluster.state.ledger;
