@@ -20,7 +20,7 @@ limits:
   - {name: alone, unit: requests, amount: 90, per: minute, mode: local}
   - {name: daily, each: key, unit: requests, amount: 100, per: day}
   - {name: per-model, each: model, unit: requests, amount: 70, per: day}
-  - {name: everybody, unit: requests, amount: 50, per: hour}
+  - {name: everybody, unit: requests, amount: 200, per: hour}
   - {name: beat, match: {tenant: beta}, unit: requests, amount: 100, per: second, burst: 500}
   - {name: own, tenant: acme, unit: concurrent, amount: 7}
 ";
@@ -146,18 +146,19 @@ fn every_limit_is_told_in_order_whether_anybody_asked_for_it_or_not() {
             "beat \"\" 0 475 {}",
             "daily \"acme/first\" 3 60 {1: 37}",
             "daily \"beta/ci\" 0 60 {1: 40}",
-            "everybody \"\" 0 50 {}",
+            "everybody \"\" 0 200 {}",
             "per-model \"\" 0 70 {}",
             "own \"\" 0 7 {}",
         ]
     );
     assert!(!found.more && found.shared.is_empty());
     let overshoots: Vec<_> = found.pools.iter().map(|pool| pool.overshoot).collect();
-    let (strict, none) = (Some(0), None);
+    let (strict, alone) = (Some(0), None);
+    // One percent of the amount for each of two nodes.
+    let (beat, everybody) = (Some(2), Some(4));
     assert_eq!(
         overshoots,
-        [none, Some(2), strict, strict, strict, strict, strict],
-        "one percent of 100 for each of two nodes, and of 50 nothing"
+        [alone, beat, strict, strict, everybody, strict, strict]
     );
 }
 
