@@ -63,8 +63,13 @@ fn window(by: &RefusedBy) -> Option<String> {
         return None;
     }
     let (begins, ends) = (format_ms(by.window_begins_ms), format_ms(by.window_ends_ms));
+    let then = if by.why == "exhausted" {
+        "; then all of the amount is there again"
+    } else {
+        ""
+    };
     Some(format!(
-        "The limit's window began at {begins} and ends at {ends}; then all of the amount is there again."
+        "The limit's window began at {begins} and ends at {ends}{then}."
     ))
 }
 
