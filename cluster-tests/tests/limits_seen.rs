@@ -52,6 +52,8 @@ async fn every_node_tells_how_limits_stand_and_explain_names_the_one_that_refuse
             ensure!(most == "5", "the limit is told as {most:?}");
         }
     }
+    // Until then what the others used counts as theirs to give back.
+    all_of_it_is_used(cluster.node(3)).await?;
     let refused = orders(cluster.node(3), &first).await?.expect(429)?;
     ensure!(refused.header("x-mode-envoy-error") == "limited");
     ensure!(!refused.header("retry-after").is_empty());
@@ -155,7 +157,7 @@ async fn explains(node: &Node, id: &str) -> Result<()> {
     let told = node.ok(&format!("explain {id}")).await?;
     for part in [
         "GET /orders/1 reached node 3",
-        "The limit `daily` (strict) for `acme/first` refused it",
+        "The limit `daily` (strict) for `acme/first` refused it: it is used up",
         "It needed 1; the node had 0 left, 0 were free",
         "T00:00:00Z; then all of the amount is there again",
         "It was rejected with 429 `limited`",

@@ -25,7 +25,7 @@ fn why(by: &RefusedBy, node: u64) -> String {
             format!("{of} refused it: it is used up, and nobody has any of it left to give.")
         }
         "held_elsewhere" => format!(
-            "{of} refused it: what is left of it was with other nodes, and they did not give it back in time."
+            "{of} refused it: other nodes held what was left of it, or had used it and not told yet; none of it came back in time."
         ),
         "never_fits" => format!("{of} refused it: one call takes more than it ever gives."),
         "no_quorum" => format!(
@@ -63,10 +63,9 @@ fn window(by: &RefusedBy) -> Option<String> {
         return None;
     }
     let (begins, ends) = (format_ms(by.window_begins_ms), format_ms(by.window_ends_ms));
-    let then = if by.why == "exhausted" {
-        "; then all of the amount is there again"
-    } else {
-        ""
+    let then = match by.why.as_str() {
+        "exhausted" | "held_elsewhere" => "; then all of the amount is there again",
+        _ => "",
     };
     Some(format!(
         "The limit's window began at {begins} and ends at {ends}{then}."
