@@ -17,10 +17,11 @@ pub struct Declared<'a> {
 }
 
 /// Components in the order of their rows, with the titles; others follow by name.
-const ROWS: [(&str, &str); 8] = [
+const ROWS: [(&str, &str); 9] = [
     ("gateway", "Traffic"),
     ("upstream", "Upstreams"),
     ("usage", "Usage"),
+    ("limit", "Limits"),
     ("raft", "Consensus"),
     ("catalog", "Configuration"),
     ("table", "Configuration in force"),

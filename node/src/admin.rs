@@ -19,6 +19,7 @@ mod convert;
 mod gate;
 mod http;
 mod keys;
+mod limits;
 mod services;
 mod status;
 mod streams;

@@ -23,6 +23,7 @@ mod get;
 mod history;
 mod inputs;
 mod keys;
+mod limits;
 mod rollback;
 mod serve;
 mod tokens;
@@ -128,6 +129,8 @@ enum Verb {
     Tokens(tokens::TokensVerb),
     /// Calls, tokens, costs and latencies
     Usage(usage::UsageArgs),
+    /// What is used of the limits, what is free, and which node has how much
+    Limits(limits::LimitsArgs),
     /// Single calls, gathered from all nodes
     Calls(calls::CallsArgs),
     /// Why a call was answered as it was
@@ -224,6 +227,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Verb::Keys(verb) => global.call(|client| keys::run(client, verb, format)),
         Verb::Tokens(verb) => global.call(|client| tokens::run(client, verb, format)),
         Verb::Usage(args) => global.call(|client| usage::run(client, args, format)),
+        Verb::Limits(args) => global.call(|client| limits::run(client, args, format)),
         Verb::Calls(args) => calls::run(&global, args),
         Verb::Explain(args) => global.call(|client| explain::run(client, args, format)),
         Verb::Cluster(verb) => cluster::dispatch(&global, verb, format),

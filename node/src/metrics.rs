@@ -16,6 +16,8 @@ pub const GATEWAY_CONNECTIONS: &str = "mode_envoy_gateway_connections";
 pub const UPSTREAM_ATTEMPTS: &str = "mode_envoy_upstream_attempts_total";
 /// Usage batches by what the log answered. Label `outcome`.
 pub const USAGE_BATCHES: &str = "mode_envoy_usage_batches_total";
+/// Calls that limits were asked about. Label `outcome`: `admitted`, `refused`, or `unavailable` where nobody could say.
+pub const LIMIT_DECISIONS: &str = "mode_envoy_limit_decisions_total";
 /// Calls that wait for a limit to be granted by the log.
 pub const LIMIT_WAITING: &str = "mode_envoy_limit_waiting_calls";
 /// Calls that waited for a limit, by what became of them. Label `outcome`.
@@ -106,7 +108,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 41] = [
+pub const ALL: [(&str, MetricKind, &str); 44] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -131,6 +133,21 @@ pub const ALL: [(&str, MetricKind, &str); 41] = [
         USAGE_BATCHES,
         MetricKind::Counter,
         "Usage batches, by the answer of the log.",
+    ),
+    (
+        LIMIT_DECISIONS,
+        MetricKind::Counter,
+        "Calls that limits were asked about, by outcome.",
+    ),
+    (
+        LIMIT_WAITING,
+        MetricKind::Gauge,
+        "Calls that wait for the log to grant a limit.",
+    ),
+    (
+        LIMIT_WAITED,
+        MetricKind::Counter,
+        "Calls that waited for the log to grant a limit, by what became of them.",
     ),
     (
         USAGE_ROWS,

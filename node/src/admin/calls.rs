@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use mode_envoy_ai::price::format_usd;
 use mode_envoy_proto::admin::v1 as pb;
-use mode_envoy_proto::peer::v1::{CallAttempt, CallRecord};
+use mode_envoy_proto::peer::v1::{CallAttempt, CallRecord, RefusedBy};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -16,6 +16,7 @@ use super::status::to_status;
 use super::streams::Placed;
 use crate::control::{
     CallsFilter, CallsQuestion, ControlError, Follow, Followed, Gathered, explain, format_exact_ms,
+    format_ms,
 };
 use crate::secrets::hex;
 
@@ -189,6 +190,27 @@ fn shown(record: CallRecord) -> pb::Call {
         rejected: record.rejected,
         presumed: record.presumed,
         cut: record.cut,
+        refused: record.refused.map(refused),
+    }
+}
+
+fn refused(refused: RefusedBy) -> pb::RefusedBy {
+    let moment = |ms: u64| match refused.window_ends_ms {
+        0 => String::new(),
+        _ => format_ms(ms),
+    };
+    pb::RefusedBy {
+        window_begins: moment(refused.window_begins_ms),
+        window_ends: moment(refused.window_ends_ms),
+        limit: refused.limit,
+        value: refused.value,
+        why: refused.why,
+        mode: refused.mode,
+        need: refused.need,
+        slice: refused.slice,
+        free: refused.free,
+        elsewhere: refused.elsewhere,
+        applied_index: refused.applied_index,
     }
 }
 

@@ -6,6 +6,7 @@ use mode_envoy_proto::admin::v1::calls_server::CallsServer;
 use mode_envoy_proto::admin::v1::cluster_server::ClusterServer;
 use mode_envoy_proto::admin::v1::config_server::ConfigServer;
 use mode_envoy_proto::admin::v1::keys_server::KeysServer;
+use mode_envoy_proto::admin::v1::limits_server::LimitsServer;
 use mode_envoy_proto::admin::v1::tokens_server::TokensServer;
 use mode_envoy_proto::admin::v1::usage_server::UsageServer;
 use tonic::service::Routes;
@@ -16,7 +17,7 @@ use tonic_reflection::server::{Builder, Error};
 use super::MAX_MESSAGE_BYTES;
 
 /// The services that reflection lists and health speaks of.
-pub(super) const SERVICES: [&str; 7] = [
+pub(super) const SERVICES: [&str; 8] = [
     "modeenvoy.admin.v1.Config",
     "modeenvoy.admin.v1.Keys",
     "modeenvoy.admin.v1.Tokens",
@@ -24,6 +25,7 @@ pub(super) const SERVICES: [&str; 7] = [
     "modeenvoy.admin.v1.Cluster",
     "modeenvoy.admin.v1.Audit",
     "modeenvoy.admin.v1.Calls",
+    "modeenvoy.admin.v1.Limits",
 ];
 const HEALTH: &str = "grpc.health.v1.Health";
 
@@ -63,6 +65,7 @@ pub(super) fn routes() -> Result<(Health, Routes), Error> {
         .add_service(limited!(ClusterServer))
         .add_service(limited!(AuditServer))
         .add_service(limited!(CallsServer))
+        .add_service(limited!(LimitsServer))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

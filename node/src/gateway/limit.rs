@@ -45,6 +45,7 @@ pub(super) async fn take(call: &mut Call) -> Result<(), Error> {
         Err(NotTaken::Refused(refusal)) => return Err(Error::Limit(refusal)),
         Err(NotTaken::Cold(_) | NotTaken::TooMany) => wait(call, slices).await?,
     };
+    call.worker().meters.admitted();
     call.holds(taken);
     Ok(())
 }

@@ -3,7 +3,9 @@
 use metrics::{Counter, Gauge};
 use mode_envoy_ai::error::ErrorCode;
 
-use crate::metrics::{GATEWAY_CONNECTIONS, GATEWAY_ERRORS, GATEWAY_REQUESTS, UPSTREAM_ATTEMPTS};
+use crate::metrics::{
+    GATEWAY_CONNECTIONS, GATEWAY_ERRORS, GATEWAY_REQUESTS, LIMIT_DECISIONS, UPSTREAM_ATTEMPTS,
+};
 use crate::upstream::UpstreamError;
 
 /// Counters of one worker; all workers' add up under the same names.
@@ -12,6 +14,7 @@ pub(crate) struct Meters {
     requests: [Counter; 5],
     errors: [Counter; ErrorCode::ALL.len()],
     attempts: [Counter; 4],
+    decisions: [Counter; 3],
 }
 
 // === impl Meters ===
@@ -27,6 +30,8 @@ impl Meters {
                 .map(|code| metrics::counter!(GATEWAY_ERRORS, "code" => code.as_str())),
             attempts: ["answered", "no_connection", "timeout", "failed"]
                 .map(|outcome| metrics::counter!(UPSTREAM_ATTEMPTS, "outcome" => outcome)),
+            decisions: ["admitted", "refused", "unavailable"]
+                .map(|outcome| metrics::counter!(LIMIT_DECISIONS, "outcome" => outcome)),
         }
     }
 
@@ -46,6 +51,18 @@ impl Meters {
         if let Some(counter) = at.and_then(|at| self.errors.get(at)) {
             counter.increment(1);
         }
+        let [_, refused, unavailable] = &self.decisions;
+        match code {
+            ErrorCode::Limited => refused.increment(1),
+            ErrorCode::LimiterUnavailable => unavailable.increment(1),
+            _ => {}
+        }
+    }
+
+    /// The limits of a call had room for it.
+    pub(crate) fn admitted(&self) {
+        let [admitted, ..] = &self.decisions;
+        admitted.increment(1);
     }
 
     /// An attempt at an upstream came as far as an answer's head, or failed.

@@ -3,7 +3,10 @@
 use mode_envoy_proto::admin::v1 as pb;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use self::refused::ShownRefused;
 use super::super::output::{Format, Table, csv_line, json_line, yaml};
+
+mod refused;
 
 /// An answer as JSON and YAML show it.
 pub(crate) struct ShownCalls<'a>(pub(crate) &'a pb::QueryCallsResponse);
@@ -58,6 +61,7 @@ impl Serialize for ShownCall<'_> {
         map.serialize_entry("rejected", &call.rejected)?;
         map.serialize_entry("presumed", &call.presumed)?;
         map.serialize_entry("cut", &call.cut)?;
+        map.serialize_entry("refused", &call.refused.as_ref().map(ShownRefused))?;
         map.end()
     }
 }
@@ -201,6 +205,7 @@ fn wide(calls: &[pb::Call]) -> Table {
         "rejected",
         "presumed",
         "cut",
+        "refused",
     ]);
     Table {
         texts: head.len(),
@@ -236,6 +241,8 @@ fn wide_cells(call: &pb::Call) -> Vec<String> {
         call.rejected.to_string(),
         call.presumed.to_string(),
         call.cut.to_string(),
+        // Which limit; the rest is for those who read objects.
+        (call.refused.as_ref()).map_or_else(String::new, |by| by.limit.clone()),
     ]);
     cells
 }
@@ -289,6 +296,11 @@ mod tests {
             latency_ms: 12.34,
             cost_usd: text("0"),
             error: text(error),
+            refused: (status == 429).then(|| pb::RefusedBy {
+                limit: text("daily"),
+                window_ends: text("2026-03-02T00:00:00Z"),
+                ..pb::RefusedBy::default()
+            }),
             ..pb::Call::default()
         };
         let answered = pb::Call {

@@ -27,6 +27,7 @@ pub(super) const RULES: &[(&str, Action)] = &[
     ("Keys/ListKeys", Action::Read),
     ("Keys/RevokeKey", Action::ChangeKeys),
     ("Keys/RotateKey", Action::ChangeKeys),
+    ("Limits/GetLimits", Action::Read),
     ("Tokens/CreateToken", Action::Tokens),
     ("Tokens/ListTokens", Action::Tokens),
     ("Tokens/RevokeToken", Action::Tokens),

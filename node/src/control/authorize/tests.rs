@@ -267,6 +267,7 @@ fn a_token_of_a_tenant_is_let_in_only_where_a_rule_says_so() {
         "Config/Get",
         "Config/History",
         "Keys/ListKeys",
+        "Limits/GetLimits",
         "Usage/QueryUsage",
     ];
     assert_eq!(of(&viewer), reads);

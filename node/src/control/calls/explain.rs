@@ -7,6 +7,8 @@ use mode_envoy_proto::peer::v1::{CallAttempt, CallRecord};
 
 use super::super::time::format_exact_ms;
 
+mod refused;
+
 /// The sentences of a call, in the order of what happened.
 pub fn explain(call: &CallRecord) -> Vec<String> {
     let mut sentences = vec![arrival(call), identity(call)];
@@ -15,6 +17,9 @@ pub fn explain(call: &CallRecord) -> Vec<String> {
         sentences.push("It was answered by the gateway itself; no upstream was asked.".to_owned());
     }
     sentences.extend(call.attempts.iter().map(attempt));
+    if let Some(by) = &call.refused {
+        sentences.extend(refused::sentences(by, call.node));
+    }
     sentences.push(end(call));
     sentences.extend(usage(call));
     sentences
@@ -149,6 +154,8 @@ fn sentence_of(reason: &str) -> Option<String> {
         "too_many_connections" => "too many connections were open",
         "other_tenant" => "its key belongs to another tenant than the route",
         "unknown_model" => "there is no such model, or the key may not use it",
+        "limit_reached" => "a limit that it counts against is reached",
+        "limit_unchecked" => "a limit that it counts against could not be checked",
         "usage_unrecordable" => "its usage could not be recorded, so it was not sent",
         "no_endpoint" => "the route's service has no endpoint",
         "no_connection" => "no connection could be made",
