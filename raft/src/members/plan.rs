@@ -47,6 +47,10 @@ pub(super) enum Step {
 
 /// The next step.
 pub(super) fn plan(view: &View) -> Step {
+    // It leads for a moment more, until the others know that it has left; what is left to do is the next leader's.
+    if !view.nodes.contains(&view.me) {
+        return Step::Nothing;
+    }
     let missing = view
         .joined
         .iter()
@@ -200,6 +204,15 @@ mod tests {
         let (voters, nodes, steps) = settle(replaced);
         assert_eq!((voters, nodes), (set([1, 2, 4]), set([1, 2, 4])));
         assert_eq!(steps, [Step::SetVoters(set([1, 2, 4]))]);
+    }
+
+    #[test]
+    fn a_leader_that_is_out_of_the_membership_leaves_the_rest_to_the_next_one() {
+        let mut left = view([2, 3, 4], []);
+        left.joined = [(5, "h5:1".to_owned())].into();
+        assert!(matches!(plan(&left), Step::AddLearner(5, _)));
+        left.me = 1;
+        assert_eq!(plan(&left), Step::Nothing);
     }
 
     #[test]
