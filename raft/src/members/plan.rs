@@ -47,21 +47,29 @@ pub(super) enum Step {
 
 /// The next step.
 pub(super) fn plan(view: &View) -> Step {
+    // It leads for a moment more, until the others know that it has left; what is left to do is the next leader's.
+    if !view.nodes.contains(&view.me) {
+        return Step::Nothing;
+    }
+    if view.joint {
+        // With another goal, a leader that does not stay would be out of the membership halfway between the two.
+        return set_voters(view, view.voters.clone());
+    }
     let missing = view
         .joined
         .iter()
         .find(|(id, _)| !view.nodes.contains(id) && !view.removed.contains(id));
-    if let Some((id, peer)) = missing.filter(|_| !view.joint) {
+    if let Some((id, peer)) = missing {
         return Step::AddLearner(*id, peer.clone());
     }
     let goal = goal(view);
     if goal.is_empty() {
         return Step::Nothing;
     }
-    if !view.joint && view.voters.contains(&view.me) && !goal.contains(&view.me) {
+    if view.voters.contains(&view.me) && !goal.contains(&view.me) {
         return let_the_leader_go(view, &goal);
     }
-    if view.joint || goal != view.voters {
+    if goal != view.voters {
         return set_voters(view, goal);
     }
     let gone: BTreeSet<NodeId> = view.nodes.intersection(&view.removed).copied().collect();
@@ -203,6 +211,15 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_is_out_of_the_membership_leaves_the_rest_to_the_next_one() {
+        let mut left = view([2, 3, 4], []);
+        left.joined = [(5, "h5:1".to_owned())].into();
+        assert!(matches!(plan(&left), Step::AddLearner(5, _)));
+        left.me = 1;
+        assert_eq!(plan(&left), Step::Nothing);
+    }
+
+    #[test]
     fn a_leader_that_goes_hands_over_first() {
         let mut going = view([1, 2, 3], [4]);
         going.removed = set([1]);
@@ -251,6 +268,15 @@ mod tests {
         half.removed = set([1]);
         half.joined = BTreeMap::from([(5, "h5:1".to_owned())]);
         assert_eq!(plan(&half), Step::SetVoters(set([2, 3, 4])));
+    }
+
+    #[test]
+    fn a_leader_that_goes_finishes_what_it_found_half_done_although_another_node_could_vote_now() {
+        let mut half = view([1, 3], [2, 4]);
+        half.me = 2;
+        half.joint = true;
+        half.removed = set([2]);
+        assert_eq!(plan(&half), Step::SetVoters(set([1, 3])));
     }
 
     #[test]
