@@ -336,7 +336,7 @@ mod tests {
                 "models[m].targets"
             ]
         );
-        assert_eq!(found.assumed, []);
+        assert!(found.assumed.is_empty());
     }
 
     #[test]
