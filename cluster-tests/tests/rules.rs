@@ -54,7 +54,7 @@ const FAULTS: [(&str, &str); 12] = [
     ("unit: requests, amount: 5", "`per` is missing"),
     (
         "unit: requests, amount: 5, per: day, on_tail: clamp",
-        "its units are requests and concurrent",
+        "its units are requests or concurrent",
     ),
     (
         "unit: concurrent, amount: 5, mode: bounded",

@@ -194,9 +194,9 @@ fn a_path_of_the_catalog_is_found_in_the_text() {
         ("providers[openai].timeouts.connect_ms", Some((27, 25))),
         ("models[fast].targets[0].price.output", Some((34, 40))),
         ("services[orders].endpoints[1].url", Some((43, 14))),
-        ("limits[acme/per-key].match.team", Some((52, 19))),
-        ("limits[acme/per-key].burst", Some((58, 12))),
-        ("limits[acme-rpm].match.tenant", Some((49, 38))),
+        ("limits[acme/per-key].match.team", Some((51, 19))),
+        ("limits[acme/per-key].burst", Some((57, 12))),
+        ("limits[acme-rpm].match.tenant", Some((48, 38))),
         ("services[absent].endpoints", None),
         ("revision", None),
     ];
