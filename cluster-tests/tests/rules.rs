@@ -29,7 +29,7 @@ limits:
 const FAULTS: [(&str, &str); 12] = [
     (
         "unit: tokens, amount: 5, per: day",
-        "3:24: limits[l].unit: `unit: tokens` is not in this version; use requests or concurrent",
+        "3:21: limits[l].unit: `unit: tokens` is not in this version; use requests or concurrent",
     ),
     (
         "unit: usd, amount: \"5.00\", per: month",
@@ -37,19 +37,19 @@ const FAULTS: [(&str, &str); 12] = [
     ),
     (
         "unit: requests, amount: 0, per: day",
-        "3:42: limits[l].amount: it must be from 1 to 1000000000000000",
+        "3:39: limits[l].amount: it must be from 1 to 1000000000000000",
     ),
     (
         "unit: requests, amount: -1, per: day",
-        "3:42: limits[l].amount: -1 is not a whole number",
+        "3:39: limits[l].amount: -1 is not a whole number",
     ),
     (
         "unit: requests, amount: 0.5, per: day",
-        "3:42: limits[l].amount: 0.5 is not a whole number",
+        "3:39: limits[l].amount: 0.5 is not a whole number",
     ),
     (
         "unit: requests, amount: 1000000000000001, per: day",
-        "3:42: limits[l].amount: it must be from 1",
+        "3:39: limits[l].amount: it must be from 1",
     ),
     ("unit: requests, amount: 5", "`per` is missing"),
     (
@@ -58,7 +58,7 @@ const FAULTS: [(&str, &str); 12] = [
     ),
     (
         "unit: concurrent, amount: 5, mode: bounded",
-        "3:51: limits[l].mode: concurrent calls are limited strict or local",
+        "3:50: limits[l].mode: concurrent calls are limited strict or local",
     ),
     (
         "match: {consumer: app}, unit: concurrent, amount: 5",

@@ -16,6 +16,7 @@ mod folding;
 mod histogram;
 mod history;
 mod limits;
+mod matching;
 mod members;
 mod queries;
 mod questions;
