@@ -7,23 +7,23 @@ use serde_json::Value;
 
 const NODE: &str = env!("CARGO_BIN_EXE_mode-envoy-under-test");
 
-const SHOP: &str = r#"
+const SHOP: &str = r"
 tenants: [{name: acme}, {name: zebra}]
 consumers:
   - {name: app, tenant: acme, team: retail}
   - {name: till, tenant: acme}
 providers: [{name: local, protocol: embedded}]
 models: [{name: fast, targets: [{provider: local, model: echo}]}]
-"#;
+";
 
-const LIMITS: &str = r#"
+const LIMITS: &str = r"
 limits:
   - {name: acme-daily, match: {tenant: acme}, unit: requests, amount: 10000, per: day}
   - {name: zebra-daily, match: {tenant: zebra}, unit: requests, amount: 10000, per: day}
   - {name: per-key, each: key, unit: requests, amount: 600, per: minute}
   - {name: app-burst, match: {tenant: acme, consumer: app}, unit: requests, amount: 10, per: second, burst: 50}
   - {name: app-open, tenant: acme, match: {consumer: app}, unit: concurrent, amount: 8}
-"#;
+";
 
 /// A document that breaks one rule: what is said, and where.
 const FAULTS: [(&str, &str); 12] = [

@@ -194,7 +194,7 @@ proptest! {
     /// The bound is counted from above, so it holds for whatever request comes.
     #[test]
     fn accepted_limits_are_matched_by_no_request_beyond_the_bound(
-        limits in vec(arb::limit(), 1..120),
+        limits in vec(arb::limit(), 1..60),
         subjects in vec(subject(), 1..20),
     ) {
         let mut catalog = peopled();
