@@ -299,7 +299,7 @@ fn member_commands() -> Vec<Command> {
 }
 
 pub(super) fn commands() -> Vec<Command> {
-    let objects = vec![
+    let mut objects = vec![
         Object::Tenant(tenant()),
         Object::Consumer(consumer(Some("web"))),
         Object::Provider(provider()),
@@ -307,6 +307,7 @@ pub(super) fn commands() -> Vec<Command> {
         Object::Service(service()),
         Object::Route(route(Auth::Key)),
     ];
+    objects.extend(limits().into_iter().map(Object::Limit));
     let mut commands = vec![
         Command::Found {
             cluster_id: [9; 16],
@@ -356,10 +357,6 @@ pub(super) fn commands() -> Vec<Command> {
             dry_run: true,
         },
     ];
-    commands.push(Command::Put {
-        objects: limits().into_iter().map(Object::Limit).collect(),
-        dry_run: false,
-    });
     commands.extend(member_commands());
     commands.extend(Kind::ALL.map(|kind| {
         let tenant = kind.takes_tenant().then(|| "acme".into());
