@@ -14,7 +14,7 @@ use crate::facts::Denied;
 use crate::now::Now;
 use crate::number::signed;
 use crate::refusal::{Reason, Refusal};
-use crate::slice::Taker;
+use crate::slice::{Slice, Taker};
 use crate::taking::{NotTaken, Reservation, take_as};
 
 /// How long a call waits for the log.
@@ -50,10 +50,24 @@ pub(super) fn attempt(pools: &Pools, mut waiter: Waiter, taker: Taker, now: Now)
     }
 }
 
-/// Nobody holds anything that the call could get: it need not wait, nor need others ask.
+/// Nobody holds anything that the call could get of one of its limits, be it the one that it waits for or another: it need not
+/// wait, nor need others ask. The log grants all of an ask or nothing, so it would wait in vain for the others.
 fn hopeless(pools: &Pools, waiter: &Waiter, now: Now) -> Option<Refusal> {
-    let (slice, need) = waiter.short()?;
+    let mut limits = waiter.limits().enumerate();
+    limits.find_map(|(which, (slice, need))| hopeless_of(pools, slice, need, which, now))
+}
+
+fn hopeless_of(
+    pools: &Pools,
+    slice: &Slice,
+    need: u64,
+    which: usize,
+    now: Now,
+) -> Option<Refusal> {
     let facts = slice.facts();
+    if facts.limit.shadow || facts.gone || facts.is_local() {
+        return None;
+    }
     facts.seen.as_ref()?;
     let coming = pools.get(slice.key()).map_or(0, Pool::coming_back);
     let missing = need.saturating_sub(facts.left().saturating_add(coming));
@@ -69,7 +83,7 @@ fn hopeless(pools: &Pools, waiter: &Waiter, now: Now) -> Option<Refusal> {
     };
     slice.publish(|facts| facts.denied = Some(denied));
     let refusal = Refusal::new(slice, &facts, need, Reason::Exhausted, now);
-    Some(refusal.retry_at(retry_at_ms).of(waiter.short))
+    Some(refusal.retry_at(retry_at_ms).of(which))
 }
 
 /// A call has waited too long: the allowance may have something, or it is refused, unless its limit became central

@@ -18,6 +18,7 @@ mod histogram;
 mod history;
 mod ledger;
 mod limits;
+mod matching;
 mod members;
 mod queries;
 mod questions;

@@ -211,7 +211,12 @@ fn word<T: Copy, const N: usize>(
             (_, Some((last, rest))) => format!("{} or {last}", rest.join(", ")),
             (_, None) => String::new(),
         };
-        choice(fields, name, text, &words, later, faults);
+        if later.contains(&text) {
+            choice(fields, name, text, &words, later, faults);
+        } else {
+            let problem = format!("`{text}` is no value of `{name}`; use {words}");
+            fields.fault_at(fields.position_of(name), name, problem, faults);
+        }
     }
     found
 }

@@ -1,12 +1,10 @@
 //! What documents read as, what they are written as, and what is said about each kind of fault.
 
 use proptest::prelude::*;
-use proptest::sample::select;
 
 use super::*;
 use crate::secrets::Secret;
 use mode_envoy_model::consumer::Consumer;
-use mode_envoy_model::limit::{Dimension, Limit, Match, Mode, Per, Unit, Window};
 use mode_envoy_model::model::{AccessEntry, Model, Target};
 use mode_envoy_model::object::Name;
 use mode_envoy_model::price::Price;
@@ -14,6 +12,8 @@ use mode_envoy_model::provider::{Protocol, Provider};
 use mode_envoy_model::route::{Auth, Route};
 use mode_envoy_model::service::{Endpoint, Service, Timeouts};
 use mode_envoy_model::tenant::Tenant;
+
+mod limits;
 
 const EVERYTHING: &str = include_str!("golden/everything.yaml");
 const EVERYTHING_WRITTEN: &str = include_str!("golden/everything.written.yaml");
@@ -87,30 +87,6 @@ fn values_arrive_in_the_model_as_they_were_meant() {
         panic!()
     };
     assert_eq!(closed.access, Some(Vec::new()));
-}
-
-#[test]
-fn a_limit_has_the_defaults_of_its_unit_and_time() {
-    let document = read(EVERYTHING).unwrap();
-    let limit = |label: &str| match draft(&document, label).object {
-        Object::Limit(limit) => limit,
-        other => panic!("{other:?}"),
-    };
-    let rpm = limit("limits[acme-rpm]");
-    assert_eq!(
-        (rpm.amount, rpm.mode, rpm.window),
-        (600, Mode::Bounded, Window::Calendar)
-    );
-    let per_key = limit("limits[acme/per-key]");
-    assert_eq!(per_key.window, Window::Bucket { burst: 250 });
-    assert_eq!((per_key.each, per_key.shadow), (Some(Dimension::Key), true));
-    let open = limit("limits[open-calls]");
-    assert_eq!(
-        (open.per, open.mode, open.tenant),
-        (Per::Total, Mode::Strict, None)
-    );
-    let own = limit("limits[beta/open-calls]");
-    assert_eq!(own.tenant.as_deref(), Some("beta"));
 }
 
 #[test]
@@ -194,9 +170,9 @@ fn a_path_of_the_catalog_is_found_in_the_text() {
         ("providers[openai].timeouts.connect_ms", Some((27, 25))),
         ("models[fast].targets[0].price.output", Some((34, 40))),
         ("services[orders].endpoints[1].url", Some((43, 14))),
-        ("limits[acme/per-key].match.team", Some((52, 19))),
-        ("limits[acme/per-key].burst", Some((58, 12))),
-        ("limits[acme-rpm].match.tenant", Some((49, 38))),
+        ("limits[acme/per-key].match.team", Some((51, 19))),
+        ("limits[acme/per-key].burst", Some((57, 12))),
+        ("limits[acme-rpm].match.tenant", Some((48, 38))),
         ("services[absent].endpoints", None),
         ("revision", None),
     ];
@@ -439,54 +415,8 @@ fn object() -> impl Strategy<Value = Draft> {
         model().prop_map(plain),
         service.prop_map(plain),
         route().prop_map(plain),
-        limit().prop_map(Object::Limit).prop_map(plain),
+        limits::limit().prop_map(Object::Limit).prop_map(plain),
     ]
-}
-
-fn limit() -> impl Strategy<Value = Limit> {
-    let time = (select(Per::ALL.to_vec()), any::<bool>(), any::<u64>());
-    let time = time.prop_map(|(per, bucket, burst)| {
-        let bucket = bucket || per == Per::Second;
-        let calendar = Window::Calendar;
-        (
-            Unit::Requests,
-            per,
-            if bucket {
-                Window::Bucket { burst }
-            } else {
-                calendar
-            },
-        )
-    });
-    let time = prop_oneof![4 => time, 1 => Just((Unit::Concurrent, Per::Total, Window::Calendar))];
-    let stated = || {
-        let mut dimensions = Dimension::ALL.to_vec();
-        dimensions.retain(|dimension| *dimension != Dimension::Api);
-        select(dimensions)
-    };
-    let matches = proptest::collection::vec((stated(), name()), 0..4);
-    let rest = (any::<u64>(), select(Mode::ALL.to_vec()), any::<bool>());
-    let names = (name(), proptest::option::of(name()));
-    (names, matches, proptest::option::of(stated()), time, rest).prop_map(
-        |((name, tenant), fixed, each, (unit, per, window), (amount, mode, shadow))| {
-            let mut matches = Match::default();
-            for (dimension, name) in fixed {
-                *matches.value_mut(dimension) = Some(name);
-            }
-            Limit {
-                name,
-                tenant,
-                matches,
-                each,
-                unit,
-                amount,
-                per,
-                window,
-                mode,
-                shadow,
-            }
-        },
-    )
 }
 
 proptest! {

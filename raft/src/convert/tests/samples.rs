@@ -327,15 +327,8 @@ fn member_commands() -> Vec<Command> {
     ]
 }
 
-fn put_limits() -> Command {
-    Command::Put {
-        objects: limits().into_iter().map(Object::Limit).collect(),
-        dry_run: false,
-    }
-}
-
 pub(super) fn commands() -> Vec<Command> {
-    let objects = vec![
+    let mut objects = vec![
         Object::Tenant(tenant()),
         Object::Consumer(consumer(Some("web"))),
         Object::Provider(provider()),
@@ -343,6 +336,7 @@ pub(super) fn commands() -> Vec<Command> {
         Object::Service(service()),
         Object::Route(route(Auth::Key)),
     ];
+    objects.extend(limits().into_iter().map(Object::Limit));
     let mut commands = vec![
         Command::Found {
             cluster_id: [9; 16],
@@ -392,7 +386,6 @@ pub(super) fn commands() -> Vec<Command> {
             dry_run: true,
         },
     ];
-    commands.push(put_limits());
     commands.extend(member_commands());
     commands.extend(Kind::ALL.map(|kind| {
         let tenant = kind.takes_tenant().then(|| "acme".into());
