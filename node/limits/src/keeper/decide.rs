@@ -57,13 +57,7 @@ fn hopeless(pools: &Pools, waiter: &Waiter, now: Now) -> Option<Refusal> {
     limits.find_map(|(which, (slice, need))| hopeless_of(pools, slice, need, which, now))
 }
 
-fn hopeless_of(
-    pools: &Pools,
-    slice: &Slice,
-    need: u64,
-    which: usize,
-    now: Now,
-) -> Option<Refusal> {
+fn hopeless_of(pools: &Pools, slice: &Slice, need: u64, which: usize, now: Now) -> Option<Refusal> {
     let facts = slice.facts();
     if facts.limit.shadow || facts.gone || facts.is_local() {
         return None;
