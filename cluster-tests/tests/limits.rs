@@ -247,3 +247,78 @@ async fn a_changed_amount_holds_at_once_and_a_limit_that_is_gone_refuses_nobody(
     settled(a, 200).await?;
     cluster.finish().await
 }
+
+/// What one node alone is admitted of a total of 60, while others hold some of it.
+async fn admitted_by(node: &Node, upstream: &Upstream, key: &str, model: &str) -> Result<usize> {
+    let before = admitted(upstream, model);
+    let refused = until("the limit to be used up", SOON, async || {
+        let answer = call(node.gateway(), key, model).await?;
+        ensure!(answer.status == 429, "{}", answer.status);
+        Ok(())
+    });
+    refused.await?;
+    Ok(admitted(upstream, model) - before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ends_in_order_leaves_all_that_it_held_to_the_others() -> Result<()> {
+    const AMOUNT: usize = 60;
+    let (mut cluster, upstream) = (Cluster::start(NODE, 3).await?, Upstream::start().await?);
+    let model = model(AMOUNT);
+    cluster.apply(&upstream.document(&[&model])).await?;
+    let key = cluster.key("acme", "mobile-app", "k").await?;
+    cluster.apply(&totals(&[AMOUNT])).await?;
+    for id in [1, 2] {
+        let node = cluster.node(id).gateway().to_owned();
+        call(&node, &key, &model).await?.expect(200)?;
+    }
+    for id in [1, 2] {
+        ensure!(cluster.node_mut(id).term().await? == Some(0));
+        // Two of three are needed for the log to grant anything.
+        cluster.node_mut(id).start()?;
+        cluster.node_mut(id).wait_ready().await?;
+    }
+    let rest = admitted_by(cluster.node(3), &upstream, &key, &model).await?;
+    ensure!(rest == AMOUNT - 2, "{rest} of {} were left", AMOUNT - 2);
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_held_when_its_machine_failed_counts_as_used() -> Result<()> {
+    const AMOUNT: usize = 60;
+    let (mut cluster, upstream) = (Cluster::start(NODE, 3).await?, Upstream::start().await?);
+    let model = model(AMOUNT);
+    cluster.apply(&upstream.document(&[&model])).await?;
+    let key = cluster.key("acme", "mobile-app", "k").await?;
+    cluster.apply(&totals(&[AMOUNT])).await?;
+    let failed = cluster.node(1).gateway().to_owned();
+    let holds = until("the node to hold something", SOON, async || {
+        call(&failed, &key, &model).await?.expect(200)?;
+        let told = cluster.node(1).cli(&["limits", "-o", "json"]).await?.ok()?;
+        let told: serde_json::Value = serde_json::from_str(&told)?;
+        let units = told["limits"][0]["leased"][0]["units"].as_u64();
+        ensure!(units.is_some_and(|units| units > 1), "{told}");
+        Ok(())
+    });
+    holds.await?;
+    cluster.node_mut(1).kill().await?;
+    // A power cut takes the records of the last moment, and this file, or leaves one of another boot.
+    let contact = cluster.node(1).launch.data_dir.join("contact.json");
+    std::fs::remove_file(contact)?;
+    cluster.node_mut(1).start()?;
+    cluster.node_mut(1).wait_ready().await?;
+    let told = until("the node to say so", SOON, async || {
+        ensure!(cluster.node(1).log().contains("counts as used"));
+        Ok(())
+    });
+    told.await?;
+    for node in cluster.nodes() {
+        admitted_by(node, &upstream, &key, &model).await?;
+    }
+    let used = admitted(&upstream, &model);
+    ensure!(
+        used < AMOUNT,
+        "{used}: what may have been used was given out again"
+    );
+    cluster.finish().await
+}

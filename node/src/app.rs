@@ -32,6 +32,7 @@ use crate::config::{ListenerKind, SecretFile, Settings};
 use crate::control::Control;
 use crate::freshness::Freshness;
 use crate::gateway::{self, Gateway, Published};
+use crate::limits::Limiter;
 use crate::metrics;
 use crate::readiness::{Readiness, Stage};
 use crate::secrets::KeyringError;
@@ -176,6 +177,7 @@ struct Running {
     member: mode_envoy_raft::Handle,
     flush: FlushHandle,
     gateway: Gateway,
+    limiter: Limiter,
 }
 
 /// Runs a node until it is told to end, or cannot go on.
@@ -304,14 +306,19 @@ impl App {
             own::catch_up(&member).await?;
 
             stage("settling the usage of the last run");
+            let calls = (calls, freshness.is_same_boot());
             let recorders =
                 data_plane::start_usage(self, &member, (flush_requests, settle), calls).await?;
+            let limiter = recorders.1.clone();
             stage("looking for the other nodes");
             freshness.contact_within(CONTACT).await;
             stage("starting the gateway");
-            data_plane::start_gateway(self, &own, &member, recorders, freshness.clone()).await
+            let freshness = freshness.clone();
+            let gateway =
+                data_plane::start_gateway(self, &own, &member, recorders, freshness).await?;
+            Ok::<_, AppError>((gateway, limiter))
         };
-        let gateway = tokio::select! {
+        let (gateway, limiter) = tokio::select! {
             serving = serving => serving?,
             () = removed(&member) => {
                 // So that the next start needs nobody to tell it.
@@ -326,6 +333,7 @@ impl App {
             member,
             flush,
             gateway,
+            limiter,
         })
     }
 
@@ -385,11 +393,14 @@ impl App {
             member,
             flush,
             gateway,
+            limiter,
         } = running;
         let leaving = *member.watch_departure().borrow() != Departure::Staying;
         member.set_draining();
         let in_order = async {
             gateway.drain(DRAIN).await;
+            // What this node holds of limits is of use to others now. What does not get through comes back at the next start.
+            let _ = tokio::time::timeout(LAST_FLUSH, limiter.leave()).await;
             match tokio::time::timeout(LAST_FLUSH, flush.flush()).await {
                 Ok(Ok(())) => tracing::info!("usage is flushed"),
                 Ok(Err(_)) | Err(_) => {

@@ -25,6 +25,8 @@ mod record;
 
 /// The record is written this often at most.
 const RECORD_EVERY: Duration = Duration::from_secs(5);
+/// The first contact of a run is recorded so soon: it says that this boot of the machine had a run.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What is taken for the age of a contact that nothing is known of.
 const UNKNOWN: Duration = Duration::from_hours(365 * 24);
 
@@ -61,6 +63,8 @@ struct Inner {
     began: BootMs,
     /// Since the last contact of an earlier run, when this one began.
     age_then: Duration,
+    /// That run was of the same boot of the machine.
+    same_boot: bool,
 }
 
 // === impl StaleRules ===
@@ -93,9 +97,16 @@ impl Freshness {
     /// says something where there is no record.
     pub fn open(dir: &Path, contact: Contact, rules: StaleRules, log_wall_ms: u64) -> Self {
         let now = Moment::now();
-        let known = Record::read(dir).or_else(|| Record::of_log(log_wall_ms));
+        let known = Record::read(dir);
+        let same_boot = known.as_ref().is_some_and(|record| record.is_of_boot(&now));
+        let known = known.or_else(|| Record::of_log(log_wall_ms));
         let age = known.and_then(|record| record.age(&now));
-        Self::since(contact, rules, age.unwrap_or(UNKNOWN))
+        Self::of(contact, rules, (age.unwrap_or(UNKNOWN), same_boot))
+    }
+
+    /// Whether the machine has not been started since this node last ran; where that is not known, it may have been.
+    pub fn is_same_boot(&self) -> bool {
+        self.inner.same_boot
     }
 
     /// Of a node that is never cut off.
@@ -108,12 +119,17 @@ impl Freshness {
     }
 
     pub(crate) fn since(contact: Contact, rules: StaleRules, age_then: Duration) -> Self {
+        Self::of(contact, rules, (age_then, true))
+    }
+
+    fn of(contact: Contact, rules: StaleRules, (age_then, same_boot): (Duration, bool)) -> Self {
         let began = BootMs::now();
         let inner = Inner {
             contact,
             rules,
             began,
             age_then,
+            same_boot,
         };
         Self {
             inner: Arc::new(inner),
@@ -183,18 +199,21 @@ impl Freshness {
 
     /// Keeps the record in `dir` until cancelled.
     pub async fn keep(self, dir: std::path::PathBuf, cancel: CancellationToken) {
-        let mut ticks = interval(RECORD_EVERY);
+        let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut kept, mut complained) = (None, false);
+        let mut written_at = BootMs(0);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let last = self.inner.contact.last();
-            let (Some(moment), true) = (last, last != kept) else {
+            let (last, now) = (self.inner.contact.last(), BootMs::now());
+            let due = kept.is_none() || now.since(written_at) >= RECORD_EVERY;
+            let (Some(moment), true) = (last, due && last != kept) else {
                 continue;
             };
+            written_at = now;
             let record = Moment::now().record_of(moment);
             let dir = dir.clone();
             let written = tokio::task::spawn_blocking(move || record.write(&dir)).await;

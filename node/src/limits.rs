@@ -26,8 +26,16 @@ const QUESTIONS: usize = 4_096;
 #[derive(Clone, Debug)]
 pub struct Limiter {
     pools: Arc<Pools>,
-    asks: mpsc::Sender<Asked>,
+    asks: mpsc::Sender<Question>,
     clock: LimitClock,
+}
+
+/// What the keeper is asked.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Call(Asked),
+    /// To give all back, since this node is ending.
+    Leave(oneshot::Sender<()>),
 }
 
 /// A call that found a limit cold.
@@ -41,8 +49,10 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Limits {
     pub(crate) keeper: Keeper,
-    pub(crate) asked: mpsc::Receiver<Asked>,
+    pub(crate) asked: mpsc::Receiver<Question>,
     pub(crate) clock: LimitClock,
+    /// The machine has not been started since this node last ran, as far as that is known.
+    pub(crate) same_boot: bool,
 }
 
 /// What time it is for limits. A cheap clone of the same.
@@ -57,8 +67,8 @@ pub(crate) struct LimitClock {
 #[error("this node is ending and asks for nothing more; try another one")]
 pub struct Ended;
 
-/// Both ends.
-pub(crate) fn channel(contact: Contact) -> (Limiter, Limits) {
+/// Both ends. `same_boot`: the machine has not been started since this node last ran.
+pub(crate) fn channel(contact: Contact, same_boot: bool) -> (Limiter, Limits) {
     let (keeper, pools) = Keeper::new();
     let (asks, asked) = mpsc::channel(QUESTIONS);
     let clock = LimitClock {
@@ -74,6 +84,7 @@ pub(crate) fn channel(contact: Contact) -> (Limiter, Limits) {
         keeper,
         asked,
         clock,
+        same_boot,
     };
     (limiter, limits)
 }
@@ -107,7 +118,23 @@ impl Limiter {
     pub async fn wait(&self, limits: Vec<(Arc<Slice>, u64)>) -> Result<Verdict, Ended> {
         let (answer, told) = oneshot::channel();
         let asked = Asked { limits, answer };
-        self.asks.send(asked).await.map_err(|_| Ended)?;
+        let question = Question::Call(asked);
+        self.asks.send(question).await.map_err(|_| Ended)?;
+        told.await.map_err(|_| Ended)
+    }
+}
+
+/// For the end of a node whose calls have all ended.
+impl Limiter {
+    /// Gives back all that this node holds of limits, so that the others have it at once; returns when that is counted.
+    ///
+    /// # Errors
+    ///
+    /// The keeper has ended already: what is held comes back at the next start.
+    pub async fn leave(&self) -> Result<(), Ended> {
+        let (answer, told) = oneshot::channel();
+        let question = Question::Leave(answer);
+        self.asks.send(question).await.map_err(|_| Ended)?;
         told.await.map_err(|_| Ended)
     }
 }

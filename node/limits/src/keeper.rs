@@ -62,6 +62,8 @@ pub struct Keeper {
     urgent: bool,
     /// Pools with news since the last plan: only now and then all are looked at.
     touched: BTreeSet<PoolKey>,
+    /// This node is ending: it asks for nothing and keeps nothing.
+    leaving: bool,
     /// When all are looked at next, and when the first grant of a bucket is over.
     next_plan_ms: u64,
     next_expiry_ms: u64,
@@ -113,6 +115,7 @@ impl Keeper {
             rtt_ms: 0,
             urgent: false,
             touched: BTreeSet::new(),
+            leaving: false,
             next_plan_ms: 0,
             next_expiry_ms: u64::MAX,
             forgets_ms: 0,
@@ -280,6 +283,24 @@ impl Keeper {
             }
         }
         decisions
+    }
+
+    /// This node is ending, and no call takes anything any more: all that it holds goes back with the next batch, and nothing
+    /// more is asked for.
+    pub fn end(&mut self) {
+        self.leaving = true;
+        for (key, pool) in &mut self.held {
+            pool.give_all_back();
+            if pool.has_returns() {
+                self.touched.insert(key.clone());
+            }
+        }
+        self.urgent = true;
+    }
+
+    /// Whether there is something to give back that no batch has said yet.
+    pub fn has_returns(&self) -> bool {
+        self.held.values().any(Pool::has_returns)
     }
 
     /// Whether a batch should be composed at once.

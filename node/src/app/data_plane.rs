@@ -37,7 +37,7 @@ pub(super) async fn start_usage(
     app: &App,
     member: &Handle,
     (flush, settle): (FlushRequests, SettleRequests),
-    calls: CallStore,
+    (calls, same_boot): (CallStore, bool),
 ) -> Result<(Vec<Recorder>, Limiter), AppError> {
     let settings = SpoolSettings {
         disk: Arc::new(RealDisk),
@@ -70,7 +70,7 @@ pub(super) async fn start_usage(
     let core = Core::new(member.node_id(), dir, recovered.spools)
         .with_owing(recovered.owing, recovered.owes)
         .with_calls(sink);
-    let (limiter, limits) = limits::channel(member.contact());
+    let (limiter, limits) = limits::channel(member.contact(), same_boot);
     let asked = (flush, settle, limits);
     let flusher = Flusher::new(core, member.clone(), asked, app.alarms.clone());
     let stopping = app.supervisor.stopping();

@@ -96,10 +96,14 @@ impl Record {
         fs::rename(beside, path)
     }
 
+    /// Whether it was written since the machine was started; not where nobody can tell.
+    pub(super) fn is_of_boot(&self, now: &Moment) -> bool {
+        !self.boot_id.is_empty() && self.boot_id == now.boot_id
+    }
+
     /// How long ago that is; `None` where the clocks cannot tell.
     pub(super) fn age(&self, now: &Moment) -> Option<Duration> {
-        let same_boot = !self.boot_id.is_empty() && self.boot_id == now.boot_id;
-        if same_boot && self.boot_ms <= now.boot.0 {
+        if self.is_of_boot(now) && self.boot_ms <= now.boot.0 {
             return Some(now.boot.since(BootMs(self.boot_ms)));
         }
         now.wall_ms

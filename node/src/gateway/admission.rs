@@ -47,7 +47,7 @@ impl Admission {
         let table = Table::compile(catalog, None, &Table::empty()).map_err(io::Error::other)?;
         let shared = Shared::new(
             Freshness::connected(),
-            limits::channel(Contact::default()).0,
+            limits::channel(Contact::default(), true).0,
         )
         .map_err(io::Error::other)?;
         let table = Arc::new(ArcSwap::from_pointee(table));

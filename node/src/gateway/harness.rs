@@ -125,7 +125,7 @@ impl Harness {
             network,
             freshness,
             tls: None,
-            limiter: crate::limits::channel(mode_envoy_raft::Contact::default()).0,
+            limiter: crate::limits::channel(mode_envoy_raft::Contact::default(), true).0,
         };
         let worker = Worker::new(limits, table, shared, recorder).unwrap();
         Self {

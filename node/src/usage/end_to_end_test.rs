@@ -69,7 +69,7 @@ impl Node {
         let supervisor = Supervisor::new();
         let core = Core::new(1, spools.dir, recovered.spools);
         let (_, settle) = CallStore::new(u64::MAX);
-        let (_limiter, limits) = limits::channel(handle.contact());
+        let (_limiter, limits) = limits::channel(handle.contact(), true);
         let flusher = Flusher::new(
             core,
             handle.clone(),

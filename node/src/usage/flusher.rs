@@ -148,7 +148,7 @@ impl Flusher {
                     }
                 }
                 event = self.limiting.next(in_flight.is_some()) => {
-                    self.limiting.on(event);
+                    self.limiting.on(event, in_flight.is_some());
                     let now = self.limiting.is_urgent() || self.limiting.is_due();
                     if in_flight.is_none() && now {
                         in_flight = self.begin_with(Sync::Later)?;
@@ -223,9 +223,10 @@ impl Flusher {
         let acked = |uuid: &SpoolUuid| acked.get(uuid).copied().unwrap_or(u64::MAX);
         let done = self.limiting.finish(|| core.ends(), acked)?;
         let (handle, wait) = (self.handle.clone(), self.pace.wait);
+        let doubtful = self.limiting.is_doubtful(done.incarnation);
         Some(Box::pin(async move {
             sleep(wait).await;
-            Reply::Finished(finish_and_apply(&handle, done).await)
+            Reply::Finished(finish_and_apply(&handle, done, doubtful).await)
         }))
     }
 
@@ -325,13 +326,27 @@ async fn count_and_apply(handle: &Handle, batch: UsageBatch) -> Result<Outcome, 
 }
 
 /// What became of giving a life back, or of burning what it had where a spool of it is lost; once this node has applied it.
-async fn finish_and_apply(handle: &Handle, done: Final) -> Result<Outcome, ProposeError> {
+async fn finish_and_apply(
+    handle: &Handle,
+    done: Final,
+    doubtful: bool,
+) -> Result<Outcome, ProposeError> {
     let (node, incarnation) = (done.node, done.incarnation);
-    let mut outcome = handle.finish(done, ANSWER_TIMEOUT).await?;
+    let lost = if doubtful {
+        Some("its machine was started since and may have lost the last records")
+    } else {
+        None
+    };
+    let mut outcome = match lost {
+        Some(_) => Outcome::RangeMismatch,
+        None => handle.finish(done, ANSWER_TIMEOUT).await?,
+    };
     if outcome == Outcome::RangeMismatch {
+        let why = lost.unwrap_or("a usage spool of it is gone");
         tracing::warn!(
             incarnation,
-            "a usage spool of an earlier life of this node is lost: what that life had of limits counts as used"
+            why,
+            "what an earlier life of this node had of limits counts as used"
         );
         let evict = Evict { node, incarnation };
         outcome = handle.evict(evict, ANSWER_TIMEOUT).await?;

@@ -118,7 +118,7 @@ fn open(place: &Place, handle: &Handle) -> Result<Started, TaskError> {
     let node = handle.node_id();
     let core = Core::new(node, settings.dir, recovered.spools).with_calls(sink);
     let (flush, requests) = flush::channel();
-    let (limiter, limits) = limits::channel(handle.contact());
+    let (limiter, limits) = limits::channel(handle.contact(), true);
     let asked = (requests, settle, limits);
     let flusher = Flusher::new(core, handle.clone(), asked, Alarms::default());
     let recorders = recovered.recorders.into_iter().map(Some);

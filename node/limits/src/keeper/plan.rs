@@ -93,7 +93,7 @@ impl Keeper {
             used.spent = used.spent.saturating_add(spent);
             used.returned = used.returned.saturating_add(returned);
         }
-        let asks = if self.asked.is_none() {
+        let asks = if self.asked.is_none() && !self.leaving {
             self.asks(&keys, now)
         } else {
             Vec::new()

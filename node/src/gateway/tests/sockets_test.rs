@@ -42,7 +42,7 @@ fn limited(dir: &std::path::Path, workers: usize, limits: GatewayLimits) -> Gate
         recorders,
         Shared::new(
             Freshness::connected(),
-            limits::channel(Contact::default()).0,
+            limits::channel(Contact::default(), true).0,
         )
         .unwrap(),
     )
@@ -110,7 +110,7 @@ fn a_worker_without_a_spool_is_refused() {
             Vec::new(),
             Shared::new(
                 Freshness::connected(),
-                limits::channel(Contact::default()).0
+                limits::channel(Contact::default(), true).0
             )
             .unwrap()
         )

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::core::Said;
-use crate::limits::{Asked, Limits};
+use crate::limits::{Asked, Limits, Question};
 use crate::metrics as names;
 
 /// Pools are looked through for those that nobody needs this often.
@@ -35,9 +35,13 @@ const IN_FLIGHT_MS: u64 = 10;
 pub(super) struct Limiting {
     limits: Limits,
     answers: BTreeMap<Ticket, oneshot::Sender<Verdict>>,
+    /// Who waits for all to be given back.
+    leaving: Vec<oneshot::Sender<()>>,
     watch: PoolWatch,
     handle: Handle,
     incarnation: u64,
+    /// The first of this process; 0 before it has one.
+    first: u64,
     /// Of each spool the first record that is none of an earlier life's; once nothing of that is held any more.
     ends: Option<Vec<(SpoolUuid, u64)>>,
     sweep_ms: u64,
@@ -45,7 +49,7 @@ pub(super) struct Limiting {
 
 /// Something to do about limits.
 pub(super) enum Event {
-    Asked(Asked),
+    Asked(Question),
     Changed,
     Due,
 }
@@ -57,9 +61,11 @@ impl Limiting {
         Self {
             limits,
             answers: BTreeMap::new(),
+            leaving: Vec::new(),
             watch: handle.watch_pools(),
             handle,
             incarnation: 0,
+            first: 0,
             ends: None,
             sweep_ms: 0,
         }
@@ -83,12 +89,15 @@ impl Limiting {
     }
 
     /// Does it.
-    pub(super) fn on(&mut self, event: Event) {
+    pub(super) fn on(&mut self, event: Event, in_flight: bool) {
         match event {
-            Event::Asked(asked) => {
-                self.enqueue(asked);
-                while let Ok(asked) = self.limits.asked.try_recv() {
-                    self.enqueue(asked);
+            Event::Asked(question) => {
+                self.take(question);
+                while let Ok(question) = self.limits.asked.try_recv() {
+                    self.take(question);
+                }
+                if !in_flight {
+                    self.answer_who_leaves();
                 }
             }
             Event::Changed => self.changed(),
@@ -131,6 +140,9 @@ impl Limiting {
     /// A new incarnation has begun.
     pub(super) fn registered(&mut self, incarnation: u64) {
         self.incarnation = incarnation;
+        if self.first == 0 {
+            self.first = incarnation;
+        }
         self.changed_all();
     }
 
@@ -140,12 +152,19 @@ impl Limiting {
         let view = |key: &PoolKey| view(&self.handle, self.incarnation, key);
         let decisions = self.limits.keeper.counted(index, view, now);
         self.tell(decisions);
+        self.answer_who_leaves();
     }
 
     /// The log takes no more batches of this incarnation.
     pub(super) fn fenced(&mut self) {
         self.limits.keeper.fenced();
         self.ends = None;
+    }
+
+    /// Whether a life may have used what none of its records tells: the machine, and not the process alone, has ended since, and
+    /// took what was not durable yet. What it had then is burned, and not given back.
+    pub(super) fn is_doubtful(&self, life: u64) -> bool {
+        life < self.first && !self.limits.same_boot
     }
 
     /// What is to be given back of an earlier life, if all that it recorded is counted; `ends` says how far each spool is
@@ -175,6 +194,26 @@ impl Limiting {
         let node = self.handle.node_id();
         self.handle
             .read(|state| state.ledger.unfinished(node).next().map(|(life, _)| life))
+    }
+
+    fn take(&mut self, question: Question) {
+        match question {
+            Question::Call(asked) => self.enqueue(asked),
+            Question::Leave(answer) => {
+                self.limits.keeper.end();
+                self.leaving.push(answer);
+            }
+        }
+    }
+
+    /// Tells whoever waits for it that all is given back, if it is.
+    fn answer_who_leaves(&mut self) {
+        if !self.limits.keeper.has_returns() {
+            for answer in self.leaving.drain(..) {
+                // Whoever no longer waits is no failure.
+                let _ = answer.send(());
+            }
+        }
     }
 
     fn enqueue(&mut self, Asked { limits, answer }: Asked) {
