@@ -322,3 +322,47 @@ async fn what_a_node_held_when_its_machine_failed_counts_as_used() -> Result<()>
     );
     cluster.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_amount_holds_while_nodes_stand_still_and_leaders_change() -> Result<()> {
+    const AMOUNT: usize = 300;
+    let (cluster, upstream) = (Cluster::start(NODE, 3).await?, Upstream::start().await?);
+    let model = model(AMOUNT);
+    cluster.apply(&upstream.document(&[&model])).await?;
+    let key = cluster.key("acme", "mobile-app", "k").await?;
+    cluster.apply(&totals(&[AMOUNT])).await?;
+    for still in [1, 2, 3] {
+        burst(cluster.nodes(), &key, &model, 15).await?;
+        cluster.node(still).freeze()?;
+        let others = [1, 2, 3].into_iter().filter(|id| *id != still);
+        for id in others {
+            // Without a leader nothing is granted; what a node holds it may spend.
+            let node = cluster.node(id).gateway();
+            for _ in 0..10 {
+                let answer = call(node, &key, &model).await?;
+                let known = [200, 429, 503].contains(&answer.status);
+                ensure!(known, "{}: {}", answer.status, answer.text());
+            }
+        }
+        until("the others to grant without it", SOON, async || {
+            let node = cluster.node(1 + still % 3).gateway();
+            call(node, &key, &model).await?.expect(200)?;
+            Ok(())
+        })
+        .await?;
+        cluster.node(still).thaw()?;
+    }
+    let used = until("all of the amount to be used", SOON, async || {
+        burst(cluster.nodes(), &key, &model, 30).await?;
+        let used = admitted(&upstream, &model);
+        ensure!(used >= AMOUNT, "{used}");
+        Ok(used)
+    });
+    let used = used.await?;
+    burst(cluster.nodes(), &key, &model, 30).await?;
+    ensure!(
+        used == AMOUNT && admitted(&upstream, &model) == AMOUNT,
+        "{used} of {AMOUNT}"
+    );
+    cluster.finish().await
+}
