@@ -256,7 +256,7 @@ impl Simulation {
 
     fn close_gateways(&self) {
         for slot in self.nodes.lock().values_mut() {
-            slot.closing = true;
+            slot.books.closing = true;
         }
     }
 
@@ -287,7 +287,7 @@ impl Simulation {
                     let book = slot.books.get(*worker, spool.uuid);
                     book.is_some_and(|book| spool.acked_to == book.len() + 1)
                 });
-                slot.closing && slot.open == 0 && counted && !spools.is_empty()
+                slot.books.closing && slot.books.open == 0 && counted && !spools.is_empty()
             })
         };
         members.clone().all(same) && members.clone().all(flushed)
