@@ -17,8 +17,7 @@ use std::thread;
 use mode_envoy_cluster_tests::sim;
 
 /// How many seeds a run of the suite takes, unless `SIM_SEEDS` says otherwise; `SIM_FROM` is the first of them, and they
-/// are `SIM_STEP` apart. It ends at the first violation of the invariant
-/// `SIM_UNTIL` (`sim-proof`).
+/// are `SIM_STEP` apart. It ends at the first violation of the invariant `SIM_UNTIL`, if one is named (`sim-proof`).
 const SEEDS: u64 = 200;
 
 /// What a child's last line begins with.
