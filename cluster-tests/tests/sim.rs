@@ -17,7 +17,7 @@ use std::thread;
 use mode_envoy_cluster_tests::sim;
 
 /// How many seeds a run of the suite takes, unless `SIM_SEEDS` says otherwise; `SIM_FROM` is the first of them, and they
-/// are `SIM_STEP` apart. With `SIM_FIRST` it ends at the first violation (`sim-proof`).
+/// are `SIM_STEP` apart. It ends at the first violation of the invariant `SIM_UNTIL`, if one is named (`sim-proof`).
 const SEEDS: u64 = 200;
 
 /// What a child's last line begins with.
@@ -73,7 +73,8 @@ fn run_all(seeds: &[u64]) -> Vec<String> {
         AtomicU64::new(0),
         Mutex::new(vec![String::new(); seeds.len()]),
     );
-    let (first_only, found) = (number("SIM_FIRST").is_some(), AtomicBool::new(false));
+    let found = AtomicBool::new(false);
+    let until = std::env::var("SIM_UNTIL").map(|invariant| format!("VIOLATES {invariant}: "));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -81,12 +82,14 @@ fn run_all(seeds: &[u64]) -> Vec<String> {
                 loop {
                     let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
                     let Some(&seed) = seeds.get(at) else { break };
-                    if first_only && found.load(Ordering::Relaxed) {
+                    if found.load(Ordering::Relaxed) {
                         break;
                     }
                     let summary = run_in_process(seed);
                     if summary.contains("VIOLATES") {
                         println!("{summary}");
+                    }
+                    if until.as_ref().is_ok_and(|until| summary.contains(until)) {
                         found.store(true, Ordering::Relaxed);
                     }
                     summaries.lock().unwrap()[at] = summary;

@@ -12,6 +12,7 @@
     feature = "sim",
     expect(
         dead_code,
+        unused_imports,
         reason = "the simulation uses a part of what a node does with usage"
     )
 )]

@@ -73,10 +73,6 @@ pub(crate) struct Slot {
     pub(crate) exited: Option<String>,
     /// What the spools on its disk hold.
     pub(crate) books: Books,
-    /// Attempts that its gateway has open.
-    pub(crate) open: u64,
-    /// Whether its gateway only ends what is open.
-    pub(crate) closing: bool,
     /// Whether a sync of its disk fails, or has failed.
     pub(crate) disk_is_broken: bool,
     stop: Arc<Notify>,
@@ -130,8 +126,6 @@ impl Nodes {
             in_order: false,
             exited: None,
             books: Books::default(),
-            open: 0,
-            closing: false,
             disk_is_broken: false,
             stop: Arc::default(),
         };
@@ -273,7 +267,7 @@ impl Nodes {
             let mut slots = self.lock();
             let slot = slots.get_mut(&node).ok_or("an unknown node")?;
             slot.life += 1;
-            slot.open = 0;
+            slot.books.open = 0;
             slot.in_order = false;
             slot.stop = Arc::default();
             let advertise = Addresses {

@@ -143,7 +143,10 @@ impl Gateway {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             pass(Duration::from_millis(20 + self.nodes.world.below(60))).await;
-            let (node, ends) = (self.node, self.nodes.with(self.node, |slot| slot.closing));
+            let (node, ends) = (
+                self.node,
+                self.nodes.with(self.node, |slot| slot.books.closing),
+            );
             let done = if ends == Some(true) {
                 self.close_all()
             } else {
@@ -157,7 +160,7 @@ impl Gateway {
                 return;
             }
             let open = self.open.len() as u64;
-            self.nodes.with(node, |slot| slot.open = open);
+            self.nodes.with(node, |slot| slot.books.open = open);
         }
     }
 

@@ -31,11 +31,15 @@ pub(crate) struct Counted {
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     /// By worker and identity.
-    books: BTreeMap<(u32, [u8; 16]), Book>,
+    spools: BTreeMap<(u32, [u8; 16]), Book>,
     /// Tokens that an attempt reserved, while it is open.
     reserved: BTreeMap<Attempt, u64>,
     /// What the gateway has just ended, until its record is seen.
     ended: BTreeMap<Attempt, Counted>,
+    /// How many attempts the gateway has open.
+    pub(crate) open: u64,
+    /// Whether the gateway only ends what is open.
+    pub(crate) closing: bool,
     /// Whether the disk may have lost what was not durable since the last look.
     pub(crate) power_was_cut: bool,
     /// What is wrong, the first of it.
@@ -116,21 +120,21 @@ impl Book {
 impl Books {
     /// All spools.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, [u8; 16], &Book)> {
-        self.books
+        self.spools
             .iter()
             .map(|((worker, uuid), book)| (*worker, *uuid, book))
     }
 
     /// Some state has counted a spool below this number.
     pub(crate) fn counted_below(&mut self, worker: u32, uuid: [u8; 16], seq: u64) {
-        if let Some(book) = self.books.get_mut(&(worker, uuid)) {
+        if let Some(book) = self.spools.get_mut(&(worker, uuid)) {
             book.uncounted = book.uncounted.max(seq);
         }
     }
 
     /// One spool.
     pub(crate) fn get(&self, worker: u32, uuid: [u8; 16]) -> Option<&Book> {
-        self.books.get(&(worker, uuid))
+        self.spools.get(&(worker, uuid))
     }
 
     /// An attempt is about to begin.
@@ -151,7 +155,7 @@ impl Books {
     /// Reads what was written since the last look.
     pub(crate) fn follow(&mut self, worker: u32, spool: &mut SpoolReader) -> Result<(), String> {
         let uuid = spool.uuid();
-        let from = self.books.entry((worker, uuid)).or_default().len() + 1;
+        let from = self.spools.entry((worker, uuid)).or_default().len() + 1;
         for record in read_all(spool, from)? {
             let attempt = attempt_of(&record).ok_or("a record without a call")?;
             let counts = match record.kind {
@@ -162,7 +166,7 @@ impl Books {
                     .ok_or_else(|| format!("record {} closes what did not end", record.seq))?,
                 kind => return Err(format!("record {} is of kind {kind}", record.seq)),
             };
-            let book = self.books.entry((worker, uuid)).or_default();
+            let book = self.spools.entry((worker, uuid)).or_default();
             book.push(record, counts);
         }
         match self.ended.keys().next() {
@@ -176,7 +180,7 @@ impl Books {
     pub(crate) fn settle(&mut self, spools: &mut [(u32, SpoolReader)]) -> Result<u64, String> {
         let power_was_cut = std::mem::take(&mut self.power_was_cut);
         let found: BTreeSet<_> = spools.iter().map(|(w, spool)| (*w, spool.uuid())).collect();
-        for ((worker, uuid), book) in &mut self.books {
+        for ((worker, uuid), book) in &mut self.spools {
             if found.contains(&(*worker, *uuid)) {
                 continue;
             }
@@ -195,7 +199,7 @@ impl Books {
             let (worker, uuid) = (*worker, spool.uuid());
             let at = |why| format!("worker {worker}: {why}");
             let tail = self.keep(worker, spool, power_was_cut).map_err(at)?;
-            let book = self.books.entry((worker, uuid)).or_default();
+            let book = self.spools.entry((worker, uuid)).or_default();
             let (kept, uncounted) = (book.len(), book.uncounted);
             if uncounted > kept + 1 {
                 return Err(at(format!(
@@ -217,7 +221,7 @@ impl Books {
     ) -> Result<Vec<SpoolRecord>, String> {
         let first = spool.first_seq();
         let mut records = read_all(spool, first)?;
-        let book = self.books.entry((worker, spool.uuid())).or_default();
+        let book = self.spools.entry((worker, spool.uuid())).or_default();
         if first > book.len() + 1 {
             return Err(format!("it begins at {first}, of {} records", book.len()));
         }
@@ -245,7 +249,7 @@ impl Books {
         uuid: [u8; 16],
         tail: Vec<SpoolRecord>,
     ) -> Result<u64, String> {
-        let book = self.books.entry((worker, uuid)).or_default();
+        let book = self.spools.entry((worker, uuid)).or_default();
         let mut open = book.open();
         let last = |open: &[Attempt], call| open.iter().filter(|a| a.0 == call).map(|a| a.1).max();
         let lasts: BTreeMap<Attempt, bool> = open
