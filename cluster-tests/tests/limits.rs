@@ -241,6 +241,18 @@ async fn a_changed_amount_holds_at_once_and_a_limit_that_is_gone_refuses_nobody(
     settled(a.clone(), 429).await?;
     cluster.apply(&limit(3, ", shadow: true")).await?;
     settled(a.clone(), 200).await?;
+    until(
+        "the refusals that were none to be counted",
+        SOON,
+        async || {
+            let page = http::get(cluster.node(2).admin(), "/metrics", None).await?;
+            let counted = "mode_envoy_limit_shadow_refusals_total{limit=\"day\"}";
+            ensure!(page.text().contains(counted));
+            call(node, &a, "m").await?.expect(200)?;
+            Ok(())
+        },
+    )
+    .await?;
     cluster.apply(&limit(3, "")).await?;
     settled(a.clone(), 429).await?;
     cluster.node(1).ok("delete limit day").await?;

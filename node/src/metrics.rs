@@ -18,6 +18,8 @@ pub const UPSTREAM_ATTEMPTS: &str = "mode_envoy_upstream_attempts_total";
 pub const USAGE_BATCHES: &str = "mode_envoy_usage_batches_total";
 /// Calls that limits were asked about. Label `outcome`: `admitted`, `refused`, or `unavailable` where nobody could say.
 pub const LIMIT_DECISIONS: &str = "mode_envoy_limit_decisions_total";
+/// Calls that a limit in `shadow` would have refused. Label `limit`: its name.
+pub const LIMIT_SHADOW: &str = "mode_envoy_limit_shadow_refusals_total";
 /// Calls that wait for a limit to be granted by the log.
 pub const LIMIT_WAITING: &str = "mode_envoy_limit_waiting_calls";
 /// Calls that waited for a limit, by what became of them. Label `outcome`.
@@ -108,7 +110,7 @@ pub enum MetricKind {
 }
 
 /// Every metric, with its kind and its help text.
-pub const ALL: [(&str, MetricKind, &str); 44] = [
+pub const ALL: [(&str, MetricKind, &str); 45] = [
     (
         GATEWAY_REQUESTS,
         MetricKind::Counter,
@@ -138,6 +140,11 @@ pub const ALL: [(&str, MetricKind, &str); 44] = [
         LIMIT_DECISIONS,
         MetricKind::Counter,
         "Calls that limits were asked about, by outcome.",
+    ),
+    (
+        LIMIT_SHADOW,
+        MetricKind::Counter,
+        "Calls that a limit in shadow would have refused, by limit.",
     ),
     (
         LIMIT_WAITING,

@@ -46,6 +46,11 @@ pub(super) async fn take(call: &mut Call) -> Result<(), Error> {
         Err(NotTaken::Cold(_) | NotTaken::TooMany) => wait(call, slices).await?,
     };
     call.worker().meters.admitted();
+    for at in taken.exceeded() {
+        if let Some(slice) = slices.get(at) {
+            call.worker().meters.shadow_refused(&slice.limit().name);
+        }
+    }
     call.holds(taken);
     Ok(())
 }

@@ -4,7 +4,8 @@ use metrics::{Counter, Gauge};
 use mode_envoy_ai::error::ErrorCode;
 
 use crate::metrics::{
-    GATEWAY_CONNECTIONS, GATEWAY_ERRORS, GATEWAY_REQUESTS, LIMIT_DECISIONS, UPSTREAM_ATTEMPTS,
+    GATEWAY_CONNECTIONS, GATEWAY_ERRORS, GATEWAY_REQUESTS, LIMIT_DECISIONS, LIMIT_SHADOW,
+    UPSTREAM_ATTEMPTS,
 };
 use crate::upstream::UpstreamError;
 
@@ -57,6 +58,15 @@ impl Meters {
             ErrorCode::LimiterUnavailable => unavailable.increment(1),
             _ => {}
         }
+    }
+
+    /// A limit in shadow would have refused a call.
+    #[expect(
+        clippy::unused_self,
+        reason = "as the others, though its label is not known before"
+    )]
+    pub(crate) fn shadow_refused(&self, limit: &str) {
+        metrics::counter!(LIMIT_SHADOW, "limit" => limit.to_owned()).increment(1);
     }
 
     /// The limits of a call had room for it.
