@@ -10,6 +10,8 @@
 //!   part of the spool to Closes;
 //! * a Carry is written only for a call that is open now, by the one thread that could close it; so in a spool the
 //!   Close of a call always stands after its last Carry.
+//!
+//! Size: what is written, and what is owed where there is no room, is one state of one spool.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -5,6 +5,8 @@
 //! both without limits and of integers of fixed width, are read as well: they stand in the spools of nodes that were updated. The order of
 //! the heads' fields is the same in all and is frozen; the tests of golden bytes hold it. What is a `bool` outside is a
 //! bit of `flags` here.
+//!
+//! Size: three versions of one layout, which are only understood side by side.
 
 use serde::{Deserialize, Serialize};
 

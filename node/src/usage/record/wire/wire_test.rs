@@ -344,6 +344,8 @@ fn the_bytes_of_version_3_stay_as_they_were_shipped() {
     golden.extend([3, 0, 0, 7, 0, 9, 4, 0, 0]);
     golden.extend(two(1_000));
     golden.push(250);
+    // Nothing of limits is taken, and at the trail's end: none refused it.
+    golden.push(0);
     let mut trail = vec![253];
     trail.extend(1_700_000_000_000_u64.to_le_bytes());
     trail.push(12);
@@ -361,6 +363,7 @@ fn the_bytes_of_version_3_stay_as_they_were_shipped() {
     trail.push(200);
     trail.extend(short_text("answered"));
     trail.extend(two(900));
+    trail.push(0);
     golden.extend(u16::try_from(trail.len()).unwrap().to_le_bytes());
     golden.extend(trail);
     let texts = ["acme", "", "", "", "", "", "fast", "", ""];
@@ -427,7 +430,8 @@ fn an_unknown_kind_or_version_is_a_fault_and_so_is_a_short_record() {
     assert!(short(fault(OPEN, FIXED, &long_trail)));
     let undecodable = |fault| matches!(fault, Some(RecordFault::Undecodable { .. }));
     assert!(undecodable(fault(OPEN, VERSION, &[0; 5])));
-    let (head, trail) = ([0; 16 + 1 + 2], [200, 0, 0]);
+    // Nothing is taken of limits.
+    let (head, trail) = ([0; 16 + 1 + 2 + 1], [200, 0, 0]);
     assert!(short(fault(OPEN, VERSION, &head)));
     assert!(short(fault(OPEN, VERSION, &[&head[..], &trail].concat())));
 }
