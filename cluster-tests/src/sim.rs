@@ -204,6 +204,9 @@ impl Simulation {
             } else if *since.get_or_insert_with(|| self.world.now()) + last < self.world.now() {
                 return self.end(sim);
             }
+            if self.world.now() > until && self.has_lost_its_quorum(&running) {
+                return self.end_without_quorum();
+            }
             if self.world.now() > until {
                 let probes: Vec<_> = running.iter().map(|r| (r.node, &r.probe)).collect();
                 let what = format!("the cluster is not of one mind in time: {probes:?}");
@@ -280,6 +283,27 @@ impl Simulation {
             })
         };
         members.clone().all(same) && members.clone().all(flushed)
+    }
+
+    /// Whether half of the voters, or more, are lost for good with their disks, as the newest set of them is known: it was small while it
+    /// was changed. Such a cluster is not whole, and nobody in it may go on; operators have a run-book for it.
+    fn has_lost_its_quorum(&self, running: &[Running]) -> bool {
+        let lost = self.nemesis.lost();
+        let newest = running.iter().max_by_key(|r| r.probe.voters_since);
+        newest.is_some_and(|newest| {
+            newest.probe.voters.iter().any(|voters| {
+                let left = voters.iter().filter(|voter| !lost.contains(voter));
+                2 * left.count() <= voters.len()
+            })
+        })
+    }
+
+    /// What was promised until then holds all the same.
+    fn end_without_quorum(&self) -> Result<u64, Violation> {
+        linear::check(&self.seen.lock().ops)
+            .map_err(|why| Violation::new("the history is linearizable", why))?;
+        self.world.note("too many voters are lost for good");
+        Ok(self.invariants.committed())
     }
 
     /// What is left to say when all is quiet.
