@@ -44,6 +44,17 @@ async fn call(gateway: &str, key: &str, model: &str) -> Result<Answer> {
     http::post(gateway, CHAT, key, &http::chat(model, "hello")).await
 }
 
+/// A node records soon after its start that it ran in this boot of the machine; one that was killed before that cannot tell a kill
+/// from a power cut.
+async fn boot_is_recorded(node: &Node) -> Result<()> {
+    let path = node.launch.data_dir.join("contact.json");
+    until("the boot to be recorded", SOON, async || {
+        ensure!(path.exists());
+        Ok(())
+    })
+    .await
+}
+
 /// So many calls at once, over all nodes; how many had which status.
 async fn burst(
     nodes: &[Node],
@@ -131,6 +142,7 @@ async fn what_a_killed_node_held_is_free_again_when_it_is_back_and_no_more_than_
         }
     }
     for killed in [2, 1] {
+        boot_is_recorded(cluster.node(killed)).await?;
         cluster.node_mut(killed).kill().await?;
         let alive = cluster.node(3).gateway().to_owned();
         for _ in 0..10 {
@@ -313,6 +325,7 @@ async fn what_a_node_held_when_its_machine_failed_counts_as_used() -> Result<()>
         Ok(())
     });
     holds.await?;
+    boot_is_recorded(cluster.node(1)).await?;
     cluster.node_mut(1).kill().await?;
     // A power cut takes the records of the last moment, and this file, or leaves one of another boot.
     let contact = cluster.node(1).launch.data_dir.join("contact.json");
