@@ -81,6 +81,10 @@ explore seed:
 bench *args:
     cargo bench --workspace {{args}}
 
+# CPU per request beside nginx as a gateway, in alternating runs; needs nginx, wrk and a release build. `--help` says more.
+beside-nginx *args:
+    cluster-tests/peers/beside_nginx.py {{args}}
+
 # Three nodes on loopback, an embedded model, live calls.
 demo:
     cargo run --release -- demo
